@@ -1,0 +1,83 @@
+//! etcdserverpb.Cluster: who the members are.
+
+use tonic::{Request, Response, Status};
+
+use super::Api;
+use crate::config::check_advertised;
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::cluster_server::Cluster;
+use crate::proto::etcdserverpb::*;
+
+#[tonic::async_trait]
+impl Cluster for Api {
+    async fn member_add(
+        &self,
+        request: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
+        let MemberAddRequest {
+            peer_ur_ls,
+            is_learner,
+        } = request.into_inner();
+        let peer_urls = checked(peer_ur_ls)?;
+        let (member, members) = self.node.member_add(peer_urls, is_learner).await?;
+        Ok(Response::new(MemberAddResponse {
+            header: Some(self.header(0)),
+            member: Some(member),
+            members,
+        }))
+    }
+
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        let members = self.node.member_remove(request.into_inner().id).await?;
+        Ok(Response::new(MemberRemoveResponse {
+            header: Some(self.header(0)),
+            members,
+        }))
+    }
+
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        let members = self.node.member_update(id, checked(peer_ur_ls)?).await?;
+        Ok(Response::new(MemberUpdateResponse {
+            header: Some(self.header(0)),
+            members,
+        }))
+    }
+
+    async fn member_list(
+        &self,
+        request: Request<MemberListRequest>,
+    ) -> Result<Response<MemberListResponse>, Status> {
+        self.linearize(!request.into_inner().linearizable).await?;
+        Ok(Response::new(MemberListResponse {
+            header: Some(self.header(0)),
+            members: self.node.members(),
+        }))
+    }
+
+    async fn member_promote(
+        &self,
+        request: Request<MemberPromoteRequest>,
+    ) -> Result<Response<MemberPromoteResponse>, Status> {
+        let members = self.node.member_promote(request.into_inner().id).await?;
+        Ok(Response::new(MemberPromoteResponse {
+            header: Some(self.header(0)),
+            members,
+        }))
+    }
+}
+
+/// Peer URLs in order, if there are any and all are well formed.
+fn checked(mut urls: Vec<String>) -> Result<Vec<String>, EtcdError> {
+    if urls.is_empty() || urls.iter().any(|url| check_advertised(url).is_err()) {
+        return Err(EtcdError::MemberBadURLs);
+    }
+    urls.sort();
+    Ok(urls)
+}

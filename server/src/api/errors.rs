@@ -1,0 +1,60 @@
+//! The one place where the table of errors becomes gRPC statuses.
+
+use tonic::{Code, Status};
+
+use crate::error::EtcdError;
+
+impl From<EtcdError> for Status {
+    fn from(error: EtcdError) -> Self {
+        Status::new(Code::from_i32(error.code() as i32), error.to_string())
+    }
+}
+
+/// A failure that clients cannot do anything about; the details are in the log.
+pub fn internal(context: &str, error: impl std::fmt::Display) -> Status {
+    tracing::error!(%error, "{context}");
+    Status::unknown(format!("etcdserver: {context}"))
+}
+
+/// A service or an option that this version does not have.
+pub fn unimplemented(what: &str) -> Status {
+    Status::unimplemented(format!("{what} is not supported yet"))
+}
+
+/// Go's name of a status code, as metrics have it.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_and_text_are_those_that_clients_compare() {
+        let status = Status::from(EtcdError::NoLeader);
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(status.message(), "etcdserver: no leader");
+        for error in EtcdError::ALL {
+            assert_ne!(Status::from(*error).code(), Code::Unknown, "{error}");
+        }
+    }
+}

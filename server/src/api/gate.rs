@@ -1,0 +1,401 @@
+//! What every request passes first: gRPC or HTTP, is there a leader, may a learner serve it, and what is counted.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response};
+use hyper::body::{Frame, SizeHint};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::Service;
+
+use super::errors::code_name;
+use super::{Api, http as http_door};
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::cluster_server::ClusterServer;
+use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
+use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::etcdserverpb::watch_server::WatchServer;
+use crate::proto::health::health_server::HealthServer;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Handled, Method};
+
+/// Kind, service and methods of everything that is served.
+const METHODS: &[(&str, &str, &[&str])] = &[
+    (
+        "unary",
+        "etcdserverpb.KV",
+        &["Range", "Put", "DeleteRange", "Txn", "Compact"],
+    ),
+    ("server_stream", "etcdserverpb.KV", &["RangeStream"]),
+    ("bidi_stream", "etcdserverpb.Watch", &["Watch"]),
+    (
+        "unary",
+        "etcdserverpb.Lease",
+        &[
+            "LeaseGrant",
+            "LeaseRevoke",
+            "LeaseTimeToLive",
+            "LeaseLeases",
+        ],
+    ),
+    ("bidi_stream", "etcdserverpb.Lease", &["LeaseKeepAlive"]),
+    (
+        "unary",
+        "etcdserverpb.Cluster",
+        &[
+            "MemberAdd",
+            "MemberRemove",
+            "MemberUpdate",
+            "MemberList",
+            "MemberPromote",
+        ],
+    ),
+    (
+        "unary",
+        "etcdserverpb.Maintenance",
+        &[
+            "Alarm",
+            "Status",
+            "Defragment",
+            "Hash",
+            "HashKV",
+            "MoveLeader",
+            "Downgrade",
+        ],
+    ),
+    ("server_stream", "etcdserverpb.Maintenance", &["Snapshot"]),
+    ("unary", "grpc.health.v1.Health", &["Check"]),
+    ("server_stream", "grpc.health.v1.Health", &["Watch"]),
+];
+
+/// What a learner may serve; of ranges only the serializable ones, which their door sees to.
+const FOR_LEARNERS: &[&str] = &[
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.Maintenance/Status",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+];
+
+/// Everything behind one port. Clones are cheap; each connection has one.
+#[derive(Clone)]
+pub struct Gate {
+    api: Arc<Api>,
+    grpc: Router,
+    http: Router,
+    methods: Arc<HashMap<String, Arc<Counted>>>,
+}
+
+impl Gate {
+    /// The gate to all services of `api`.
+    pub fn new(api: Arc<Api>) -> Self {
+        let bytes = api.limits.max_message_bytes();
+        let kv = KvServer::from_arc(api.clone()).max_decoding_message_size(bytes);
+        let lease = LeaseServer::new(api.clone()).max_decoding_message_size(bytes);
+        let cluster = ClusterServer::from_arc(api.clone()).max_decoding_message_size(bytes);
+        let maintenance = MaintenanceServer::from_arc(api.clone()).max_decoding_message_size(bytes);
+        let watch = WatchServer::new(api.clone()).max_decoding_message_size(bytes);
+        let health = HealthServer::from_arc(api.clone());
+        let routes = Routes::new(kv)
+            .add_service(watch)
+            .add_service(lease)
+            .add_service(cluster)
+            .add_service(maintenance)
+            .add_service(health);
+        Gate {
+            grpc: routes.prepare().into_axum_router(),
+            http: http_door::router(api.clone()),
+            methods: Arc::new(Counted::table(&api.metrics)),
+            api,
+        }
+    }
+
+    /// Answers one request.
+    pub async fn serve<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+    {
+        let kind = request.headers().get(CONTENT_TYPE);
+        let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        match is_grpc {
+            true => Ok(self.call(request).await),
+            false => http_door::answer(self.http, request).await,
+        }
+    }
+
+    async fn call<B>(mut self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+    {
+        let Some(counted) = self.methods.get(request.uri().path()).cloned() else {
+            let Ok(response) = self.grpc.call(request).await;
+            return response;
+        };
+        let needs_leader = request
+            .headers()
+            .get("hasleader")
+            .is_some_and(|value| value == "true");
+        let mut call = Call::begin(counted, &self.api);
+        if let Err(error) = self.admit(request.uri().path(), needs_leader) {
+            return call.refuse(Status::from(error));
+        }
+        let Ok(response) = self.grpc.call(request).await;
+        let cut = call
+            .counted
+            .is_stream()
+            .then(|| self.api.clone().cut(needs_leader));
+        call.answer(response, cut)
+    }
+
+    fn admit(&self, path: &str, needs_leader: bool) -> Result<(), EtcdError> {
+        if !needs_leader && self.api.is_voter() {
+            return Ok(());
+        }
+        let status = self.api.node.status();
+        if needs_leader && status.leader.is_none() {
+            return Err(EtcdError::NoLeader);
+        }
+        if status.is_learner() && !FOR_LEARNERS.contains(&path) {
+            return Err(EtcdError::NotSupportedForLearner);
+        }
+        Ok(())
+    }
+}
+
+impl Api {
+    fn is_voter(&self) -> bool {
+        !self.node.status().is_learner()
+    }
+
+    /// Returns when a stream must end: the server stops, or the leader that the client wants has been gone too long.
+    async fn cut(self: Arc<Self>, needs_leader: bool) -> EtcdError {
+        tokio::select! {
+            () = self.stop.cancelled() => EtcdError::Stopped,
+            () = self.leader_lost(), if needs_leader => EtcdError::NoLeader,
+        }
+    }
+
+    async fn leader_lost(&self) {
+        let mut status = self.node.watch_status();
+        loop {
+            if status
+                .wait_for(|status| status.leader.is_none())
+                .await
+                .is_err()
+            {
+                // The node has stopped, and says so otherwise.
+                return std::future::pending().await;
+            }
+            let found = status.wait_for(|status| status.leader.is_some());
+            if tokio::time::timeout(self.limits.leader_loss, found)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// A method's metrics, looked up once.
+struct Counted {
+    method: Method,
+    path: String,
+    started: Counter,
+    ok: Counter,
+    seconds: Option<Histogram>,
+}
+
+impl Counted {
+    fn table(metrics: &Metrics) -> HashMap<String, Arc<Self>> {
+        let mut table = HashMap::new();
+        for (kind, service, methods) in METHODS {
+            for name in *methods {
+                let method = Method {
+                    grpc_type: kind,
+                    grpc_service: service.to_string(),
+                    grpc_method: name.to_string(),
+                };
+                let path = format!("/{service}/{name}");
+                let counted = Counted {
+                    started: metrics.grpc_started.get_or_create_owned(&method),
+                    ok: metrics
+                        .grpc_handled
+                        .get_or_create_owned(&handled(&method, Code::Ok)),
+                    seconds: metrics
+                        .grpc_seconds
+                        .as_ref()
+                        .map(|family| family.get_or_create_owned(&method)),
+                    path: path.clone(),
+                    method,
+                };
+                table.insert(path, Arc::new(counted));
+            }
+        }
+        table
+    }
+
+    fn is_stream(&self) -> bool {
+        self.method.grpc_type != "unary"
+    }
+}
+
+fn handled(method: &Method, code: Code) -> Handled {
+    Handled {
+        grpc_type: method.grpc_type,
+        grpc_service: method.grpc_service.clone(),
+        grpc_method: method.grpc_method.clone(),
+        grpc_code: code_name(code),
+    }
+}
+
+/// One call from its begin to its status.
+struct Call {
+    counted: Arc<Counted>,
+    api: Arc<Api>,
+    begun: Instant,
+    finished: bool,
+}
+
+impl Call {
+    fn begin(counted: Arc<Counted>, api: &Arc<Api>) -> Self {
+        counted.started.inc();
+        Call {
+            counted,
+            api: api.clone(),
+            begun: Instant::now(),
+            finished: false,
+        }
+    }
+
+    fn refuse(&mut self, status: Status) -> Response<Body> {
+        self.finish(status.code());
+        status.into_http()
+    }
+
+    fn answer(
+        mut self,
+        mut response: Response<Body>,
+        cut: Option<impl Future<Output = EtcdError> + Send + 'static>,
+    ) -> Response<Body> {
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            // Go's gRPC has its own code for messages over the limit; clients look for it.
+            if status.code() == Code::OutOfRange
+                && status.message().contains("message length too large")
+            {
+                let message = format!(
+                    "grpc: received message larger than max: {}",
+                    status.message()
+                );
+                return self.refuse(Status::resource_exhausted(message));
+            }
+            self.finish(status.code());
+            return response;
+        }
+        let inner = std::mem::take(response.body_mut());
+        *response.body_mut() = Body::new(CallBody {
+            inner,
+            call: self,
+            cut: cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = EtcdError> + Send>>),
+        });
+        response
+    }
+
+    fn finish(&mut self, code: Code) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        match code {
+            Code::Ok => drop(self.counted.ok.inc()),
+            code => {
+                let labels = handled(&self.counted.method, code);
+                self.api.metrics.grpc_handled.get_or_create(&labels).inc();
+            }
+        }
+        let took = self.begun.elapsed();
+        if let Some(seconds) = &self.counted.seconds {
+            seconds.observe(took.as_secs_f64());
+        }
+        if !self.counted.is_stream() && took > self.api.limits.slow_request {
+            self.api.metrics.slow_requests.inc();
+            let took_ms = took.as_millis() as u64;
+            tracing::warn!(
+                method = self.counted.path,
+                took_ms,
+                code = code_name(code),
+                "a request took long"
+            );
+        }
+    }
+}
+
+impl Drop for Call {
+    /// Nobody waited for the status: the client has cancelled or is gone.
+    fn drop(&mut self) {
+        self.finish(Code::Cancelled);
+    }
+}
+
+/// An answer on its way out; sees its status pass, and ends it early when it must.
+struct CallBody {
+    inner: Body,
+    call: Call,
+    cut: Option<Pin<Box<dyn Future<Output = EtcdError> + Send>>>,
+}
+
+impl hyper::body::Body for CallBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.call.finished {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            let status = Status::from_header_map(trailers);
+            let code = status.map_or(Code::Unknown, |status| status.code());
+            self.call.finish(code);
+        }
+        if polled.is_pending()
+            && let Some(cut) = &mut self.cut
+            && let Poll::Ready(error) = cut.as_mut().poll(context)
+        {
+            let status = Status::from(error);
+            self.call.finish(status.code());
+            let mut trailers = HeaderMap::new();
+            return Poll::Ready(match status.add_header(&mut trailers) {
+                Ok(()) => Some(Ok(Frame::trailers(trailers))),
+                Err(_) => None,
+            });
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,245 @@
+//! Listening sockets and the connections on them: plaintext today, TLS by wrapping the same streams.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, ListenAddress, ListenUrl};
+use crate::telemetry::Metrics;
+
+/// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Pause after `accept` has failed, which it does when file descriptors run out.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A bound socket.
+pub struct Listener {
+    socket: Socket,
+    url: ListenUrl,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix {
+        listener: UnixListener,
+        _file: Unlink,
+    },
+}
+
+/// Removes the socket's file at the end.
+struct Unlink(PathBuf);
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Binds; a Unix socket's file that nobody listens on any more is replaced.
+    pub async fn bind(url: &ListenUrl) -> io::Result<Self> {
+        let mut url = url.clone();
+        let socket = match &mut url.address {
+            ListenAddress::Tcp(ip, port) => {
+                let listener = TcpListener::bind((*ip, *port)).await?;
+                *port = listener.local_addr()?.port();
+                Socket::Tcp(listener)
+            }
+            ListenAddress::Unix(path) => {
+                if std::os::unix::net::UnixStream::connect(&*path).is_err() {
+                    // Nobody answers: a leftover, or nothing at all.
+                    let _ = std::fs::remove_file(&*path);
+                }
+                Socket::Unix {
+                    listener: UnixListener::bind(&*path)?,
+                    _file: Unlink(path.clone()),
+                }
+            }
+        };
+        Ok(Listener { socket, url })
+    }
+
+    /// Where it is bound, with the port that was given for port 0.
+    pub fn url(&self) -> &ListenUrl {
+        &self.url
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Socket::Unix { listener, .. } => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Any kind of byte stream.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// HTTP settings of a member's connections.
+#[derive(Clone)]
+pub struct Connections {
+    http: auto::Builder<TokioExecutor>,
+    metrics: Arc<Metrics>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Connections {
+    /// Connections as configured; they finish what they are at and close when `stop` is cancelled.
+    pub fn new(config: &Config, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new());
+        let interval = config.keepalive.interval;
+        http.http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(config.max_concurrent_streams)
+            .keep_alive_interval((!interval.is_zero()).then_some(interval))
+            .keep_alive_timeout(config.keepalive.timeout);
+        Connections {
+            http,
+            metrics,
+            tracker: TaskTracker::new(),
+            stop,
+        }
+    }
+
+    /// Accepts until stopped. Each connection gets a clone of `answer`.
+    pub async fn serve<A, F>(self, listener: Listener, answer: A)
+    where
+        A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
+    {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok(stream) => drop(
+                    self.tracker
+                        .spawn(self.clone().connection(stream, answer.clone())),
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, url = %listener.url, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    async fn connection<A, F>(self, stream: Box<dyn Stream>, answer: A)
+    where
+        A: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
+    {
+        let stream = Counting {
+            stream,
+            metrics: self.metrics,
+        };
+        let connection = self
+            .http
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "a connection broke");
+        }
+    }
+
+    /// Waits until every connection has closed; call it after `stop` was cancelled.
+    pub async fn closed(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// Counts the bytes of clients.
+struct Counting {
+    stream: Box<dyn Stream>,
+    metrics: Arc<Metrics>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = buffer.filled().len() - before;
+        self.metrics.client_received_bytes.inc_by(read as u64);
+        polled
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.sent(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.sent(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Counting {
+    fn sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = &polled {
+            self.metrics.client_sent_bytes.inc_by(*written as u64);
+        }
+        polled
+    }
+}

@@ -1,0 +1,154 @@
+//! etcdserverpb.Maintenance: how a member is, and what keeps it well.
+
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::{Api, errors, mismatch};
+use crate::config::ETCD_VERSION;
+use crate::error::EtcdError;
+use crate::mvcc::hash::hash_kv;
+use crate::mvcc::{ReadError, View};
+use crate::proto::command::command::Op;
+use crate::proto::command::outcome::Result as Outcome;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::maintenance_server::Maintenance;
+use crate::proto::etcdserverpb::*;
+
+/// The version of the stored data's meaning, as etcd counts it.
+pub const STORAGE_VERSION: &str = "3.7.0";
+
+#[tonic::async_trait]
+impl Maintenance for Api {
+    async fn alarm(
+        &self,
+        request: Request<AlarmRequest>,
+    ) -> Result<Response<AlarmResponse>, Status> {
+        let request = request.into_inner();
+        let mut response = if request.action() == AlarmAction::Get {
+            self.node.linearize().await?;
+            self.read(false, move |view| alarms(view, request.alarm()))
+                .await?
+        } else {
+            match self.propose(Op::Alarm(request)).await? {
+                Outcome::Alarm(response) => response,
+                other => return Err(mismatch(other)),
+            }
+        };
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let status = self.node.status();
+        let sizes = self.node.store().sizes();
+        let (revision, alarms) = self
+            .read(false, |view| Ok((view.revision(), view.alarms()?)))
+            .await?;
+        let no_leader = status
+            .leader
+            .is_none()
+            .then(|| EtcdError::NoLeader.to_string());
+        let alarms = alarms.iter().map(|alarm| {
+            let name = alarm.alarm().as_str_name();
+            format!("memberID:{} alarm:{name} ", alarm.member_id)
+        });
+        Ok(Response::new(StatusResponse {
+            header: Some(self.header(revision)),
+            version: ETCD_VERSION.to_owned(),
+            db_size: bytes(sizes.total_bytes),
+            leader: status.leader.unwrap_or(0),
+            raft_index: status.committed_index,
+            raft_term: status.term,
+            raft_applied_index: status.applied_index,
+            errors: no_leader.into_iter().chain(alarms).collect(),
+            db_size_in_use: bytes(sizes.in_use_bytes),
+            is_learner: status.is_learner(),
+            storage_version: STORAGE_VERSION.to_owned(),
+            db_size_quota: bytes(self.limits.quota_bytes.unwrap_or(0)),
+            downgrade_info: Some(DowngradeInfo::default()),
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        let store = self.node.store().clone();
+        tokio::task::spawn_blocking(move || store.defragment())
+            .await
+            .map_err(|error| errors::internal("defragmentation was aborted", error))?
+            .map_err(|error| errors::internal("defragmentation failed", error))?;
+        Ok(Response::new(DefragmentResponse {
+            header: Some(self.header(self.node.view().revision())),
+        }))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        Err(errors::unimplemented("Hash"))
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<HashKvRequest>,
+    ) -> Result<Response<HashKvResponse>, Status> {
+        let at = request.into_inner().revision;
+        let (revision, sum) = self
+            .read(true, move |view| Ok((view.revision(), hash_kv(view, at)?)))
+            .await?;
+        Ok(Response::new(HashKvResponse {
+            header: Some(self.header(revision)),
+            hash: sum.hash,
+            compact_revision: sum.compact_revision,
+            hash_revision: sum.hash_revision,
+        }))
+    }
+
+    type SnapshotStream = BoxStream<'static, Result<SnapshotResponse, Status>>;
+
+    async fn snapshot(
+        &self,
+        _: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(errors::unimplemented("Snapshot"))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        if !self.node.status().is_leader() {
+            return Err(EtcdError::NotLeader.into());
+        }
+        self.node
+            .transfer_leadership(request.into_inner().target_id)
+            .await?;
+        Ok(Response::new(MoveLeaderResponse {
+            header: Some(self.header(self.node.view().revision())),
+        }))
+    }
+
+    async fn downgrade(
+        &self,
+        _: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        Err(errors::unimplemented("Downgrade"))
+    }
+}
+
+/// Raised alarms of one type, or all of them.
+fn alarms(view: &impl View, alarm: AlarmType) -> Result<AlarmResponse, ReadError> {
+    let mut alarms = view.alarms()?;
+    alarms.retain(|raised| alarm == AlarmType::None || raised.alarm() == alarm);
+    let header = ResponseHeader {
+        revision: view.revision(),
+        ..ResponseHeader::default()
+    };
+    Ok(AlarmResponse {
+        header: Some(header),
+        alarms,
+    })
+}
+
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

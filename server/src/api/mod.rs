@@ -1,0 +1,200 @@
+//! The doors: gRPC and HTTP on one port. They validate, ask the node, and put what it answers into etcd's words.
+
+mod cluster;
+mod errors;
+pub mod gate;
+mod grpc_health;
+mod http;
+mod kv;
+mod lease;
+pub mod listen;
+mod maintenance;
+mod quota;
+mod range_stream;
+mod validate;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::config::Config;
+use crate::error::EtcdError;
+use crate::mvcc::{ReadError, View};
+use crate::node::Node;
+use crate::proto::command::command::Op;
+use crate::proto::command::{Command, outcome};
+use crate::proto::etcdserverpb::ResponseHeader;
+use crate::storage::ReadView;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Observed;
+
+pub use gate::Gate;
+pub use http::{answer, metrics_router};
+
+/// Bytes that a request may have on the wire above `max_request_bytes`, so that it can be refused in words.
+const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// Limits that requests are held to.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest command that is proposed.
+    pub max_request_bytes: usize,
+    /// Most operations in a txn.
+    pub max_txn_ops: usize,
+    /// Stored bytes above which writes are refused; `None` without limit.
+    pub quota_bytes: Option<u64>,
+    /// Leases live at least this long, in seconds.
+    pub min_lease_ttl_seconds: i64,
+    /// Unary calls that take longer are logged.
+    pub slow_request: Duration,
+    /// Time without a leader after which streams that ask for one are cut.
+    pub leader_loss: Duration,
+}
+
+impl Limits {
+    /// The limits of a member with these settings.
+    pub fn new(config: &Config) -> Self {
+        let election_ms = config.election_timeout.as_millis() as i64;
+        Limits {
+            max_request_bytes: config.max_request_bytes,
+            max_txn_ops: config.max_txn_ops,
+            quota_bytes: config.quota(),
+            // Long enough to survive an election and the renewals that were lost in it.
+            min_lease_ttl_seconds: (election_ms * 3 / 2 + 999) / 1000,
+            slow_request: config.warning_unary_request_duration,
+            leader_loss: config.election_timeout * 3,
+        }
+    }
+
+    /// Largest message that is received, and largest fragment of a watch response that is sent.
+    pub fn max_message_bytes(&self) -> usize {
+        self.max_request_bytes + REQUEST_OVERHEAD_BYTES
+    }
+}
+
+/// What every door needs; the services are implemented on it, one file each.
+pub struct Api {
+    node: Node,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    quota: quota::Quota,
+    stop: CancellationToken,
+}
+
+impl Api {
+    /// Doors to `node`. Streams end when `stop` is cancelled.
+    pub fn new(node: Node, limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
+        Api {
+            quota: quota::Quota::new(limits.quota_bytes),
+            node,
+            limits,
+            metrics,
+            stop,
+        }
+    }
+
+    /// A header for an answer that was made at `revision`.
+    fn header(&self, revision: i64) -> ResponseHeader {
+        let status = self.node.status();
+        ResponseHeader {
+            cluster_id: status.cluster_id,
+            member_id: status.member_id,
+            revision,
+            raft_term: status.term,
+        }
+    }
+
+    /// Fills in what the pure rooms do not know; they set the revision.
+    fn complete(&self, header: &mut Option<ResponseHeader>) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        *header = Some(self.header(revision));
+    }
+
+    /// Replicates a command and answers what applying it gave.
+    async fn propose(&self, op: Op) -> Result<outcome::Result, Status> {
+        let command = Command { op: Some(op) };
+        if command.encoded_len() > self.limits.max_request_bytes {
+            return Err(EtcdError::RequestTooLarge.into());
+        }
+        self.metrics.proposals_pending.inc();
+        let outcome = self.node.propose(command).await;
+        self.metrics.proposals_pending.dec();
+        match outcome.map(|outcome| outcome.result) {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) => Err(errors::internal("an outcome without a result", "empty")),
+            Err(error) => {
+                if error.code() == crate::error::Code::Unavailable {
+                    self.metrics.proposals_failed.inc();
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Waits until a read here sees everything that was acknowledged before, unless the client does without.
+    async fn linearize(&self, serializable: bool) -> Result<(), EtcdError> {
+        if serializable {
+            return Ok(());
+        }
+        if self.node.status().is_learner() {
+            return Err(EtcdError::NotSupportedForLearner);
+        }
+        self.node.linearize().await
+    }
+
+    /// Reads from the store as it is now. A read that may be long (`long`) does not hold up the connections.
+    async fn read<T: Send + 'static>(
+        &self,
+        long: bool,
+        read: impl FnOnce(&ReadView) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let view = self.node.view();
+        let answer = match long {
+            false => read(&view),
+            true => tokio::task::spawn_blocking(move || read(&view))
+                .await
+                .map_err(|error| errors::internal("a read was aborted", error))?,
+        };
+        answer.map_err(read_failed)
+    }
+
+    /// What metrics look up.
+    fn observed(&self) -> Observed {
+        let status = self.node.status();
+        let sizes = self.node.store().sizes();
+        let view = self.node.view();
+        Observed {
+            member_id: status.member_id,
+            has_leader: status.leader.is_some(),
+            is_leader: status.is_leader(),
+            is_learner: status.is_learner(),
+            leader_changes: status.leader_changes,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            total_bytes: sizes.total_bytes,
+            in_use_bytes: sizes.in_use_bytes,
+            quota_bytes: self.limits.quota_bytes.unwrap_or(0),
+            revision: view.revision(),
+            compact_revision: view.compact_revision(),
+        }
+    }
+}
+
+fn read_failed(error: ReadError) -> Status {
+    match error {
+        ReadError::Refused(error) => error.into(),
+        ReadError::View(error) => errors::internal("the store cannot be read", error),
+    }
+}
+
+/// An outcome of another kind than the command's: a bug, but not one that may bring the member down.
+fn mismatch(outcome: outcome::Result) -> Status {
+    errors::internal(
+        "an outcome does not fit its command",
+        format!("{outcome:?}"),
+    )
+}

@@ -1,0 +1,287 @@
+//! Requests are refused here, before Raft, for what can be seen without the store. The rules are etcd's.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::proto::etcdserverpb::request_op::Request;
+use crate::proto::etcdserverpb::{
+    DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+
+/// A range needs a key and a known sort.
+pub fn range(request: &RangeRequest) -> Result<(), EtcdError> {
+    if request.key.is_empty() {
+        return Err(EtcdError::EmptyKey);
+    }
+    if SortOrder::try_from(request.sort_order).is_err()
+        || SortTarget::try_from(request.sort_target).is_err()
+    {
+        return Err(EtcdError::InvalidSortOption);
+    }
+    Ok(())
+}
+
+/// A put needs a key, and must not bring what it wants to be ignored.
+pub fn put(request: &PutRequest) -> Result<(), EtcdError> {
+    if request.key.is_empty() {
+        return Err(EtcdError::EmptyKey);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(EtcdError::ValueProvided);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(EtcdError::LeaseProvided);
+    }
+    Ok(())
+}
+
+/// A deletion needs a key.
+pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
+    match request.key.is_empty() {
+        true => Err(EtcdError::EmptyKey),
+        false => Ok(()),
+    }
+}
+
+/// A txn has at most `max_ops` compares, and operations in each branch, less those of the txns around it; no key is
+/// written twice.
+pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
+    operations(request, max_ops)?;
+    Writes::of(&request.success)?;
+    Writes::of(&request.failure)?;
+    Ok(())
+}
+
+fn operations(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
+    let longest = request
+        .compare
+        .len()
+        .max(request.success.len())
+        .max(request.failure.len());
+    let rest = max_ops.checked_sub(longest).ok_or(EtcdError::TooManyOps)?;
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(EtcdError::EmptyKey);
+    }
+    for operation in request.success.iter().chain(&request.failure) {
+        match &operation.request {
+            Some(Request::RequestRange(request)) => range(request)?,
+            Some(Request::RequestPut(request)) => put(request)?,
+            Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
+            Some(Request::RequestTxn(request)) => operations(request, rest)?,
+            None => return Err(EtcdError::KeyNotFound),
+        }
+    }
+    Ok(())
+}
+
+/// Keys that a list of operations may put, and ranges that it may delete.
+#[derive(Default)]
+struct Writes<'a> {
+    puts: BTreeSet<&'a [u8]>,
+    deletes: Vec<(&'a Bytes, &'a Bytes)>,
+}
+
+impl<'a> Writes<'a> {
+    /// Collects, and refuses a key that is put twice or put and deleted. Two branches of one txn exclude each other, so
+    /// they may write the same key.
+    fn of(operations: &'a [RequestOp]) -> Result<Self, EtcdError> {
+        let mut writes = Writes::default();
+        for operation in operations {
+            if let Some(Request::RequestDeleteRange(request)) = &operation.request {
+                writes.deletes.push((&request.key, &request.range_end));
+            }
+        }
+        for operation in operations {
+            if let Some(Request::RequestTxn(request)) = &operation.request {
+                let success = Writes::of(&request.success)?;
+                let failure = Writes::of(&request.failure)?;
+                writes.add_puts(success.puts.union(&failure.puts).copied())?;
+                writes.deletes.extend(success.deletes);
+                writes.deletes.extend(failure.deletes);
+            }
+        }
+        let puts = operations
+            .iter()
+            .filter_map(|operation| match &operation.request {
+                Some(Request::RequestPut(request)) => Some(&request.key[..]),
+                _ => None,
+            });
+        for key in puts {
+            writes.add_puts([key])?;
+        }
+        Ok(writes)
+    }
+
+    fn add_puts(&mut self, keys: impl IntoIterator<Item = &'a [u8]>) -> Result<(), EtcdError> {
+        for key in keys {
+            if !self.puts.insert(key) || self.deletes(key) {
+                return Err(EtcdError::DuplicateKey);
+            }
+        }
+        Ok(())
+    }
+
+    fn deletes(&self, key: &[u8]) -> bool {
+        self.deletes.iter().any(|(start, end)| match &end[..] {
+            [] => key == &start[..],
+            // "\0" is every key from the start on.
+            [0] => key >= &start[..],
+            end => key >= &start[..] && key < end,
+        })
+    }
+}
+
+/// Whether a read-only txn may be answered from what this member has: every operation says so.
+pub fn is_serializable(request: &TxnRequest) -> bool {
+    let mut operations = request.success.iter().chain(&request.failure);
+    operations.all(|operation| match &operation.request {
+        Some(Request::RequestRange(request)) => request.serializable,
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb::Compare;
+
+    fn put_op(key: &'static str) -> RequestOp {
+        let request = PutRequest {
+            key: key.into(),
+            ..PutRequest::default()
+        };
+        RequestOp {
+            request: Some(Request::RequestPut(request)),
+        }
+    }
+
+    fn delete_op(key: &'static str, range_end: &'static str) -> RequestOp {
+        let request = DeleteRangeRequest {
+            key: key.into(),
+            range_end: range_end.into(),
+            prev_kv: false,
+        };
+        RequestOp {
+            request: Some(Request::RequestDeleteRange(request)),
+        }
+    }
+
+    fn range_op(key: &'static str, serializable: bool) -> RequestOp {
+        let request = RangeRequest {
+            key: key.into(),
+            serializable,
+            ..RangeRequest::default()
+        };
+        RequestOp {
+            request: Some(Request::RequestRange(request)),
+        }
+    }
+
+    fn txn_op(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
+        let request = TxnRequest {
+            compare: vec![],
+            success,
+            failure,
+        };
+        RequestOp {
+            request: Some(Request::RequestTxn(request)),
+        }
+    }
+
+    fn check(success: Vec<RequestOp>) -> Result<(), EtcdError> {
+        let request = TxnRequest {
+            success,
+            ..TxnRequest::default()
+        };
+        txn(&request, 128)
+    }
+
+    #[test]
+    fn a_key_is_written_once() {
+        let duplicate = Err(EtcdError::DuplicateKey);
+        assert_eq!(check(vec![put_op("a"), put_op("b")]), Ok(()));
+        assert_eq!(check(vec![put_op("a"), put_op("a")]), duplicate);
+        assert_eq!(check(vec![put_op("b"), delete_op("a", "c")]), duplicate);
+        assert_eq!(check(vec![put_op("c"), delete_op("a", "c")]), Ok(()));
+        assert_eq!(check(vec![put_op("z"), delete_op("a", "\0")]), duplicate);
+        assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "")]), Ok(()));
+        assert_eq!(
+            check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]),
+            duplicate
+        );
+        assert_eq!(
+            check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]),
+            Ok(())
+        );
+        assert_eq!(
+            check(vec![
+                txn_op(vec![put_op("a")], vec![]),
+                txn_op(vec![], vec![put_op("a")])
+            ]),
+            duplicate
+        );
+        assert_eq!(
+            check(vec![txn_op(vec![delete_op("a", "")], vec![]), put_op("a")]),
+            duplicate
+        );
+        assert_eq!(
+            check(vec![txn_op(vec![delete_op("a", "")], vec![put_op("a")])]),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn operations_are_counted_through_nested_txns() {
+        let ranges = |count| vec![range_op("a", true); count];
+        assert_eq!(check(ranges(128)), Ok(()));
+        assert_eq!(check(ranges(129)), Err(EtcdError::TooManyOps));
+        assert_eq!(check(vec![txn_op(ranges(127), vec![])]), Ok(()));
+        assert_eq!(
+            check(vec![txn_op(ranges(128), vec![])]),
+            Err(EtcdError::TooManyOps)
+        );
+        assert_eq!(
+            check(vec![RequestOp { request: None }]),
+            Err(EtcdError::KeyNotFound)
+        );
+        let empty_compare = TxnRequest {
+            compare: vec![Compare::default()],
+            ..TxnRequest::default()
+        };
+        assert_eq!(txn(&empty_compare, 128), Err(EtcdError::EmptyKey));
+    }
+
+    #[test]
+    fn options_that_contradict() {
+        let request = PutRequest {
+            key: "a".into(),
+            value: "v".into(),
+            ignore_value: true,
+            ..PutRequest::default()
+        };
+        assert_eq!(put(&request), Err(EtcdError::ValueProvided));
+        let request = RangeRequest {
+            key: "a".into(),
+            sort_target: 9,
+            ..RangeRequest::default()
+        };
+        assert_eq!(range(&request), Err(EtcdError::InvalidSortOption));
+        assert_eq!(range(&RangeRequest::default()), Err(EtcdError::EmptyKey));
+    }
+
+    #[test]
+    fn serializable_txns() {
+        let request = |success| TxnRequest {
+            success,
+            ..TxnRequest::default()
+        };
+        assert!(is_serializable(&request(vec![range_op("a", true)])));
+        assert!(!is_serializable(&request(vec![
+            range_op("a", true),
+            range_op("a", false)
+        ])));
+    }
+}

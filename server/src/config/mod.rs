@@ -1,0 +1,311 @@
+//! What a member is told when it starts: etcd's flags, variables and file, checked once, here.
+
+mod check;
+mod duration;
+mod flags;
+mod parse;
+mod url;
+mod usage;
+
+pub use url::{ListenAddress, ListenUrl, UrlError, check_advertised};
+pub use usage::{ETCD_VERSION, usage, version};
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run a member; the texts are warnings for its log.
+    Run(Box<Config>, Vec<String>),
+    /// Print [`usage`].
+    Help,
+    /// Print [`version`].
+    Version,
+}
+
+impl Invocation {
+    /// Reads arguments (without the program's name) and variables, and the configuration file if they name one.
+    pub fn read(
+        arguments: impl IntoIterator<Item = String>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut settings = match parse::Settings::read(arguments, variables) {
+            Err(ConfigError::Help) => return Ok(Invocation::Help),
+            settings => settings?,
+        };
+        if settings.boolean("version") {
+            return Ok(Invocation::Version);
+        }
+        let file = settings.text("config-file");
+        if !file.is_empty() {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| ConfigError::File(format!("{file}: {error}")))?;
+            settings = parse::Settings::read_file(&text)?;
+        }
+        let config = Config::from_settings(&mut settings)?;
+        Ok(Invocation::Run(Box::new(config), settings.warnings))
+    }
+}
+
+/// Why settings were refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not an error: usage was asked for.
+    #[error("help requested")]
+    Help,
+    /// A word that is no flag.
+    #[error("'{0}' is not a valid flag")]
+    NotAFlag(String),
+    /// A flag that etcd does not have either, with the flag that may be meant.
+    #[error("flag provided but not defined: -{name}{hint}")]
+    Unknown {
+        /// As given, without dashes.
+        name: String,
+        /// What may be meant; empty or a clause.
+        hint: String,
+    },
+    /// The last argument is a flag that needs a value.
+    #[error("flag needs an argument: -{0}")]
+    MissingValue(&'static str),
+    /// A value that does not fit.
+    #[error("invalid value {value:?} for flag -{name}: {reason}")]
+    Invalid {
+        /// The flag.
+        name: &'static str,
+        /// As given.
+        value: String,
+        /// What is expected.
+        reason: String,
+    },
+    /// A setting that this server cannot honour, and must not ignore.
+    #[error("--{0}: {1}")]
+    Refused(&'static str, &'static str),
+    /// Settings that contradict each other.
+    #[error("{0}")]
+    Rule(String),
+    /// The configuration file cannot be read.
+    #[error("configuration file: {0}")]
+    File(String),
+}
+
+impl ConfigError {
+    fn invalid(name: &'static str, value: &str, reason: impl ToString) -> Self {
+        ConfigError::Invalid {
+            name,
+            value: value.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn unknown(name: &str) -> Self {
+        // Flags lost this prefix when their features were settled.
+        let meant = name.strip_prefix("experimental-").unwrap_or(name);
+        ConfigError::Unknown {
+            name: name.to_owned(),
+            hint: match flags::nearest(meant) {
+                Some(flag) => format!(" (did you mean --{flag}?)"),
+                None => " (--help lists every flag)".to_owned(),
+            },
+        }
+    }
+}
+
+/// A member's checked settings. `Default` gives etcd's defaults; [`Config::embedded`] those for use as a library.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// This member's name; it finds its own entry in `initial_cluster` by it.
+    pub name: String,
+    /// Holds everything a member keeps; nothing else may live there.
+    pub data_dir: PathBuf,
+    /// A folder of its own for the Raft log, on a faster disk.
+    pub wal_dir: Option<PathBuf>,
+    /// Where the other members reach this one.
+    pub listen_peer_urls: Vec<ListenUrl>,
+    /// gRPC and HTTP for clients.
+    pub listen_client_urls: Vec<ListenUrl>,
+    /// Metrics and probes alone, without client certificates.
+    pub listen_metrics_urls: Vec<ListenUrl>,
+    /// Peer URLs that the other members are told of.
+    pub initial_advertise_peer_urls: Vec<String>,
+    /// Client URLs that member lists show.
+    pub advertise_client_urls: Vec<String>,
+    /// Name and peer URL of the members at bootstrap, in the order given; a name may come more than once.
+    pub initial_cluster: Vec<(String, String)>,
+    /// Whether this member founds the cluster or joins one.
+    pub initial_cluster_state: ClusterState,
+    /// Keeps clusters with the same members apart.
+    pub initial_cluster_token: String,
+    /// Time between two heartbeats of the leader.
+    pub heartbeat_interval: Duration,
+    /// Silence of the leader after which a follower stands for election.
+    pub election_timeout: Duration,
+    /// Entries kept in the log for followers that lag.
+    pub snapshot_catchup_entries: u64,
+    /// Stored bytes above which writes are refused; 0 takes the default of 2 GiB, negative is no limit.
+    pub quota_backend_bytes: i64,
+    /// Largest request that is proposed.
+    pub max_request_bytes: usize,
+    /// Most compares, and most operations of a branch, in one txn.
+    pub max_txn_ops: usize,
+    /// Streams that one connection may have open.
+    pub max_concurrent_streams: u32,
+    /// Learners that the cluster may have at a time.
+    pub max_learners: usize,
+    /// Refuse changes of the membership that would lose quorum.
+    pub strict_reconfig_check: bool,
+    /// Ask for votes without a new term first.
+    pub pre_vote: bool,
+    /// HTTP/2 keepalive towards clients.
+    pub keepalive: Keepalive,
+    /// Old revisions to drop without being asked.
+    pub auto_compaction: AutoCompaction,
+    /// Time between progress notifications to a watcher that asked for them.
+    pub watch_progress_notify_interval: Duration,
+    /// Requests slower than this are logged.
+    pub warning_unary_request_duration: Duration,
+    /// Also export the histograms of gRPC calls.
+    pub extensive_metrics: bool,
+    /// What is logged, and where to.
+    pub log: LogConfig,
+}
+
+/// `--initial-cluster-state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterState {
+    /// The members of `--initial-cluster` found a cluster.
+    New,
+    /// A running cluster has added this member before it starts.
+    Existing,
+}
+
+/// HTTP/2 keepalive towards clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Clients that ping more often are sent away.
+    pub min_time: Duration,
+    /// Silence after which the server pings; zero is never.
+    pub interval: Duration,
+    /// Time an answer to a ping may take.
+    pub timeout: Duration,
+}
+
+/// `--auto-compaction-mode` and `--auto-compaction-retention`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Only by request.
+    Off,
+    /// Keep what is younger than this.
+    Periodic(Duration),
+    /// Keep this many revisions.
+    Revision(i64),
+}
+
+/// What is logged, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// JSON lines, or lines for a person.
+    pub format: LogFormat,
+    /// Where lines go to; each gets every line.
+    pub outputs: Vec<LogOutput>,
+}
+
+/// `--log-level`; etcd's panic and fatal show errors only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What an operator may want to know.
+    Info,
+    /// What somebody should look at.
+    Warn,
+    /// What failed.
+    Error,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Tab-separated text.
+    Console,
+}
+
+/// One of `--log-outputs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard output.
+    Stdout,
+    /// Standard error; also what `default` means.
+    Stderr,
+    /// A file that lines are appended to.
+    File(PathBuf),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let client = "http://localhost:2379".to_owned();
+        let peer = "http://localhost:2380".to_owned();
+        let localhost = |port| ListenUrl {
+            address: ListenAddress::Tcp(std::net::Ipv4Addr::LOCALHOST.into(), port),
+            tls: false,
+        };
+        Config {
+            name: "default".to_owned(),
+            data_dir: PathBuf::from("default.etcd"),
+            wal_dir: None,
+            listen_peer_urls: vec![localhost(2380)],
+            listen_client_urls: vec![localhost(2379)],
+            listen_metrics_urls: Vec::new(),
+            initial_advertise_peer_urls: vec![peer.clone()],
+            advertise_client_urls: vec![client],
+            initial_cluster: vec![("default".to_owned(), peer)],
+            initial_cluster_state: ClusterState::New,
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            snapshot_catchup_entries: 5000,
+            quota_backend_bytes: 0,
+            max_request_bytes: 1536 * 1024,
+            max_txn_ops: 128,
+            max_concurrent_streams: u32::MAX,
+            max_learners: 1,
+            strict_reconfig_check: true,
+            pre_vote: true,
+            keepalive: Keepalive {
+                min_time: Duration::from_secs(5),
+                interval: Duration::from_secs(2 * 3600),
+                timeout: Duration::from_secs(20),
+            },
+            auto_compaction: AutoCompaction::Off,
+            watch_progress_notify_interval: Duration::from_secs(600),
+            warning_unary_request_duration: Duration::from_millis(300),
+            extensive_metrics: false,
+            log: LogConfig {
+                level: LogLevel::Info,
+                format: LogFormat::Json,
+                outputs: vec![LogOutput::Stderr],
+            },
+        }
+    }
+}
+
+impl Config {
+    /// A single member inside another program: plaintext for clients at `listen`, nothing else reachable but the
+    /// loopback interface.
+    pub fn embedded(data_dir: impl AsRef<Path>, listen: ListenUrl) -> Self {
+        Config {
+            data_dir: data_dir.as_ref().to_owned(),
+            advertise_client_urls: vec![listen.to_string()],
+            listen_client_urls: vec![listen],
+            listen_peer_urls: vec![ListenUrl::loopback()],
+            ..Config::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

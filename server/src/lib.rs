@@ -1,0 +1,26 @@
+//! keelson-server: an etcd-compatible replicated key-value store.
+//!
+//! The modules stand in the order in which a request meets them; ARCHITECTURE.md tells the way of a write.
+
+pub mod api;
+
+pub mod node;
+
+pub mod raft;
+
+pub mod mvcc;
+pub mod state;
+pub mod storage;
+pub mod watch;
+
+pub mod lease;
+
+pub mod compaction;
+
+pub mod telemetry;
+
+pub mod config;
+pub mod server;
+
+pub mod error;
+pub mod proto;

@@ -1,0 +1,75 @@
+//! The program `keelson-server`: flags in, one member running, until a signal.
+
+use std::process::ExitCode;
+
+use keelson_server::config::{Config, Invocation, usage, version};
+use keelson_server::server;
+use keelson_server::telemetry::logs;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (config, warnings) = match Invocation::read(arguments.clone(), std::env::vars()) {
+        Ok(Invocation::Run(config, warnings)) => (*config, warnings),
+        Ok(Invocation::Help) => {
+            print!("{}", usage());
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::Version) => {
+            print!("{}", version());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("keelson-server: {error}\nkeelson-server --help lists the flags");
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = install_logger(&config) {
+        eprintln!("keelson-server: --log-outputs: {error}");
+        return ExitCode::FAILURE;
+    }
+    tracing::info!(args = ?arguments, version = env!("CARGO_PKG_VERSION"), "starting");
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn install_logger(config: &Config) -> anyhow::Result<()> {
+    let subscriber = logs::subscriber(&config.log)?;
+    Ok(tracing::subscriber::set_global_default(subscriber)?)
+}
+
+/// How long a server that cannot go on may take to stop in order.
+const FAILED_SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = tokio::select! {
+        server = server::start(config) => server?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let name = tokio::select! {
+        error = server.failed() => {
+            // Threads that still use RocksDB must not meet its static destructors: that would end in a crash, not in
+            // an exit code.
+            let _ = tokio::time::timeout(FAILED_SHUTDOWN, server.shutdown()).await;
+            return Err(error);
+        }
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    server.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! The Range request.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::view::{KeyRecord, Stamp};
+use super::{KeyRange, KeyValue, ReadError, RevKey, View, ViewError};
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
+
+/// Answers a Range request with every option. The header carries only the revision.
+pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+    let current = view.revision();
+    let at = if request.revision <= 0 {
+        current
+    } else {
+        request.revision
+    };
+    check_revision(view, at)?;
+    let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
+    let (count, mut kvs) = collect(view, &keys, at, &Wanted::of(request))?;
+    sort(&mut kvs, request);
+    let limit = usize::try_from(request.limit).unwrap_or(0);
+    let more = limit > 0 && kvs.len() > limit;
+    if more {
+        kvs.truncate(limit);
+    }
+    if request.keys_only {
+        for kv in &mut kvs {
+            kv.value = Bytes::new();
+        }
+    }
+    let header = Some(ResponseHeader {
+        revision: current,
+        ..Default::default()
+    });
+    Ok(RangeResponse {
+        header,
+        kvs,
+        more,
+        count,
+    })
+}
+
+/// What is left to tell when all key-values of a streamed range were handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streamed {
+    /// The store's revision.
+    pub revision: i64,
+    /// Keys in the range, whatever the limit.
+    pub count: i64,
+    /// The limit held some back.
+    pub more: bool,
+}
+
+/// Answers a Range request in key order a key-value at a time, until `emit` breaks. The request has neither a sort nor
+/// revision filters.
+pub fn stream<V: View>(
+    view: &V,
+    request: &RangeRequest,
+    mut emit: impl FnMut(KeyValue) -> ControlFlow<()>,
+) -> Result<Streamed, ReadError> {
+    let revision = view.revision();
+    let at = if request.revision <= 0 {
+        revision
+    } else {
+        request.revision
+    };
+    check_revision(view, at)?;
+    let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
+    let limit = match usize::try_from(request.limit) {
+        Ok(limit @ 1..) => limit,
+        _ => usize::MAX,
+    };
+    let (mut emitted, mut more) = (0, false);
+    let count = walk(view, &keys, at, &Wanted::of(request), |kv| {
+        more = emitted == limit;
+        if more {
+            return ControlFlow::Continue(());
+        }
+        emitted += 1;
+        emit(kv)
+    })?;
+    Ok(Streamed {
+        revision,
+        count,
+        more,
+    })
+}
+
+/// Whether the view can be read at that revision.
+pub fn check_revision<V: View>(view: &V, revision: i64) -> Result<(), EtcdError> {
+    if revision > view.revision() {
+        return Err(EtcdError::FutureRev);
+    }
+    if revision < view.compact_revision() {
+        return Err(EtcdError::Compacted);
+    }
+    Ok(())
+}
+
+/// The key-values of the range at the newest revision, in key order.
+pub fn current<V: View>(view: &V, keys: &KeyRange) -> Result<Vec<KeyValue>, ViewError> {
+    let everything = Wanted {
+        limit: usize::MAX,
+        values: true,
+        leases: true,
+        filters: [(0, 0); 2],
+    };
+    Ok(collect(view, keys, view.revision(), &everything)?.1)
+}
+
+/// What of the range the answer needs.
+struct Wanted {
+    /// Collect no more than this; counting goes on.
+    limit: usize,
+    values: bool,
+    leases: bool,
+    /// Bounds of mod and create revision; 0 is none.
+    filters: [(i64, i64); 2],
+}
+
+impl Wanted {
+    fn of(request: &RangeRequest) -> Self {
+        let filters = [
+            (request.min_mod_revision, request.max_mod_revision),
+            (request.min_create_revision, request.max_create_revision),
+        ];
+        // A limit holds back what would follow in key order, so a sorted answer needs everything first. That a sort
+        // by another target than the key without an order does not count as sorted is etcd's behaviour.
+        let key_order = request.sort_order() == SortOrder::None
+            || (request.sort_target() == SortTarget::Key
+                && request.sort_order() == SortOrder::Ascend);
+        let limit = match usize::try_from(request.limit) {
+            _ if request.count_only => 0,
+            // One more than asked for tells whether there is more.
+            Ok(limit @ 1..) if key_order && filters == [(0, 0); 2] => limit.saturating_add(1),
+            _ => usize::MAX,
+        };
+        let values = !request.keys_only || request.sort_target() == SortTarget::Value;
+        Self {
+            limit,
+            values,
+            leases: !request.keys_only,
+            filters,
+        }
+    }
+
+    fn accepts(&self, modified: i64, created: i64) -> bool {
+        let within = |(min, max): (i64, i64), revision| {
+            (min == 0 || revision >= min) && (max == 0 || revision <= max)
+        };
+        within(self.filters[0], modified) && within(self.filters[1], created)
+    }
+}
+
+/// The count of all keys of the range at a revision, and the wanted ones in key order.
+fn collect<V: View>(
+    view: &V,
+    keys: &KeyRange,
+    at: i64,
+    wanted: &Wanted,
+) -> Result<(i64, Vec<KeyValue>), ViewError> {
+    let mut kvs = Vec::new();
+    let count = walk(view, keys, at, wanted, |kv| {
+        kvs.push(kv);
+        ControlFlow::Continue(())
+    })?;
+    Ok((count, kvs))
+}
+
+/// Walks the range at a revision, hands out the wanted key-values in key order until `emit` breaks, and counts all.
+fn walk<V: View>(
+    view: &V,
+    keys: &KeyRange,
+    at: i64,
+    wanted: &Wanted,
+    mut emit: impl FnMut(KeyValue) -> ControlFlow<()>,
+) -> Result<i64, ViewError> {
+    let mut count = 0;
+    let mut emitted = 0;
+    let mut visit = |key: &[u8], stamp: Stamp, value: Option<&[u8]>| {
+        if stamp.modified.main > at {
+            if let Some(mut kv) = older(view, stamp.rev_key(), at)? {
+                count += 1;
+                if emitted < wanted.limit && wanted.accepts(kv.mod_revision, kv.create_revision) {
+                    kv.lease = if wanted.leases { kv.lease } else { 0 };
+                    if !wanted.values {
+                        kv.value = Bytes::new();
+                    }
+                    emitted += 1;
+                    return Ok(emit(kv));
+                }
+            }
+        } else if !stamp.tombstone {
+            count += 1;
+            if emitted < wanted.limit && wanted.accepts(stamp.modified.main, stamp.create_revision)
+            {
+                let mut kv = with_stamp(Bytes::copy_from_slice(key), &stamp);
+                kv.lease = if wanted.leases { kv.lease } else { 0 };
+                if wanted.values {
+                    kv.value = match value {
+                        Some(value) => Bytes::copy_from_slice(value),
+                        None => stored_value(view, stamp.rev_key())?,
+                    };
+                }
+                emitted += 1;
+                return Ok(emit(kv));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    };
+    match keys {
+        KeyRange::One(key) => {
+            if let Some(record) = view.key(key)? {
+                let _: ControlFlow<()> = visit(key, record.stamp, record.value.as_deref())?;
+            }
+        }
+        _ => view.scan(keys, &mut visit)?,
+    }
+    Ok(count)
+}
+
+/// Sorts as etcd does; with equal targets, key order remains.
+fn sort(kvs: &mut [KeyValue], request: &RangeRequest) {
+    let descend = request.sort_order() == SortOrder::Descend;
+    let target = request.sort_target();
+    if target == SortTarget::Key {
+        if descend {
+            kvs.reverse();
+        }
+        return;
+    }
+    kvs.sort_by(|a, b| {
+        let (a, b) = if descend { (b, a) } else { (a, b) };
+        match target {
+            SortTarget::Key => a.key.cmp(&b.key),
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortTarget::Value => a.value.cmp(&b.value),
+        }
+    });
+}
+
+/// The newest key-value that a record stands for; none if it is a tombstone.
+pub fn key_value<V: View>(
+    view: &V,
+    key: &[u8],
+    record: &KeyRecord,
+) -> Result<Option<KeyValue>, ViewError> {
+    if record.stamp.tombstone {
+        return Ok(None);
+    }
+    let mut kv = with_stamp(Bytes::copy_from_slice(key), &record.stamp);
+    kv.value = match &record.value {
+        Some(value) => value.clone(),
+        None => stored_value(view, record.stamp.rev_key())?,
+    };
+    Ok(Some(kv))
+}
+
+/// Where the newest version not after `at` is stored, beginning the search at `newest`.
+pub fn version_at<V: View>(view: &V, newest: RevKey, at: i64) -> Result<Option<RevKey>, ViewError> {
+    let mut place = newest;
+    while place.revision.main > at {
+        match required(view, place)?.previous {
+            Some(previous) => place = previous,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(place))
+}
+
+/// The key-value not after `at`; none if the key did not exist then.
+fn older<V: View>(view: &V, newest: RevKey, at: i64) -> Result<Option<KeyValue>, ViewError> {
+    match version_at(view, newest, at)? {
+        Some(place) if !place.tombstone => required(view, place)?.key_value().map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn with_stamp(key: Bytes, stamp: &Stamp) -> KeyValue {
+    KeyValue {
+        key,
+        create_revision: stamp.create_revision,
+        mod_revision: stamp.modified.main,
+        version: stamp.version,
+        value: Bytes::new(),
+        lease: stamp.lease,
+    }
+}
+
+fn stored_value<V: View>(view: &V, place: RevKey) -> Result<Bytes, ViewError> {
+    Ok(required(view, place)?.key_value()?.value)
+}
+
+fn required<V: View>(view: &V, place: RevKey) -> Result<super::RevRecord, ViewError> {
+    view.record(place)?
+        .ok_or_else(|| ViewError(format!("the version at {place:?} is missing")))
+}

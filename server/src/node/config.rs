@@ -1,0 +1,118 @@
+//! What a node needs to know to start: plain data, already checked for form by the flags' parser.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use crate::raft::log::SyncObserver;
+pub use crate::raft::network::PeerTls;
+use crate::storage::StoreOptions;
+use crate::watch::HubOptions;
+
+/// Whether the `initial_*` settings describe a cluster that is being created, or one that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitialClusterState {
+    /// Every member of `initial_cluster` starts with the same list.
+    New,
+    /// This member was added to a running cluster and asks its peers who it is.
+    Existing,
+}
+
+/// Settings of one member. The `initial_*` ones matter only while the data directory is empty.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// The member's name as people see it.
+    pub name: String,
+    /// Directory of `keelson.json`, the lock, the log and the state.
+    pub data_dir: PathBuf,
+    /// Directory of the Raft log, if not `data_dir/wal`.
+    pub wal_dir: Option<PathBuf>,
+    /// Where to listen for peers, such as `http://0.0.0.0:2380`.
+    pub listen_peer_urls: Vec<String>,
+    /// Where peers reach this member before the cluster has told otherwise.
+    pub initial_advertise_peer_urls: Vec<String>,
+    /// Where clients reach this member; published to the cluster after start.
+    pub advertise_client_urls: Vec<String>,
+    /// Names and peer URLs of the members that bootstrap (or already form) the cluster.
+    pub initial_cluster: BTreeMap<String, Vec<String>>,
+    /// Create a cluster or join one.
+    pub initial_cluster_state: InitialClusterState,
+    /// Keeps the ids of clusters with equal URLs apart.
+    pub initial_cluster_token: String,
+    /// Interval of the leader's heartbeats (etcd: 100 ms).
+    pub heartbeat_interval: Duration,
+    /// Silence after which a follower calls an election, at least (etcd: 1000 ms).
+    pub election_timeout: Duration,
+    /// Ask peers before raising the term.
+    pub pre_vote: bool,
+    /// Entries kept in the log behind what is flushed, so that slow followers need no snapshot (etcd: 5000).
+    pub snapshot_catchup_entries: u64,
+    /// Learners allowed at once (etcd: 1).
+    pub max_learners: usize,
+    /// Refuse membership changes that would lose quorum.
+    pub strict_reconfig_check: bool,
+    /// Size of one segment file of the log, in bytes.
+    pub wal_segment_bytes: u64,
+    /// Certificates between members, for `https` peer URLs.
+    pub peer_tls: Option<PeerTls>,
+    /// Told how long each fdatasync of the log took.
+    pub wal_sync_observer: Option<SyncObserver>,
+    /// Told how long each commit of the store took.
+    pub commit_observer: Option<SyncObserver>,
+    /// Buffers of the store.
+    pub store: StoreOptions,
+    /// How watches are answered.
+    pub watch: HubOptions,
+}
+
+impl Default for NodeConfig {
+    /// etcd's defaults.
+    fn default() -> Self {
+        let peer = "http://localhost:2380".to_string();
+        NodeConfig {
+            name: "default".into(),
+            data_dir: "default.etcd".into(),
+            wal_dir: None,
+            listen_peer_urls: vec![peer.clone()],
+            initial_advertise_peer_urls: vec![peer.clone()],
+            advertise_client_urls: vec!["http://localhost:2379".into()],
+            initial_cluster: BTreeMap::from([("default".to_string(), vec![peer])]),
+            initial_cluster_state: InitialClusterState::New,
+            initial_cluster_token: "etcd-cluster".into(),
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            pre_vote: true,
+            snapshot_catchup_entries: 5000,
+            max_learners: 1,
+            strict_reconfig_check: true,
+            wal_segment_bytes: 64 << 20,
+            peer_tls: None,
+            wal_sync_observer: None,
+            commit_observer: None,
+            store: StoreOptions::default(),
+            watch: HubOptions::default(),
+        }
+    }
+}
+
+/// Why a member did not start. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings contradict each other or the data directory.
+    #[error("{0}")]
+    Config(String),
+    /// The data directory is in use, of another cluster, or of a newer format.
+    #[error("{0}")]
+    DataDir(String),
+    /// No peer could be reached, or the peers refused this member.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The disk or the network failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// What failed.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,100 @@
+//! Writes.
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError};
+use prost::Message;
+
+use super::Inner;
+use super::leader::{Leader, Miss, miss, told};
+use crate::error::EtcdError;
+use crate::lease::TimeToLive;
+use crate::proto::command::command::Op;
+use crate::proto::command::{Command, Outcome};
+use crate::proto::peer as pb;
+use crate::raft::types::Request;
+
+/// Committed entries that may wait to be applied before further writes are refused (etcd's limit).
+const MAX_BEHIND: u64 = 5000;
+
+impl Inner {
+    /// Replicates a command; see [`super::Node::propose`].
+    pub async fn propose(&self, command: Command) -> Result<Outcome, EtcdError> {
+        // Leases must be revoked under any load, or the load's own leases never end.
+        let exempt = matches!(command.op, Some(Op::LeaseRevoke(_)));
+        if !exempt && self.is_overloaded() {
+            return Err(EtcdError::RequestTooManyRequests);
+        }
+        let bytes = Bytes::from(command.encode_to_vec());
+        let (index, outcome) = self
+            .with_leader(|leader| {
+                let bytes = bytes.clone();
+                async move {
+                    match leader {
+                        Leader::Here => self.propose_here(bytes).await,
+                        Leader::There(mut caller) => {
+                            let answer =
+                                caller.propose(pb::ProposeRequest { command: bytes }).await;
+                            let answer = answer.map_err(|status| miss(&status))?.into_inner();
+                            told(&answer.error)?;
+                            Ok((answer.index, answer.outcome.unwrap_or_default()))
+                        }
+                    }
+                }
+            })
+            .await?;
+        self.wait_applied(index).await?;
+        match outcome.refusal() {
+            Some(error) => Err(error),
+            None => Ok(outcome),
+        }
+    }
+
+    /// Proposes as the leader. Answers once the command is applied.
+    pub async fn propose_here(&self, command: Bytes) -> Result<(u64, Outcome), Miss> {
+        match self.raft.client_write(Request(command)).await {
+            Ok(response) => Ok((response.log_id.index, response.data)),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Miss::Retry),
+            // Another leader took over; it may or may not have the entry.
+            Err(RaftError::APIError(_)) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
+            Err(RaftError::Fatal(_)) => Err(Miss::Fail(EtcdError::Stopped)),
+        }
+    }
+
+    fn is_overloaded(&self) -> bool {
+        let status = self.current_status();
+        status.committed_index > status.applied_index + MAX_BEHIND
+    }
+
+    /// Renews a lease, or only looks at it if `query`.
+    pub async fn ask_lease(&self, id: i64, query: bool) -> Result<TimeToLive, EtcdError> {
+        self.with_leader(|leader| async move {
+            match leader {
+                Leader::Here => self.lease_here(id, query),
+                Leader::There(mut caller) => {
+                    let answer = caller.renew_lease(pb::LeaseRequest { id, query }).await;
+                    // Renewing twice does no harm.
+                    let answer = answer.map_err(|_| Miss::Retry)?.into_inner();
+                    told(&answer.error)?;
+                    Ok(TimeToLive {
+                        remaining_seconds: answer.ttl_seconds,
+                        granted_seconds: answer.granted_ttl_seconds,
+                    })
+                }
+            }
+        })
+        .await
+    }
+
+    /// Renews a lease, or looks at it, as the leader.
+    pub fn lease_here(&self, id: i64, query: bool) -> Result<TimeToLive, Miss> {
+        // A new leader knows all leases only once it has applied what was committed before it.
+        if !self.current_status().is_leader() || !self.lessor.is_leading() {
+            return Err(Miss::Retry);
+        }
+        let found = match query {
+            true => self.lessor.time_to_live(id),
+            false => self.lessor.renew(id),
+        };
+        found.ok_or(Miss::Fail(EtcdError::LeaseNotFound))
+    }
+}

@@ -1,0 +1,80 @@
+//! Linearizable reads: all that wait share one confirmation by a majority.
+
+use std::sync::Arc;
+
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Inner;
+use super::leader::{Leader, Miss, told};
+use crate::error::EtcdError;
+use crate::proto::peer as pb;
+
+/// A read that waits for the index it may read at.
+pub type Waiter = oneshot::Sender<Result<u64, EtcdError>>;
+
+impl Inner {
+    /// Waits for a confirmation that began after this call, and until its index is applied here.
+    pub async fn linearize(&self) -> Result<(), EtcdError> {
+        let (waiter, index) = oneshot::channel();
+        if self.stop.is_cancelled() || self.reads.send(waiter).await.is_err() {
+            return Err(EtcdError::Stopped);
+        }
+        let index = tokio::time::timeout(self.request_timeout(), index)
+            .await
+            .map_err(|_| EtcdError::Timeout)?;
+        let index = index.map_err(|_| EtcdError::Stopped)??;
+        self.wait_applied(index).await
+    }
+
+    async fn read_index(&self) -> Result<u64, EtcdError> {
+        self.with_leader(|leader| async move {
+            match leader {
+                Leader::Here => self.read_index_here().await,
+                Leader::There(mut caller) => {
+                    let request = tonic::Request::new(pb::ReadIndexRequest {});
+                    let answer = tokio::time::timeout(
+                        2 * self.config.election_timeout,
+                        caller.read_index(request),
+                    )
+                    .await;
+                    // Asking twice does no harm.
+                    let answer = answer
+                        .map_err(|_| Miss::Retry)?
+                        .map_err(|_| Miss::Retry)?
+                        .into_inner();
+                    told(&answer.error)?;
+                    Ok(answer.index)
+                }
+            }
+        })
+        .await
+    }
+
+    /// The index to read at, confirmed by a majority as the leader.
+    pub async fn read_index_here(&self) -> Result<u64, Miss> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(Miss::Retry),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Miss::Retry),
+            Err(RaftError::Fatal(_)) => Err(Miss::Fail(EtcdError::Stopped)),
+        }
+    }
+}
+
+/// Serves the waiting reads, a round at a time: whoever comes during a round takes part in the next one.
+pub async fn run(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Waiter>) {
+    let mut round = Vec::new();
+    loop {
+        tokio::select! {
+            count = waiting.recv_many(&mut round, usize::MAX) => if count == 0 { return },
+            () = inner.stop.cancelled() => return,
+        }
+        let index = inner.read_index().await;
+        for waiter in round.drain(..) {
+            // A reader that went away no longer wants to know.
+            let _ = waiter.send(index);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! From settings to a running member.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{Config, SnapshotPolicy};
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::data_dir::{DataDir, Identity};
+use super::{Clock, Inner, Node, NodeConfig, Role, Running, StartError, bootstrap, read, tasks};
+use crate::lease::Lessor;
+use crate::mvcc::View;
+use crate::node::NodeStatus;
+use crate::node::door::NodeDoor;
+use crate::raft::Raft;
+use crate::raft::log::{LogOptions, LogStore, LogThread};
+use crate::raft::network::{self, Network, Peers};
+use crate::raft::state_machine::{LeaseListener, Shared, StateMachine};
+use crate::raft::types::PeerNode;
+use crate::storage::Store;
+use crate::watch::Hub;
+
+/// Threads for Raft: its core, applying, and peers.
+const THREADS: usize = 2;
+/// Linearizable reads that wait for the same confirmation.
+const READS: usize = 16 << 10;
+
+/// Starts a member on a runtime of its own, so that clients' work cannot delay heartbeats.
+pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("raft")
+        .enable_all()
+        .build()
+        .map_err(io_error("starting threads"))?;
+    let handle = runtime.handle().clone();
+    let running = Arc::new(Running {
+        runtime: Mutex::new(Some(runtime)),
+        log_thread: Mutex::default(),
+        data_dir: Mutex::default(),
+        stop: CancellationToken::new(),
+    });
+    let guard = running.clone();
+    let started = handle.spawn(async move { start_inside(config, &guard).await });
+    let inner = started
+        .await
+        .map_err(|error| StartError::Unavailable(format!("starting failed: {error}")))??;
+    Ok(Node { inner, running })
+}
+
+fn io_error(context: &str) -> impl FnOnce(io::Error) -> StartError {
+    let context = context.to_owned();
+    move |source| StartError::Io { context, source }
+}
+
+async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner>, StartError> {
+    let lock = "no holder of this lock panics";
+    let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    let connections = network::listen(&config.listen_peer_urls, config.peer_tls.clone());
+    let connections = connections.await.map_err(io_error("listening for peers"))?;
+    let identity = match data_dir.identity()? {
+        Some(identity) => identity,
+        None => {
+            let identity = bootstrap::identify(&config).await?;
+            data_dir.write_identity(&identity)?;
+            identity
+        }
+    };
+    tracing::info!(
+        cluster_id = format!("{:x}", identity.cluster_id),
+        member_id = format!("{:x}", identity.member_id),
+        "starting as a member"
+    );
+    let (inner, log_thread) = open(config, &identity, &data_dir, running.stop.clone()).await?;
+    *running.log_thread.lock().expect(lock) = Some(log_thread);
+    let service = network::PeerService {
+        cluster_id: inner.cluster_id,
+        member_id: inner.member_id,
+        raft: inner.raft.clone(),
+        door: Arc::new(NodeDoor(inner.clone())),
+        snapshot_dir: data_dir.snapshots(),
+    };
+    tokio::spawn(network::serve(service, connections, inner.stop.clone()));
+    initialize(&inner.raft, identity.members()?).await?;
+    *running.data_dir.lock().expect(lock) = Some(data_dir);
+    Ok(inner)
+}
+
+async fn open(
+    config: NodeConfig,
+    identity: &Identity,
+    data_dir: &DataDir,
+    stop: CancellationToken,
+) -> Result<(Arc<Inner>, LogThread), StartError> {
+    let (cluster_id, member_id) = (identity.cluster_id, identity.member_id);
+    let shared = open_state(&config, data_dir)?;
+    let options = LogOptions {
+        segment_bytes: config.wal_segment_bytes,
+        observer: config.wal_sync_observer.clone(),
+    };
+    let (log, log_thread) = LogStore::open(data_dir.wal(), options)
+        .map_err(|error| StartError::DataDir(error.to_string()))?;
+    let lessor = Arc::new(Lessor::default());
+    let leases = shared
+        .store
+        .view()
+        .leases()
+        .map_err(|error| StartError::DataDir(error.to_string()))?;
+    lessor.replaced(leases);
+    let peers = Peers::new(
+        cluster_id,
+        member_id,
+        config.peer_tls.clone(),
+        5 * config.election_timeout,
+    );
+    let machine = StateMachine::new(shared.clone(), lessor.clone());
+    let raft_config = Arc::new(raft_config(&config)?);
+    let raft = Raft::new(member_id, raft_config, Network(peers.clone()), log, machine).await;
+    let raft = raft.map_err(|error| StartError::DataDir(format!("raft cannot start: {error}")))?;
+    let (reads, waiting) = mpsc::channel(READS);
+    let inner = Arc::new(Inner {
+        status: watch::Sender::new(first_status(cluster_id, member_id)),
+        published: watch::Sender::new(false),
+        clock: Clock {
+            start: Instant::now(),
+            heard_millis: AtomicU64::new(0),
+        },
+        membership_change: tokio::sync::Mutex::default(),
+        promoting: AtomicBool::new(false),
+        config,
+        cluster_id,
+        member_id,
+        raft,
+        peers,
+        shared,
+        lessor,
+        reads,
+        stop,
+    });
+    tokio::spawn(read::run(inner.clone(), waiting));
+    tasks::spawn(&inner);
+    Ok((inner, log_thread))
+}
+
+fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Arc<Shared>, StartError> {
+    let store = Store::open(&data_dir.store(), config.store.clone());
+    let store = store
+        .map_err(|error| StartError::DataDir(format!("{}: {error}", data_dir.store().display())))?;
+    let hub = Hub::new(store.view().revision(), config.watch.clone());
+    let observer = config.commit_observer.clone();
+    Shared::new(store, hub, data_dir.snapshots(), observer).map_err(io_error("reading the store"))
+}
+
+fn first_status(cluster_id: u64, member_id: u64) -> NodeStatus {
+    NodeStatus {
+        cluster_id,
+        member_id,
+        leader: None,
+        term: 0,
+        committed_index: 0,
+        applied_index: 0,
+        role: Role::Follower,
+        leader_changes: 0,
+        removed: false,
+    }
+}
+
+fn raft_config(config: &NodeConfig) -> Result<Config, StartError> {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let heartbeat = millis(config.heartbeat_interval);
+    // openraft waits for the leader's lease (the maximum) and then for a random time between the two: together that
+    // is etcd's one to two election timeouts.
+    let election = millis(config.election_timeout);
+    let raft = Config {
+        cluster_name: config.initial_cluster_token.clone(),
+        heartbeat_interval: heartbeat,
+        election_timeout_min: (election / 2).max(heartbeat + 1),
+        election_timeout_max: election,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,
+        max_payload_entries: 1024,
+        enable_pre_vote: Some(config.pre_vote),
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(2 * election),
+        backoff: "100ms 200ms ..1s".into(),
+        ..Config::default()
+    };
+    raft.validate()
+        .map_err(|error| StartError::Config(format!("election and heartbeat settings: {error}")))
+}
+
+/// Gives a new cluster its first membership. All its members do, with the same one.
+async fn initialize(raft: &Raft, members: BTreeMap<u64, Vec<String>>) -> Result<(), StartError> {
+    let known = raft.is_initialized().await;
+    if members.is_empty() || known.map_err(|error| StartError::Unavailable(error.to_string()))? {
+        return Ok(());
+    }
+    let nodes: BTreeMap<u64, PeerNode> = members
+        .into_iter()
+        .map(|(id, peer_urls)| (id, PeerNode { peer_urls }))
+        .collect();
+    match raft.initialize(nodes).await {
+        // Another member was faster: its entries, or its vote, have arrived already.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(StartError::Unavailable(format!(
+            "raft cannot be initialized: {error}"
+        ))),
+    }
+}

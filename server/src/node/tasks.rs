@@ -1,0 +1,240 @@
+//! What a member does by itself: watch its own state, publish its name, flush, expire leases, hand leadership over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+
+use super::{Inner, NodeStatus};
+use crate::error::EtcdError;
+use crate::lease::Revoker;
+use crate::mvcc::{MemberAttributes, View};
+use crate::proto::command::Command;
+use crate::proto::command::command::Op;
+use crate::proto::etcdserverpb::LeaseRevokeRequest;
+use crate::raft::state_machine::AppliedState;
+
+/// Unflushed changes are flushed after this long.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Starts the tasks; they end with the member.
+pub fn spawn(inner: &Arc<Inner>) {
+    tokio::spawn(watch_status(inner.clone()));
+    tokio::spawn(publish(inner.clone()));
+    tokio::spawn(flush(inner.clone()));
+    tokio::spawn(
+        inner
+            .lessor
+            .clone()
+            .run(LeaseRevoker(inner.clone()), inner.stop.clone()),
+    );
+}
+
+/// Keeps the status others wait for, and ends the process when Raft cannot go on.
+async fn watch_status(inner: Arc<Inner>) {
+    let mut metrics = inner.raft.metrics();
+    let mut removed = inner.peers.removed();
+    let mut last_leader = None;
+    loop {
+        let fatal = metrics.borrow_and_update().running_state.clone().err();
+        if let Some(fatal) = fatal {
+            return end(&inner, &fatal);
+        }
+        let mut now = inner.current_status();
+        if let Some(leader) = now.leader
+            && last_leader != Some((leader, now.term))
+        {
+            last_leader = Some((leader, now.term));
+            now.leader_changes += 1;
+            tracing::info!(
+                leader = format!("{leader:x}"),
+                term = now.term,
+                "the leader changed"
+            );
+        }
+        now.removed =
+            *removed.borrow_and_update() || inner.shared.state().removed.contains(&inner.member_id);
+        if now.removed && !inner.status.borrow().removed {
+            tracing::error!("the member has been permanently removed from the cluster");
+        }
+        follow_leadership(&inner, &now);
+        inner.status.send_if_modified(|status| {
+            let noticeable = (status.leader, status.term, status.role, status.removed)
+                != (now.leader, now.term, now.role, now.removed);
+            *status = now;
+            noticeable
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            _ = removed.changed() => {}
+            // Silence changes no metric.
+            () = tokio::time::sleep(inner.config.election_timeout / 2) => {}
+            () = inner.stop.cancelled() => return,
+        }
+    }
+}
+
+fn end(inner: &Inner, fatal: &Fatal<crate::raft::types::TypeConfig>) {
+    if inner.stop.is_cancelled() || matches!(fatal, Fatal::Stopped) {
+        return;
+    }
+    // Nobody knows any more what is on disk: going on could acknowledge what is lost.
+    tracing::error!(error = %fatal, "raft cannot go on; the process ends");
+    std::process::exit(1);
+}
+
+/// The lease timer runs where the leader is, once that has applied everything committed before it.
+fn follow_leadership(inner: &Arc<Inner>, now: &NodeStatus) {
+    if !now.is_leader() {
+        return inner.lessor.demote();
+    }
+    if !inner.lessor.is_leading()
+        && !inner
+            .promoting
+            .swap(true, std::sync::atomic::Ordering::AcqRel)
+    {
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let caught_up = inner.linearize().await.is_ok();
+            if caught_up && inner.current_status().is_leader() {
+                inner.lessor.promote();
+            }
+            inner
+                .promoting
+                .store(false, std::sync::atomic::Ordering::Release);
+        });
+    }
+}
+
+/// Tells the cluster this member's name and client URLs, until it knows.
+async fn publish(inner: Arc<Inner>) {
+    let attributes = MemberAttributes {
+        member_id: inner.member_id,
+        name: inner.config.name.clone(),
+        client_urls: inner.config.advertise_client_urls.clone(),
+    };
+    while !inner.stop.is_cancelled() {
+        // What is applied here may be old: what the cluster knows decides.
+        let caught_up = inner.linearize().await.is_ok();
+        let known = inner.shared.store.view().members().unwrap_or_default();
+        if caught_up && known.contains(&attributes) {
+            inner.published.send_replace(true);
+            return;
+        }
+        if caught_up {
+            let command = Command {
+                op: Some(Op::MemberAttributes(attributes.clone())),
+            };
+            if let Err(error) = inner.propose(command).await {
+                tracing::warn!(%error, "this member's name is not published yet");
+            }
+        }
+        let pause = tokio::time::sleep(inner.config.heartbeat_interval);
+        tokio::select! {
+            () = pause => {}
+            () = inner.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Flushes the store when much is unflushed, or something for long, so that the log behind it can go.
+async fn flush(inner: Arc<Inner>) {
+    loop {
+        let timer = tokio::select! {
+            () = inner.shared.flush_due.notified() => false,
+            () = tokio::time::sleep(FLUSH_INTERVAL) => true,
+            () = inner.stop.cancelled() => return,
+        };
+        let flushed = AppliedState::decode(inner.shared.store.flushed_applied())
+            .map_or(0, |state| state.index());
+        if timer && flushed == inner.shared.state().index() {
+            continue;
+        }
+        if let Err(error) = inner.raft.trigger().snapshot().await {
+            tracing::debug!(%error, "raft has stopped");
+            return;
+        }
+    }
+}
+
+struct LeaseRevoker(Arc<Inner>);
+
+impl Revoker for LeaseRevoker {
+    async fn confirm_leadership(&self) -> bool {
+        self.0.current_status().is_leader() && self.0.read_index_here().await.is_ok()
+    }
+
+    async fn revoke(&self, id: i64) -> bool {
+        let command = Command {
+            op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })),
+        };
+        matches!(
+            self.0.propose(command).await,
+            Ok(_) | Err(EtcdError::LeaseNotFound)
+        )
+    }
+}
+
+impl Inner {
+    /// See [`super::Node::transfer_leadership`].
+    pub async fn transfer_leadership(&self, target: u64) -> Result<(), EtcdError> {
+        let status = self.current_status();
+        if !status.is_leader() {
+            return Err(EtcdError::NotLeader);
+        }
+        if target == self.member_id {
+            return Ok(());
+        }
+        let is_voter = self.raft.voter_ids().any(|id| id == target);
+        if !is_voter {
+            return Err(EtcdError::BadLeaderTransferee);
+        }
+        self.raft
+            .trigger()
+            .transfer_leader(target)
+            .await
+            .map_err(|_| EtcdError::Stopped)?;
+        let mut changes = self.status.subscribe();
+        let moved = changes.wait_for(|status| status.leader == Some(target));
+        match tokio::time::timeout(self.request_timeout(), moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(EtcdError::Stopped),
+            Err(_) => Err(EtcdError::Timeout),
+        }
+    }
+
+    /// Hands leadership to the voter that has most of the log, if this member leads and has such a peer.
+    pub async fn hand_over(&self) {
+        if !self.current_status().is_leader() {
+            return;
+        }
+        let best = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters: Vec<u64> = self
+                .raft
+                .voter_ids()
+                .filter(|id| *id != self.member_id)
+                .collect();
+            let progress = metrics
+                .replication
+                .iter()
+                .flatten()
+                .filter(|(id, _)| voters.contains(id));
+            progress
+                .filter_map(|(id, matched)| matched.map(|matched| (matched, *id)))
+                .max()
+        };
+        let Some((_, target)) = best else { return };
+        let limit = 2 * self.config.election_timeout;
+        match tokio::time::timeout(limit, self.transfer_leadership(target)).await {
+            Ok(Ok(())) => tracing::info!(
+                target_member = format!("{target:x}"),
+                "handed leadership over"
+            ),
+            Ok(Err(error)) => tracing::warn!(%error, "leadership was not handed over"),
+            Err(_) => tracing::warn!("leadership was not handed over in time"),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The wire API, generated from `proto/` at build time.
+#![allow(missing_docs, clippy::all)]
+
+/// Stored keys and events.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+
+/// The etcd v3 services and their messages.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// The standard health service.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+/// Our own messages, nested as their packages are, for the generated paths between them.
+pub mod keelson {
+    /// Log entries and what applying them answers.
+    pub mod command {
+        tonic::include_proto!("keelson.command");
+    }
+    /// What members say to each other, and the records of the Raft log.
+    pub mod peer {
+        tonic::include_proto!("keelson.peer");
+    }
+}
+pub use keelson::{command, peer};

@@ -1,0 +1,248 @@
+//! What this member answers to its peers.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::raft::{StreamAppendError, TransferLeaderRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::transport::Connection;
+use super::{CLUSTER, FROM, MAX_MESSAGE, REMOVED, TO, snapshot};
+use crate::proto::peer as pb;
+use crate::proto::peer::peer_server::{Peer, PeerServer};
+use crate::raft::Raft;
+
+/// The part of the answers that is not Raft's own: the node's.
+#[tonic::async_trait]
+pub trait Door: Send + Sync + 'static {
+    /// Proposes an encoded command, if this member leads.
+    async fn propose(&self, request: pb::ProposeRequest) -> pb::ProposeResponse;
+    /// The index to read at, if this member leads and a majority confirms it.
+    async fn read_index(&self) -> pb::ReadIndexResponse;
+    /// Changes the membership, if this member leads.
+    async fn change_membership(&self, request: pb::MembershipRequest) -> pb::MembershipResponse;
+    /// Renews or looks at a lease, if this member leads.
+    async fn renew_lease(&self, request: pb::LeaseRequest) -> pb::LeaseResponse;
+    /// What this member knows of the cluster.
+    fn cluster(&self) -> pb::ClusterResponse;
+    /// Whether a member was removed from the cluster, as far as is applied here.
+    fn is_removed(&self, member: u64) -> bool;
+    /// The leader sent something that was accepted.
+    fn heard_leader(&self);
+}
+
+/// The peer service.
+pub struct PeerService<D> {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of this member.
+    pub member_id: u64,
+    /// Raft.
+    pub raft: Raft,
+    /// The node.
+    pub door: Arc<D>,
+    /// Where snapshots are received.
+    pub snapshot_dir: PathBuf,
+}
+
+/// Serves peers on accepted connections until `stop`.
+pub async fn serve<D: Door>(
+    service: PeerService<D>,
+    connections: mpsc::Receiver<io::Result<Connection>>,
+    stop: CancellationToken,
+) {
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let server = Server::builder()
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(std::time::Duration::from_secs(5)))
+        .add_service(service)
+        .serve_with_incoming(ReceiverStream::new(connections));
+    tokio::select! {
+        served = server => if let Err(error) = served {
+            tracing::error!(%error, "the peer service stopped");
+        },
+        () = stop.cancelled() => {}
+    }
+}
+
+fn id_in(metadata: &MetadataMap, key: &str) -> Option<u64> {
+    let text = metadata.get(key)?.to_str().ok()?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft stopped: {error}"))
+}
+
+fn malformed(error: super::Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+impl<D: Door> PeerService<D> {
+    /// Refuses what is meant for another cluster or member, or comes from a removed one.
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let metadata = request.metadata();
+        if id_in(metadata, CLUSTER) != Some(self.cluster_id) {
+            return Err(Status::failed_precondition(
+                "this member belongs to another cluster",
+            ));
+        }
+        if id_in(metadata, TO) != Some(self.member_id) {
+            return Err(Status::failed_precondition(
+                "another member lives at this address",
+            ));
+        }
+        match id_in(metadata, FROM) {
+            Some(from) if self.door.is_removed(from) => Err(Status::failed_precondition(REMOVED)),
+            Some(_) => Ok(()),
+            None => Err(Status::invalid_argument("the sender does not tell its id")),
+        }
+    }
+}
+
+type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<D: Door> Peer for PeerService<D> {
+    type AppendStream = AppendStream;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<AppendStream>, Status> {
+        self.check(&request)?;
+        // A broken or malformed stream ends here; the leader sees its answers end and begins anew.
+        let requests = request.into_inner().map(|request| {
+            let request = request
+                .inspect_err(|status| tracing::debug!(%status, "a replication stream broke"));
+            super::append_from_wire(request.ok()?).ok()
+        });
+        let requests = requests
+            .take_while(|request| std::future::ready(request.is_some()))
+            .filter_map(std::future::ready);
+        let door = self.door.clone();
+        let answers = self.raft.stream_append(requests).map(move |answer| {
+            let answer = answer.map_err(stopped)?;
+            if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
+                door.heard_leader();
+            }
+            Ok(super::appended_to_wire(answer))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        self.check(&request)?;
+        let request = super::vote_from_wire(request.into_inner()).map_err(malformed)?;
+        let response = self.raft.vote(request).await.map_err(stopped)?;
+        Ok(Response::new(super::voted_to_wire(response)))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        self.check(&request)?;
+        let request = super::vote_from_wire(request.into_inner()).map_err(malformed)?;
+        let response = self.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(Response::new(super::voted_to_wire(response)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        self.check(&request)?;
+        let request = request.into_inner();
+        let from = request
+            .from
+            .ok_or_else(|| Status::invalid_argument("no leader"))?;
+        let request =
+            TransferLeaderRequest::new(from.into(), request.to, request.last.map(Into::into));
+        let answer = self
+            .raft
+            .handle_transfer_leader(request)
+            .await
+            .map_err(stopped)?;
+        let refused = answer
+            .err()
+            .map_or_else(String::new, |error| error.to_string());
+        Ok(Response::new(pb::TransferLeaderResponse { refused }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotChunk>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        self.check(&request)?;
+        let (vote, snapshot) = snapshot::receive(&self.snapshot_dir, request.into_inner()).await?;
+        tracing::info!(meta = %snapshot.meta, "received a snapshot");
+        let response = self
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(stopped)?;
+        self.door.heard_leader();
+        Ok(Response::new(pb::SnapshotResponse {
+            vote: Some((&response.vote).into()),
+        }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.door.propose(request.into_inner()).await))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.door.read_index().await))
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<pb::MembershipRequest>,
+    ) -> Result<Response<pb::MembershipResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(
+            self.door.change_membership(request.into_inner()).await,
+        ))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<pb::LeaseRequest>,
+    ) -> Result<Response<pb::LeaseResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(
+            self.door.renew_lease(request.into_inner()).await,
+        ))
+    }
+
+    async fn cluster(
+        &self,
+        _request: Request<pb::ClusterRequest>,
+    ) -> Result<Response<pb::ClusterResponse>, Status> {
+        Ok(Response::new(self.door.cluster()))
+    }
+}

@@ -1,0 +1,240 @@
+//! A snapshot on the wire: a checkpoint of the store, file by file, each chunk with its checksum.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::client::Caller;
+use crate::proto::peer as pb;
+use crate::proto::peer::snapshot_chunk::Part;
+use crate::raft::state_machine::{AppliedState, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
+use crate::raft::types::{Members, StoredMembers, Vote};
+
+/// Bytes of a file sent at once.
+const CHUNK: usize = 512 << 10;
+/// Chunks read ahead of the network.
+const AHEAD: usize = 4;
+
+fn failed(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("snapshot: {error}"))
+}
+
+/// Sends the store as it is now. Answers the receiver's vote once it has installed the snapshot.
+pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<Vote, Status> {
+    let SnapshotFiles::Live(shared) = snapshot.snapshot else {
+        return Err(failed("only the store itself can be sent"));
+    };
+    let (chunks, receiver) = mpsc::channel(AHEAD);
+    let reading = tokio::task::spawn_blocking(move || {
+        let copy = TempPath::new(&shared.snapshot_dir, "sending")?;
+        let applied = shared
+            .store
+            .checkpoint(copy.path())
+            .map_err(io::Error::other)?;
+        let state = AppliedState::decode(applied)?;
+        let header = pb::SnapshotHeader {
+            vote: Some((&vote).into()),
+            last: state.last.map(Into::into),
+            membership_log_id: state.members.log_id().map(Into::into),
+            membership: Some(state.members.membership().into()),
+        };
+        read_files(copy.path(), header, &chunks)
+    });
+    let answer = client.install_snapshot(ReceiverStream::new(receiver)).await;
+    let read = reading.await.map_err(failed)?;
+    // A reader that failed ends the stream early; its own error tells more than the receiver's.
+    if let Err(error) = read
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(failed(error));
+    }
+    answer?
+        .into_inner()
+        .vote
+        .map(Vote::from)
+        .ok_or_else(|| failed("answered without a vote"))
+}
+
+fn read_files(
+    dir: &Path,
+    header: pb::SnapshotHeader,
+    chunks: &mpsc::Sender<pb::SnapshotChunk>,
+) -> io::Result<()> {
+    let push = |part| {
+        let chunk = pb::SnapshotChunk { part: Some(part) };
+        chunks
+            .blocking_send(chunk)
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    };
+    push(Part::Header(header))?;
+    let (mut files, mut bytes) = (0, 0);
+    for file in fs::read_dir(dir)? {
+        let file = file?;
+        let name = file
+            .file_name()
+            .into_string()
+            .map_err(|name| io::Error::other(format!("{name:?}")))?;
+        bytes += read_file(&file.path(), &name, &push)?;
+        files += 1;
+    }
+    push(Part::End(pb::SnapshotEnd { files, bytes }))
+}
+
+fn read_file(path: &Path, name: &str, push: &impl Fn(Part) -> io::Result<()>) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let mut offset = 0;
+    loop {
+        let mut data = Vec::with_capacity(CHUNK);
+        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut data)?;
+        // An empty file is one empty chunk.
+        if read == 0 && offset > 0 {
+            return Ok(offset);
+        }
+        let crc = crc32c::crc32c(&data);
+        push(Part::File(pb::FileChunk {
+            name: name.into(),
+            offset,
+            data: Bytes::from(data),
+            crc,
+        }))?;
+        offset += read as u64;
+        if read < CHUNK {
+            return Ok(offset);
+        }
+    }
+}
+
+/// Receives a snapshot into a new directory in `parent`.
+pub async fn receive(
+    parent: &Path,
+    mut chunks: Streaming<pb::SnapshotChunk>,
+) -> Result<(Vote, Snapshot), Status> {
+    let Some(Part::Header(header)) = next(&mut chunks).await? else {
+        return Err(Status::invalid_argument(
+            "a snapshot begins with its header",
+        ));
+    };
+    let (vote, meta) = decode_header(header)?;
+    let dir = TempPath::new(parent, "receiving").map_err(failed)?;
+    let mut incoming = Incoming::new(dir.path()).map_err(failed)?;
+    loop {
+        match next(&mut chunks).await? {
+            Some(Part::File(chunk)) => {
+                incoming = blocking(move || incoming.write(&chunk).map(|()| incoming)).await?;
+            }
+            Some(Part::End(end)) => {
+                blocking(move || incoming.finish(&end)).await?;
+                return Ok((
+                    vote,
+                    Snapshot {
+                        meta,
+                        snapshot: SnapshotFiles::Received(dir),
+                    },
+                ));
+            }
+            _ => return Err(Status::invalid_argument("the snapshot is incomplete")),
+        }
+    }
+}
+
+async fn next(chunks: &mut Streaming<pb::SnapshotChunk>) -> Result<Option<Part>, Status> {
+    Ok(chunks.message().await?.and_then(|chunk| chunk.part))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(failed)?
+        .map_err(failed)
+}
+
+fn decode_header(header: pb::SnapshotHeader) -> Result<(Vote, SnapshotMeta), Status> {
+    let vote = header
+        .vote
+        .ok_or_else(|| Status::invalid_argument("a snapshot comes with a vote"))?;
+    let members = Members::try_from(header.membership.unwrap_or_default());
+    let members = members.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let meta = SnapshotMeta {
+        last_log_id: header.last.map(Into::into),
+        last_membership: StoredMembers::new(header.membership_log_id.map(Into::into), members),
+    };
+    Ok((vote.into(), meta))
+}
+
+/// Files as they come in.
+struct Incoming {
+    dir: std::path::PathBuf,
+    current: Option<(String, File, u64)>,
+    files: u32,
+    bytes: u64,
+}
+
+impl Incoming {
+    fn new(dir: &Path) -> io::Result<Incoming> {
+        fs::create_dir(dir)?;
+        Ok(Incoming {
+            dir: dir.into(),
+            current: None,
+            files: 0,
+            bytes: 0,
+        })
+    }
+
+    fn write(&mut self, chunk: &pb::FileChunk) -> io::Result<()> {
+        let plain = !chunk.name.is_empty()
+            && !chunk.name.contains(['/', '\\', '\0'])
+            && !chunk.name.starts_with('.');
+        if !plain {
+            return Err(io::Error::other(format!(
+                "{:?} is no file name",
+                chunk.name
+            )));
+        }
+        if crc32c::crc32c(&chunk.data) != chunk.crc {
+            return Err(io::Error::other(format!(
+                "{}: wrong checksum at {}",
+                chunk.name, chunk.offset
+            )));
+        }
+        if chunk.offset == 0 {
+            self.close()?;
+            let file = File::create_new(self.dir.join(&chunk.name))?;
+            self.current = Some((chunk.name.clone(), file, 0));
+            self.files += 1;
+        }
+        match &mut self.current {
+            Some((name, file, size)) if *name == chunk.name && *size == chunk.offset => {
+                file.write_all(&chunk.data)?;
+                *size += chunk.data.len() as u64;
+                self.bytes += chunk.data.len() as u64;
+                Ok(())
+            }
+            _ => Err(io::Error::other(format!(
+                "{}: unexpected chunk at {}",
+                chunk.name, chunk.offset
+            ))),
+        }
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        self.current
+            .take()
+            .map_or(Ok(()), |(_, file, _)| file.sync_all())
+    }
+
+    /// Everything is on disk when this returns.
+    fn finish(mut self, end: &pb::SnapshotEnd) -> io::Result<()> {
+        self.close()?;
+        if (self.files, self.bytes) != (end.files, end.bytes) {
+            return Err(io::Error::other("the snapshot is incomplete"));
+        }
+        File::open(&self.dir)?.sync_all()
+    }
+}

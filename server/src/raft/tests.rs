@@ -1,0 +1,46 @@
+//! openraft's own suite for log stores and state machines, on the real ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+
+use super::log::{LogOptions, LogStore};
+use super::state_machine::{LeaseListener, Shared, StateMachine};
+use super::types::TypeConfig;
+use crate::mvcc::{LeaseRecord, View};
+use crate::storage::{Store, StoreOptions};
+use crate::watch::{Hub, HubOptions};
+
+struct NoLeases;
+
+impl LeaseListener for NoLeases {
+    fn changed(&self, _leases: &BTreeMap<i64, Option<LeaseRecord>>) {}
+
+    fn replaced(&self, _leases: Vec<LeaseRecord>) {}
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
+        let dir = TempDir::new().unwrap();
+        let options = LogOptions {
+            segment_bytes: 64 << 10,
+            observer: None,
+        };
+        let (log, _thread) = LogStore::open(&dir.path().join("wal"), options).unwrap();
+        let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
+        let hub = Hub::new(store.view().revision(), HubOptions::default());
+        let shared = Shared::new(store, hub, dir.path().join("snapshots"), None).unwrap();
+        Ok((dir, log, StateMachine::new(shared, Arc::new(NoLeases))))
+    }
+}
+
+#[tokio::test]
+async fn the_log_and_the_state_machine_pass_openrafts_suite() {
+    Suite::test_all(Builder).await.unwrap();
+}

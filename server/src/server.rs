@@ -1,0 +1,241 @@
+//! Wiring: constructs the rooms of one member and spawns what runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::listen::{Connections, Listener};
+use crate::api::{Api, Gate, Limits};
+use crate::compaction;
+use crate::config::{ClusterState, Config, ListenUrl};
+use crate::node::config::SyncObserver;
+use crate::node::{InitialClusterState, Node, NodeConfig};
+use crate::telemetry::Metrics;
+use crate::watch::HubOptions;
+
+/// Time that clients have to take their last answers at shutdown.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A running member. Dropping it without [`Server::shutdown`] is like a crash: nothing acknowledged is lost.
+pub struct Server {
+    node: Node,
+    data_dir: PathBuf,
+    client_urls: Vec<ListenUrl>,
+    metrics_urls: Vec<ListenUrl>,
+    connections: Connections,
+    state: watch::Receiver<State>,
+    serving: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Starting,
+    Ready,
+    Failed(String),
+}
+
+/// Binds every listener, opens the data directory and starts the member; it serves clients once [`Server::ready`].
+///
+/// Needs a tokio runtime. Neither the global logger nor anything else global is touched, so several members may live
+/// in one process.
+pub async fn start(config: Config) -> anyhow::Result<Server> {
+    config.check()?;
+    let clients = bind(&config.listen_client_urls).await?;
+    let probes = bind(&config.listen_metrics_urls).await?;
+    let client_urls = urls(&clients);
+    let metrics_urls = urls(&probes);
+
+    let metrics = Arc::new(Metrics::new(config.extensive_metrics));
+    let stop = CancellationToken::new();
+    let connections = Connections::new(&config, metrics.clone(), stop.clone());
+    let node = Node::start(node_config(&config, &metrics)).await?;
+    let api = Arc::new(Api::new(
+        node.clone(),
+        Limits::new(&config),
+        metrics,
+        stop.clone(),
+    ));
+
+    let mut serving = Vec::new();
+    for listener in probes {
+        let router = crate::api::metrics_router(api.clone());
+        let answer = move |request| crate::api::answer(router.clone(), request);
+        serving.push(tokio::spawn(connections.clone().serve(listener, answer)));
+    }
+    serving.push(tokio::spawn(compaction::run(
+        config.auto_compaction,
+        node.clone(),
+        stop.clone(),
+    )));
+    let (report, state) = watch::channel(State::Starting);
+    serving.push(tokio::spawn(open_doors(
+        node.clone(),
+        Gate::new(api),
+        clients,
+        connections.clone(),
+        report,
+    )));
+    Ok(Server {
+        node,
+        data_dir: config.data_dir,
+        client_urls,
+        metrics_urls,
+        connections,
+        state,
+        serving,
+        stop,
+    })
+}
+
+async fn bind(urls: &[ListenUrl]) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let listener = Listener::bind(url).await;
+        listeners.push(listener.with_context(|| format!("listening on {url}"))?);
+    }
+    Ok(listeners)
+}
+
+fn urls(listeners: &[Listener]) -> Vec<ListenUrl> {
+    listeners
+        .iter()
+        .map(|listener| listener.url().clone())
+        .collect()
+}
+
+/// Lets clients in as soon as the member has caught up, so that none reads what is older than its last start.
+async fn open_doors(
+    node: Node,
+    gate: Gate,
+    listeners: Vec<Listener>,
+    connections: Connections,
+    report: watch::Sender<State>,
+) {
+    if let Err(error) = node.wait_ready().await {
+        report.send_replace(State::Failed(error.to_string()));
+        return;
+    }
+    tracing::info!("ready to serve client requests");
+    let mut serving = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tracing::info!(address = %listener.url(), "serving client traffic");
+        let gate = gate.clone();
+        let answer = move |request| gate.clone().serve(request);
+        serving.spawn(connections.clone().serve(listener, answer));
+    }
+    report.send_replace(State::Ready);
+    serving.join_all().await;
+}
+
+fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
+    let mut initial_cluster = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for (name, url) in &config.initial_cluster {
+        initial_cluster
+            .entry(name.clone())
+            .or_default()
+            .push(url.clone());
+    }
+    NodeConfig {
+        name: config.name.clone(),
+        data_dir: config.data_dir.clone(),
+        wal_dir: config.wal_dir.clone(),
+        listen_peer_urls: config
+            .listen_peer_urls
+            .iter()
+            .map(ListenUrl::to_string)
+            .collect(),
+        initial_advertise_peer_urls: config.initial_advertise_peer_urls.clone(),
+        advertise_client_urls: config.advertise_client_urls.clone(),
+        initial_cluster,
+        initial_cluster_state: match config.initial_cluster_state {
+            ClusterState::New => InitialClusterState::New,
+            ClusterState::Existing => InitialClusterState::Existing,
+        },
+        initial_cluster_token: config.initial_cluster_token.clone(),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        pre_vote: config.pre_vote,
+        snapshot_catchup_entries: config.snapshot_catchup_entries,
+        max_learners: config.max_learners,
+        strict_reconfig_check: config.strict_reconfig_check,
+        wal_sync_observer: observer(metrics.wal_fsync_seconds.clone()),
+        commit_observer: observer(metrics.backend_commit_seconds.clone()),
+        watch: HubOptions {
+            progress_interval: config.watch_progress_notify_interval,
+            fragment_bytes: Limits::new(config).max_message_bytes(),
+        },
+        ..NodeConfig::default()
+    }
+}
+
+fn observer(seconds: Histogram) -> Option<SyncObserver> {
+    Some(Arc::new(move |took: Duration| {
+        seconds.observe(took.as_secs_f64())
+    }))
+}
+
+impl Server {
+    /// Where clients are served, with the ports that were given for port 0.
+    pub fn client_urls(&self) -> &[ListenUrl] {
+        &self.client_urls
+    }
+
+    /// Where metrics and probes are served alone, likewise.
+    pub fn metrics_urls(&self) -> &[ListenUrl] {
+        &self.metrics_urls
+    }
+
+    /// Returns once the member has caught up with its cluster and answers clients.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let mut state = self.state.clone();
+        match &*state.wait_for(|state| *state != State::Starting).await? {
+            State::Failed(reason) => anyhow::bail!("the member did not become ready: {reason}"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when the member cannot go on by itself: why.
+    pub async fn failed(&self) -> anyhow::Error {
+        let (mut state, mut status) = (self.state.clone(), self.node.watch_status());
+        let failed = async {
+            match &*state
+                .wait_for(|state| matches!(state, State::Failed(_)))
+                .await?
+            {
+                State::Failed(reason) => anyhow::bail!("the member did not become ready: {reason}"),
+                _ => Ok(()),
+            }
+        };
+        let removed = status.wait_for(|status| status.removed);
+        tokio::select! {
+            Err(error) = failed => error,
+            Ok(_) = removed => anyhow::anyhow!(
+                "this member was removed from the cluster for good: remove its data directory {}",
+                self.data_dir.display()
+            ),
+            else => anyhow::anyhow!("the member has stopped"),
+        }
+    }
+
+    /// Hands leadership over, ends the clients' streams, flushes and stops.
+    pub async fn shutdown(self) {
+        self.node.shutdown().await;
+        self.stop.cancel();
+        for task in self.serving {
+            task.abort();
+        }
+        if tokio::time::timeout(LAST_ANSWERS, self.connections.closed())
+            .await
+            .is_err()
+        {
+            tracing::warn!("clients did not close their connections in time");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What commands do to the store. Pure and deterministic: every member applies the same entries with the same result.
+//!
+//! One file per command family; [`write`] is what they write with. The caller stages the effects, commits them,
+//! publishes the events and answers.
+
+use crate::error::EtcdError;
+use crate::mvcc::{Effects, Event, ReadError, View, ViewError};
+use crate::proto::command::command::Op;
+use crate::proto::command::outcome::Result as Answer;
+use crate::proto::command::{Command, Done, Outcome};
+use crate::proto::etcdserverpb::ResponseHeader;
+
+mod alarm;
+mod compact;
+mod kv;
+mod lease;
+mod member;
+pub mod txn;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use write::Writer;
+
+/// What one command did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Applied {
+    /// Changes to stage; empty if the command was refused or changed nothing.
+    pub effects: Effects,
+    /// What the client is told.
+    pub outcome: Outcome,
+    /// Changes of keys, in order, with the previous versions, all of one revision.
+    pub events: Vec<Event>,
+}
+
+/// Applies one command. An error means that the store could not be read: nothing may be applied any more.
+pub fn apply<V: View>(view: &V, command: &Command) -> Result<Applied, ViewError> {
+    let mut writer = Writer::new(view);
+    match answer(&mut writer, command) {
+        Ok(answer) => {
+            let (effects, events) = writer.finish();
+            Ok(Applied {
+                effects,
+                events,
+                outcome: Outcome {
+                    result: Some(answer),
+                },
+            })
+        }
+        Err(ReadError::Refused(error)) => {
+            let result = Some(Answer::Error(error.name().to_owned()));
+            Ok(Applied {
+                outcome: Outcome { result },
+                ..Default::default()
+            })
+        }
+        Err(ReadError::View(error)) => Err(error),
+    }
+}
+
+fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answer, ReadError> {
+    // An entry without an operation only moves the log on.
+    let Some(op) = &command.op else {
+        return Ok(Answer::Done(Done {}));
+    };
+    alarm::check(writer.base(), op)?;
+    Ok(match op {
+        Op::Put(request) => Answer::Put(kv::put(writer, request)?),
+        Op::DeleteRange(request) => Answer::DeleteRange(kv::delete_range(writer, request)?),
+        Op::Txn(request) => Answer::Txn(txn::apply(writer, request)?),
+        Op::Compact(request) => Answer::Compact(compact::compact(writer, request)?),
+        Op::LeaseGrant(request) => Answer::LeaseGrant(lease::grant(writer, request)?),
+        Op::LeaseRevoke(request) => Answer::LeaseRevoke(lease::revoke(writer, request)?),
+        Op::Alarm(request) => Answer::Alarm(alarm::apply(writer, request)?),
+        Op::MemberAttributes(attributes) => {
+            member::publish(writer, attributes);
+            Answer::Done(Done {})
+        }
+    })
+}
+
+/// The header of an answer, as far as the state machine knows it.
+fn header(revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader {
+        revision,
+        ..Default::default()
+    })
+}
+
+impl Outcome {
+    /// The error that the command was refused with, if it was.
+    pub fn refusal(&self) -> Option<EtcdError> {
+        match &self.result {
+            Some(Answer::Error(name)) => {
+                Some(EtcdError::from_name(name).unwrap_or(EtcdError::Corrupt))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Column families, RocksDB's settings, and one open database.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rocksdb::{
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, FlushOptions, LogLevel, Options, WriteBatch,
+    WriteOptions, properties,
+};
+
+use super::{Sizes, StorageError, StoreOptions};
+
+/// A column family; `mvcc::keys` tells what is in the first three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// The history.
+    Rev,
+    /// The newest version of each key.
+    Key,
+    /// Leases and the keys attached to them.
+    Lease,
+    /// Users and roles; empty until there are any.
+    Auth,
+    /// Single values, see [`meta`].
+    Meta,
+}
+
+impl Column {
+    const ALL: [Column; 5] = [
+        Column::Rev,
+        Column::Key,
+        Column::Lease,
+        Column::Auth,
+        Column::Meta,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Column::Rev => "rev",
+            Column::Key => "key",
+            Column::Lease => "lease",
+            Column::Auth => "auth",
+            Column::Meta => "meta",
+        }
+    }
+}
+
+/// Keys of the column family `meta`.
+pub mod meta {
+    /// BE64: the newest transaction.
+    pub const REVISION: &[u8] = b"s/revision";
+    /// BE64: revisions below cannot be read.
+    pub const COMPACT_REVISION: &[u8] = b"s/compact";
+    /// BE64: up to here superseded versions are removed.
+    pub const REMOVED_REVISION: &[u8] = b"s/removed";
+    /// Raft's bytes: the last applied entry and the membership.
+    pub const APPLIED: &[u8] = b"s/applied";
+    /// The raised alarms, as an AlarmResponse without header.
+    pub const ALARMS: &[u8] = b"s/alarms";
+    /// Then BE64 member id: what the member told of itself.
+    pub const MEMBER: &[u8] = b"m/";
+    /// Then the key of a value that belongs to the caller.
+    pub const CALLER: &[u8] = b"x/";
+}
+
+/// An open database in a directory of its own.
+pub struct Database {
+    /// None only while it is being dropped.
+    rocks: Option<DB>,
+    dir: PathBuf,
+    discarded: AtomicBool,
+}
+
+impl Database {
+    /// Opens the database in `dir`; `create` makes it if it is missing.
+    pub fn open(
+        dir: &Path,
+        settings: &StoreOptions,
+        cache: &Cache,
+        create: bool,
+    ) -> Result<Self, StorageError> {
+        let mut options = Options::default();
+        options.create_if_missing(create);
+        options.create_missing_column_families(create);
+        // The Raft log is the log. All column families are flushed as one, so that after a crash they agree.
+        options.set_atomic_flush(true);
+        options.set_db_write_buffer_size(settings.write_buffer_bytes);
+        options.set_max_background_jobs(2);
+        options.set_max_open_files(1024);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        let columns = Column::ALL.map(|column| {
+            ColumnFamilyDescriptor::new(column.name(), column_options(column, settings, cache))
+        });
+        let rocks = DB::open_cf_descriptors(&options, dir, columns)?;
+        Ok(Self {
+            rocks: Some(rocks),
+            dir: dir.to_owned(),
+            discarded: AtomicBool::new(false),
+        })
+    }
+
+    /// RocksDB itself.
+    pub fn rocks(&self) -> &DB {
+        self.rocks
+            .as_ref()
+            .expect("the database is open until it is dropped")
+    }
+
+    /// The handle of a column family.
+    pub fn column(&self, column: Column) -> &ColumnFamily {
+        self.rocks()
+            .cf_handle(column.name())
+            .expect("every column family is opened")
+    }
+
+    /// Writes a batch to memory; it becomes durable with the next flush.
+    pub fn write(&self, batch: WriteBatch) -> Result<(), StorageError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        Ok(self.rocks().write_opt(batch, &options)?)
+    }
+
+    /// Makes everything written before durable, all column families at once.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        let columns = Column::ALL.map(|column| self.column(column));
+        Ok(self
+            .rocks()
+            .flush_cfs_opt(&columns, &FlushOptions::default())?)
+    }
+
+    /// Rewrites all files.
+    pub fn rewrite(&self) -> Result<(), StorageError> {
+        self.flush()?;
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        for column in Column::ALL {
+            self.rocks().compact_range_cf_opt(
+                self.column(column),
+                None::<&[u8]>,
+                None::<&[u8]>,
+                &options,
+            );
+        }
+        Ok(())
+    }
+
+    /// What the files and buffers take.
+    pub fn sizes(&self) -> Sizes {
+        let sum = |property| -> u64 {
+            Column::ALL
+                .iter()
+                .filter_map(|column| {
+                    self.rocks()
+                        .property_int_value_cf(self.column(*column), property)
+                        .ok()
+                        .flatten()
+                })
+                .sum()
+        };
+        let buffers = sum(properties::CUR_SIZE_ALL_MEM_TABLES);
+        let total_bytes = sum(properties::TOTAL_SST_FILES_SIZE) + buffers;
+        let live = sum(properties::ESTIMATE_LIVE_DATA_SIZE) + buffers;
+        Sizes {
+            total_bytes,
+            in_use_bytes: live.min(total_bytes),
+        }
+    }
+
+    /// Removes the directory as soon as nobody reads from it any more.
+    pub fn discard(&self) {
+        self.discarded.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        drop(self.rocks.take());
+        if self.discarded.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "a replaced store could not be removed");
+        }
+    }
+}
+
+fn column_options(column: Column, settings: &StoreOptions, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if column == Column::Key {
+        // Creating a key asks for one that is not there.
+        table.set_bloom_filter(10.0, false);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(settings.write_buffer_bytes);
+    options
+}

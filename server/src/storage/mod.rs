@@ -1,0 +1,361 @@
+//! The store on disk, and the only room that names RocksDB.
+//!
+//! - [`columns`]: column families and settings;
+//! - [`read`]: a view of the committed state;
+//! - [`batch`]: many commands' changes in one write;
+//! - [`compact`]: removal of superseded versions;
+//! - [`place`]: which directory holds the state, and how it is replaced.
+//!
+//! There is no log here: a write is in memory until a flush, which takes all column families at once. After a crash
+//! the store stands at its last flush, `applied` with it, and Raft applies the entries behind that again.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+
+use prost::Message;
+use rocksdb::{Cache, checkpoint::Checkpoint};
+
+use crate::mvcc::hash::{KeyValueHash, hash_kv};
+use crate::mvcc::{AlarmMember, Effects, ReadError, Source, ViewError, keys};
+use crate::proto::etcdserverpb::AlarmResponse;
+
+mod batch;
+mod columns;
+mod compact;
+mod place;
+mod read;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::Batch;
+pub use read::ReadView;
+
+use columns::{Column, Database, meta};
+use compact::Progress;
+use place::Place;
+
+/// Why the store failed. Except when opening or installing, the process must stop: what is on disk is then unknown.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// RocksDB's own words.
+    #[error("rocksdb: {0}")]
+    Rocks(#[from] rocksdb::Error),
+    /// A file or directory.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// What is stored is not what was written.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// Sizes of buffers; the defaults suit a member.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Memory for writes before they are flushed; grows only with use.
+    pub write_buffer_bytes: usize,
+    /// Memory for blocks read from disk; grows only with use.
+    pub block_cache_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            write_buffer_bytes: 64 << 20,
+            block_cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// How much disk the store takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// All files and buffers.
+    pub total_bytes: u64,
+    /// What of it is not waiting to be cleaned up.
+    pub in_use_bytes: u64,
+}
+
+/// The replicated state on disk. All methods block; all may be called from any thread.
+pub struct Store {
+    options: StoreOptions,
+    cache: Cache,
+    place: Place,
+    /// One writer at a time: commits, steps of compaction, installations.
+    writer: Mutex<()>,
+    head: RwLock<Head>,
+    flushed: Mutex<Option<Vec<u8>>>,
+    unflushed_bytes: AtomicU64,
+    removal: Arc<Progress>,
+}
+
+/// The committed state, as far as every read needs it.
+struct Head {
+    database: Arc<Database>,
+    revision: i64,
+    compact_revision: i64,
+    alarms: Arc<[AlarmMember]>,
+    applied: Option<Vec<u8>>,
+}
+
+impl Store {
+    /// Opens or creates the store in `dir`, which belongs to it alone. One process at a time.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StorageError> {
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let place = Place::open(dir)?;
+        let (state_dir, create) = place.current();
+        let database = Arc::new(Database::open(&state_dir, &options, &cache, create)?);
+        let (head, removed) = Head::load(database)?;
+        let removal = Arc::new(Progress::default());
+        removal.set(head.compact_revision, removed);
+        let store = Arc::new(Self {
+            options,
+            cache,
+            place,
+            writer: Mutex::new(()),
+            flushed: Mutex::new(head.applied.clone()),
+            head: RwLock::new(head),
+            unflushed_bytes: AtomicU64::new(0),
+            removal: Arc::clone(&removal),
+        });
+        let weak = Arc::downgrade(&store);
+        std::thread::Builder::new()
+            .name("compaction".to_owned())
+            .spawn(move || compact::run(weak, removal))
+            .map_err(|source| io_error(dir, source))?;
+        Ok(store)
+    }
+
+    /// Begins a batch on the committed state. Batches are made and committed by one thread, one after the other.
+    pub fn begin(self: &Arc<Self>) -> Batch {
+        Batch::new(Arc::clone(self))
+    }
+
+    /// The committed state as of now.
+    pub fn view(&self) -> ReadView {
+        let head = self.head();
+        let database = Arc::clone(&head.database);
+        ReadView::new(
+            database,
+            head.revision,
+            head.compact_revision,
+            Arc::clone(&head.alarms),
+        )
+    }
+
+    /// What `Batch::set_applied` last committed; after a crash, what belongs to the state that was flushed.
+    pub fn applied(&self) -> Option<Vec<u8>> {
+        self.head().applied.clone()
+    }
+
+    /// `applied` as of the last finished flush: everything up to it is durable. Flushes that RocksDB makes by itself
+    /// are not counted, so more may be durable.
+    pub fn flushed_applied(&self) -> Option<Vec<u8>> {
+        self.flushed().clone()
+    }
+
+    /// A value set by `Batch::set_meta`.
+    pub fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let database = Arc::clone(&self.head().database);
+        let key = [meta::CALLER, key].concat();
+        Ok(database
+            .rocks()
+            .get_cf(database.column(Column::Meta), key)?)
+    }
+
+    /// Makes everything committed before the call durable; returns the `applied` that is durable now.
+    pub fn flush(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let (database, applied) = {
+            let head = self.head();
+            self.unflushed_bytes.store(0, Ordering::Relaxed);
+            (Arc::clone(&head.database), head.applied.clone())
+        };
+        database.flush()?;
+        let mut flushed = self.flushed();
+        // Not if the state was replaced meanwhile.
+        if Arc::ptr_eq(&database, &self.head().database) {
+            flushed.clone_from(&applied);
+        }
+        Ok(flushed.clone())
+    }
+
+    /// Bytes committed since the last flush, to decide when to flush.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.unflushed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Writes a consistent copy of the store into `dir`, which must not exist; returns the `applied` in the copy.
+    /// Files are hard links where the file system allows.
+    pub fn checkpoint(&self, dir: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+        // Most of the flush happens while commits go on.
+        self.flush()?;
+        let _writer = self.writer();
+        let head = self.head();
+        Checkpoint::new(head.database.rocks())?.create_checkpoint(dir)?;
+        Ok(head.applied.clone())
+    }
+
+    /// Replaces the state by a checkpoint in `dir` (moved away from there; same file system). Open views go on reading
+    /// the old state. After a crash either the old or the new state is there.
+    pub fn install(&self, dir: &Path) -> Result<(), StorageError> {
+        let _writer = self.writer();
+        let next = self.place.prepare(dir)?;
+        let database = Arc::new(Database::open(
+            &next.dir,
+            &self.options,
+            &self.cache,
+            false,
+        )?);
+        let (head, removed) = Head::load(database)?;
+        self.place.switch(&next)?;
+        self.removal.set(head.compact_revision, removed);
+        let applied = head.applied.clone();
+        let old = std::mem::replace(&mut *self.head_mut(), head);
+        old.database.discard();
+        self.unflushed_bytes.store(0, Ordering::Relaxed);
+        *self.flushed() = applied;
+        Ok(())
+    }
+
+    /// Current sizes.
+    pub fn sizes(&self) -> Sizes {
+        let database = Arc::clone(&self.head().database);
+        database.sizes()
+    }
+
+    /// Rewrites all files so that only what is in use remains. Readers and writers go on meanwhile.
+    pub fn defragment(&self) -> Result<(), StorageError> {
+        let database = Arc::clone(&self.head().database);
+        database.rewrite()
+    }
+
+    /// HashKV at `revision` (0: the newest).
+    pub fn hash_kv(&self, revision: i64) -> Result<KeyValueHash, ReadError> {
+        hash_kv(&self.view(), revision)
+    }
+
+    /// Waits until superseded versions up to `revision` are removed (CompactionRequest.physical). Does not wait for a
+    /// compaction that was not committed.
+    pub fn wait_compacted(&self, revision: i64) {
+        self.removal.wait(revision);
+    }
+
+    /// Writes one batch and lets new views see it.
+    fn commit(
+        &self,
+        effects: Effects,
+        applied: Option<Vec<u8>>,
+        values: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), StorageError> {
+        let _writer = self.writer();
+        let mut head = self.head_mut();
+        let batch = batch::encode(&head.database, &effects, applied.as_deref(), values);
+        let bytes = batch.size_in_bytes() as u64;
+        head.database.write(batch)?;
+        self.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(revision) = effects.revision {
+            assert!(revision > head.revision, "revisions grow");
+            head.revision = revision;
+        }
+        if let Some(alarms) = effects.alarms {
+            head.alarms = alarms.into();
+        }
+        if applied.is_some() {
+            head.applied = applied;
+        }
+        if let Some(revision) = effects.compact_revision {
+            assert!(revision > head.compact_revision, "compaction goes forward");
+            head.compact_revision = revision;
+            self.removal.want(revision);
+        }
+        Ok(())
+    }
+
+    /// One step of removing superseded versions; returns how far the removal got.
+    fn remove_some(&self) -> Result<i64, StorageError> {
+        let _writer = self.writer();
+        let view = self.view();
+        let database = Arc::clone(&self.head().database);
+        let done = database.number(meta::REMOVED_REVISION)?.unwrap_or(-1);
+        let (batch, done) = compact::step(&view, &database, done, self.head().compact_revision)?;
+        database.write(batch)?;
+        Ok(done)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().expect("a failed write ends the process")
+    }
+
+    fn head(&self) -> RwLockReadGuard<'_, Head> {
+        self.head.read().expect("a failed write ends the process")
+    }
+
+    fn head_mut(&self) -> std::sync::RwLockWriteGuard<'_, Head> {
+        self.head.write().expect("a failed write ends the process")
+    }
+
+    fn flushed(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.flushed
+            .lock()
+            .expect("nothing panics while holding it")
+    }
+}
+
+impl Source for Store {
+    type View = ReadView;
+
+    fn view(&self) -> ReadView {
+        Store::view(self)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.removal.close();
+    }
+}
+
+impl Head {
+    /// Reads the state's numbers, and up to which revision superseded versions are removed.
+    fn load(database: Arc<Database>) -> Result<(Self, i64), StorageError> {
+        let column = database.column(Column::Meta);
+        let alarms = match database.rocks().get_cf(column, meta::ALARMS)? {
+            Some(bytes) => {
+                AlarmResponse::decode(bytes.as_slice())
+                    .map_err(|error| ViewError(format!("stored alarms: {error}")))?
+                    .alarms
+            }
+            None => Vec::new(),
+        };
+        let head = Self {
+            revision: database.number(meta::REVISION)?.unwrap_or(1),
+            compact_revision: database.number(meta::COMPACT_REVISION)?.unwrap_or(-1),
+            alarms: alarms.into(),
+            applied: database.rocks().get_cf(column, meta::APPLIED)?,
+            database: Arc::clone(&database),
+        };
+        let removed = database.number(meta::REMOVED_REVISION)?.unwrap_or(-1);
+        Ok((head, removed))
+    }
+}
+
+impl Database {
+    /// A number in `meta`.
+    fn number(&self, key: &[u8]) -> Result<Option<i64>, StorageError> {
+        let bytes = self.rocks().get_cf(self.column(Column::Meta), key)?;
+        Ok(bytes.map(|bytes| keys::int(&bytes, 0)).transpose()?)
+    }
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> StorageError {
+    StorageError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}

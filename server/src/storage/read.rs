@@ -1,0 +1,190 @@
+//! Reading the committed state at one moment.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use rocksdb::{DB, DBRawIterator, ReadOptions, Snapshot};
+
+use super::columns::{Column, Database, meta};
+use crate::mvcc::keys::{self, attachment_key, decode_key_record, decode_rev_record, lease_key};
+use crate::mvcc::{
+    AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View,
+    ViewError, Visit, VisitHistory,
+};
+
+/// The committed state at one moment, whatever is written meanwhile. Cheap to make; Send and Sync. It keeps superseded
+/// files on the disk while it lives, so it should not be kept for long.
+pub struct ReadView {
+    // Dropped in this order: the snapshot is released before its database can be closed.
+    snapshot: Snapshot<'static>,
+    database: Arc<Database>,
+    revision: i64,
+    compact_revision: i64,
+    alarms: Arc<[AlarmMember]>,
+}
+
+impl ReadView {
+    /// A view of the database as of now, which stands at the given revisions.
+    pub(super) fn new(
+        database: Arc<Database>,
+        revision: i64,
+        compact_revision: i64,
+        alarms: Arc<[AlarmMember]>,
+    ) -> Self {
+        // SAFETY: the reference is used only by `snapshot`. The database it points to is on the heap, where the `Arc`
+        // beside it keeps it in place: `Database::rocks` changes only in `Database::drop`, which runs after the last
+        // `Arc` is gone, and the field order above releases the snapshot before this view's `Arc`. Nothing hands out
+        // the snapshot or the reference, and iterators made from it borrow from the view.
+        #[allow(unsafe_code)]
+        let rocks: &'static DB = unsafe { &*std::ptr::from_ref(database.rocks()) };
+        Self {
+            snapshot: rocks.snapshot(),
+            database,
+            revision,
+            compact_revision,
+            alarms,
+        }
+    }
+
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
+        self.snapshot
+            .get_cf(self.database.column(column), key)
+            .map_err(failed)
+    }
+
+    /// Visits the entries from `start` on, in key order, until `visit` breaks. `end`, if any, is not visited.
+    fn walk(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: Option<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ViewError>,
+    ) -> Result<(), ViewError> {
+        let mut options = ReadOptions::default();
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut entries: DBRawIterator<'_> = self
+            .snapshot
+            .raw_iterator_cf_opt(self.database.column(column), options);
+        entries.seek(start);
+        while let Some((key, value)) = entries.item() {
+            if visit(key, value)?.is_break() {
+                return Ok(());
+            }
+            entries.next();
+        }
+        entries.status().map_err(failed)
+    }
+}
+
+impl View for ReadView {
+    fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    fn key(&self, key: &[u8]) -> Result<Option<KeyRecord>, ViewError> {
+        let Some(bytes) = self.get(Column::Key, key)? else {
+            return Ok(None);
+        };
+        let (stamp, value) = decode_key_record(&bytes)?;
+        let inline = value.map(<[u8]>::len);
+        let bytes = Bytes::from(bytes);
+        let value = inline.map(|length| bytes.slice(bytes.len() - length..));
+        Ok(Some(KeyRecord { stamp, value }))
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        let end = match range {
+            _ if range.is_empty() => return Ok(()),
+            KeyRange::One(key) => Some([key, &[0][..]].concat()),
+            KeyRange::Span(_, end) => Some(end.to_vec()),
+            KeyRange::From(_) => None,
+        };
+        self.walk(Column::Key, range.start(), end.as_deref(), |key, record| {
+            let (stamp, value) = decode_key_record(record)?;
+            visit(key, stamp, value)
+        })
+    }
+
+    fn record(&self, key: RevKey) -> Result<Option<RevRecord>, ViewError> {
+        self.get(Column::Rev, &key.encode())?
+            .map(|bytes| decode_rev_record(Bytes::from(bytes)))
+            .transpose()
+    }
+
+    fn history(&self, first: i64, visit: &mut VisitHistory<'_>) -> Result<(), ViewError> {
+        let start = RevKey::first(first.max(0));
+        self.walk(Column::Rev, &start, None, |key, record| {
+            let record = decode_rev_record(Bytes::copy_from_slice(record))?;
+            visit(RevKey::decode(key)?, record)
+        })
+    }
+
+    fn lease(&self, id: i64) -> Result<Option<LeaseRecord>, ViewError> {
+        self.get(Column::Lease, &lease_key(id))?
+            .map(|bytes| {
+                let ttl_seconds = keys::int(&bytes, 0)?;
+                Ok(LeaseRecord { id, ttl_seconds })
+            })
+            .transpose()
+    }
+
+    fn leases(&self) -> Result<Vec<LeaseRecord>, ViewError> {
+        let mut leases = Vec::new();
+        self.walk(Column::Lease, &[], None, |key, value| {
+            if key.len() == lease_key(0).len() {
+                let id = keys::int(key, 0)?;
+                let ttl_seconds = keys::int(value, 0)?;
+                leases.push(LeaseRecord { id, ttl_seconds });
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        // Stored in the order of unsigned numbers.
+        leases.sort_by_key(|lease| lease.id);
+        Ok(leases)
+    }
+
+    fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError> {
+        let prefix = lease_key(id);
+        let mut keys = Vec::new();
+        // A key is never empty, so the lease's own entry is skipped.
+        self.walk(Column::Lease, &attachment_key(id, &[0]), None, |key, _| {
+            Ok(match key.strip_prefix(&prefix) {
+                Some(key) => {
+                    keys.push(Bytes::copy_from_slice(key));
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Break(()),
+            })
+        })?;
+        Ok(keys)
+    }
+
+    fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
+        Ok(self.alarms.to_vec())
+    }
+
+    fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {
+        let mut members = Vec::new();
+        self.walk(Column::Meta, meta::MEMBER, None, |key, value| {
+            if !key.starts_with(meta::MEMBER) {
+                return Ok(ControlFlow::Break(()));
+            }
+            let member = MemberAttributes::decode(value);
+            members.push(member.map_err(|error| ViewError(format!("stored member: {error}")))?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(members)
+    }
+}
+
+fn failed(error: rocksdb::Error) -> ViewError {
+    ViewError(error.to_string())
+}

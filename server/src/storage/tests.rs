@@ -1,0 +1,313 @@
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::mvcc::range::range;
+use crate::mvcc::{View, hash};
+use crate::proto::command::Command;
+use crate::proto::command::command::Op;
+use crate::proto::etcdserverpb::*;
+use crate::state;
+
+fn open(dir: &Path) -> Arc<Store> {
+    Store::open(dir, StoreOptions::default()).unwrap()
+}
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put(PutRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..Default::default()
+    })
+}
+
+fn delete(key: &str) -> Op {
+    Op::DeleteRange(DeleteRangeRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        ..Default::default()
+    })
+}
+
+fn compact(revision: i64) -> Op {
+    Op::Compact(CompactionRequest {
+        revision,
+        physical: true,
+    })
+}
+
+/// Applies commands in one batch; `applied` counts them, as Raft's index would.
+fn apply(store: &Arc<Store>, ops: impl IntoIterator<Item = Op>) {
+    let mut applied = index(store.applied());
+    let mut batch = store.begin();
+    for op in ops {
+        let result = state::apply(batch.view(), &Command { op: Some(op) }).unwrap();
+        assert_eq!(result.outcome.refusal(), None);
+        batch.stage(result.effects);
+        applied += 1;
+    }
+    batch.set_applied(&applied.to_be_bytes());
+    batch.commit().unwrap();
+}
+
+fn index(applied: Option<Vec<u8>>) -> u64 {
+    applied.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap()))
+}
+
+/// What a process that is killed now would leave on the disk.
+fn crash(store: &TempDir) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    copy_dir(store.path(), copy.path());
+    copy
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_dir(&entry.path(), &target);
+        } else if entry.file_name() != "LOCK" {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn get<V: View>(view: &V, key: &str, revision: i64) -> Option<String> {
+    let request = RangeRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        revision,
+        ..Default::default()
+    };
+    let kvs = range(view, &request).unwrap().kvs;
+    kvs.first()
+        .map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+}
+
+#[test]
+fn after_a_crash_the_store_stands_at_its_last_flush_with_the_applied_that_belongs_to_it() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    apply(&store, [put("a", "1"), put("b", &"long".repeat(1000))]);
+    apply(
+        &store,
+        [Op::LeaseGrant(LeaseGrantRequest { id: 7, ttl: 60 })],
+    );
+    assert_eq!(index(store.flush().unwrap()), 3);
+    apply(&store, [put("a", "2"), put("c", "lost")]);
+    assert_eq!(index(store.applied()), 5);
+    assert_eq!(index(store.flushed_applied()), 3);
+    assert!(store.unflushed_bytes() > 0);
+
+    let crashed = crash(&dir);
+    let again = open(crashed.path());
+    let view = again.view();
+    assert_eq!(index(again.applied()), 3);
+    assert_eq!(view.revision(), 3);
+    assert_eq!(get(&view, "a", 0).as_deref(), Some("1"));
+    assert_eq!(get(&view, "b", 0), Some("long".repeat(1000)));
+    assert_eq!(get(&view, "c", 0), None);
+    assert_eq!(view.leases().unwrap().len(), 1);
+    // Raft applies the same entries again.
+    apply(&again, [put("a", "2"), put("c", "lost")]);
+    assert_eq!(get(&again.view(), "a", 0).as_deref(), Some("2"));
+    assert_eq!(get(&again.view(), "a", 3).as_deref(), Some("1"));
+    assert_eq!(
+        hash::hash_kv(&again.view(), 0),
+        hash::hash_kv(&store.view(), 0)
+    );
+}
+
+#[test]
+fn views_keep_what_they_saw_through_writes_compaction_and_installation() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(dir.path());
+    apply(
+        &store,
+        [put("a", "1"), put("a", "2"), delete("a"), put("b", "1")],
+    );
+    let view = store.view();
+    apply(&store, [put("a", "3"), put("b", "2"), compact(7)]);
+    store.wait_compacted(7);
+    assert_eq!(store.view().compact_revision(), 7);
+
+    let checkpoint = dir.path().join("checkpoint");
+    let replacement = open(other.path());
+    apply(&replacement, [put("x", "installed"), put("y", "too")]);
+    assert_eq!(index(replacement.checkpoint(&checkpoint).unwrap()), 2);
+    apply(&replacement, [put("x", "later")]);
+    store.install(&checkpoint).unwrap();
+    assert_eq!(get(&store.view(), "x", 0).as_deref(), Some("installed"));
+    assert_eq!(get(&store.view(), "b", 0), None);
+    assert_eq!(
+        (index(store.applied()), index(store.flushed_applied())),
+        (2, 2)
+    );
+
+    for _ in 0..2 {
+        assert_eq!(view.revision(), 5);
+        assert_eq!(get(&view, "a", 2).as_deref(), Some("1"));
+        assert_eq!(get(&view, "a", 3).as_deref(), Some("2"));
+        assert_eq!(get(&view, "a", 0), None);
+        assert_eq!(get(&view, "b", 0).as_deref(), Some("1"));
+        apply(&store, [put("x", "goes on")]);
+    }
+    drop(view);
+    drop(store);
+    let again = open(dir.path());
+    assert!(
+        index(again.applied()) >= 2,
+        "an installed state is durable at once"
+    );
+    let states = std::fs::read_dir(dir.path()).unwrap().filter(|entry| {
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with("state-")
+    });
+    assert_eq!(states.count(), 1, "the replaced state is removed");
+}
+
+#[test]
+fn a_crash_while_a_state_is_replaced_leaves_the_old_one() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(dir.path());
+    apply(&store, [put("a", "old")]);
+    store.flush().unwrap();
+    let checkpoint = other.path().join("checkpoint");
+    let replacement = open(&other.path().join("store"));
+    apply(&replacement, [put("a", "new")]);
+    replacement.checkpoint(&checkpoint).unwrap();
+    drop(store);
+    // Moved, but not yet named as the current one.
+    Place::open(dir.path())
+        .unwrap()
+        .prepare(&checkpoint)
+        .unwrap();
+    let again = open(dir.path());
+    assert_eq!(get(&again.view(), "a", 0).as_deref(), Some("old"));
+    assert!(!dir.path().join("state-2").exists());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_and_the_store_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    apply(&store, [put("a", "1")]);
+    let checkpoint = dir.path().join("checkpoint");
+    std::fs::create_dir(&checkpoint).unwrap();
+    std::fs::write(checkpoint.join("CURRENT"), "MANIFEST-000001\n").unwrap();
+    assert!(store.install(&checkpoint).is_err());
+    apply(&store, [put("a", "2")]);
+    assert_eq!(get(&store.view(), "a", 0).as_deref(), Some("2"));
+}
+
+/// What `rev` and `key` hold, to see what compaction removed.
+fn stored(store: &Store) -> (Vec<(i64, bool)>, usize) {
+    let view = store.view();
+    let (mut history, mut keys) = (Vec::new(), 0);
+    view.history(0, &mut |place, _| {
+        history.push((place.revision.main, place.tombstone));
+        Ok(std::ops::ControlFlow::Continue(()))
+    })
+    .unwrap();
+    let all = crate::mvcc::KeyRange::From(Bytes::new());
+    view.scan(&all, &mut |_, _, _| {
+        keys += 1;
+        Ok(std::ops::ControlFlow::Continue(()))
+    })
+    .unwrap();
+    (history, keys)
+}
+
+#[test]
+fn compaction_removes_each_superseded_version_and_keeps_a_deletion_at_the_compacted_revision() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    // 2, 3: a; 4: a deleted; 5: b; 6: a again; 7: b deleted; 8: c.
+    apply(
+        &store,
+        [
+            put("a", "1"),
+            put("a", "2"),
+            delete("a"),
+            put("b", "1"),
+            put("a", "3"),
+            delete("b"),
+            put("c", "1"),
+        ],
+    );
+    apply(&store, [compact(4)]);
+    store.wait_compacted(4);
+    assert_eq!(
+        stored(&store).0,
+        [(4, true), (5, false), (6, false), (7, true), (8, false)]
+    );
+    apply(&store, [compact(7)]);
+    store.wait_compacted(7);
+    assert_eq!(stored(&store), (vec![(6, false), (7, true), (8, false)], 3));
+    apply(&store, [compact(8)]);
+    store.wait_compacted(8);
+    assert_eq!(stored(&store), (vec![(6, false), (8, false)], 2));
+    store.defragment().unwrap();
+    assert_eq!(stored(&store), (vec![(6, false), (8, false)], 2));
+    assert_eq!(get(&store.view(), "a", 8).as_deref(), Some("3"));
+}
+
+#[test]
+fn compaction_of_much_goes_on_in_steps_and_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let keys = 500;
+    for round in 0..8 {
+        apply(
+            &store,
+            (0..keys).map(|key| put(&format!("k{key}"), &format!("{round}"))),
+        );
+    }
+    let newest = store.view().revision();
+    apply(&store, [compact(newest)]);
+    store.wait_compacted(newest);
+    assert_eq!(stored(&store).0.len(), keys);
+    // A step's work may be lost in a crash, with the note that it was done.
+    store.flush().unwrap();
+    apply(&store, (0..keys).map(|key| put(&format!("k{key}"), "x")));
+    apply(&store, [compact(newest + keys as i64)]);
+    let crashed = crash(&dir);
+    let again = open(crashed.path());
+    assert_eq!(stored(&again).0.len(), keys);
+    assert_eq!(again.view().revision(), newest);
+}
+
+#[test]
+fn sizes_tell_what_is_in_use() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    for _ in 0..20 {
+        apply(&store, [put("a", &"x".repeat(100_000))]);
+    }
+    store.flush().unwrap();
+    let newest = store.view().revision();
+    apply(&store, [compact(newest)]);
+    store.wait_compacted(newest);
+    store.defragment().unwrap();
+    let sizes = store.sizes();
+    assert!(sizes.in_use_bytes <= sizes.total_bytes, "{sizes:?}");
+    assert!(sizes.total_bytes < 2 << 20, "{sizes:?}");
+}
+
+#[test]
+fn values_of_the_caller_are_kept_with_the_state() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let mut batch = store.begin();
+    batch.set_meta(b"membership", b"three");
+    batch.commit().unwrap();
+    assert_eq!(
+        store.meta(b"membership").unwrap().as_deref(),
+        Some(&b"three"[..])
+    );
+    assert_eq!(store.meta(b"other").unwrap(), None);
+}

@@ -1,0 +1,128 @@
+//! The history read from the store for watchers that are behind.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::watcher::Interest;
+use crate::mvcc::{Event, EventType, RevKey, RevRecord, View, ViewError};
+
+/// Changes looked at in one go.
+const MAX_CHANGES: usize = 10_000;
+/// Bytes looked at in one go, previous versions included.
+const MAX_BYTES: usize = 4 << 20;
+
+/// A watcher that is behind.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// Which events it wants.
+    pub interest: Arc<Interest>,
+    /// It wants previous versions too.
+    pub prev_kv: bool,
+    /// The first revision it misses.
+    pub from: i64,
+}
+
+/// What one go through the history found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Watchers whose next revision is compacted away.
+    pub compacted: Vec<i64>,
+    /// The compacted revision.
+    pub compact_revision: i64,
+    /// Watchers' events, a revision after the other.
+    pub events: Vec<(i64, i64, Vec<Event>)>,
+    /// All events up to this revision were found.
+    pub through: i64,
+}
+
+/// Reads the history once for all watchers that are behind, from where the last of them is, as far as one go takes,
+/// but not beyond `until`.
+pub fn read<V: View>(
+    view: &V,
+    behind: &BTreeMap<i64, Behind>,
+    until: i64,
+) -> Result<Found, ViewError> {
+    let compact_revision = view.compact_revision();
+    let (compacted, readable): (Vec<_>, Vec<_>) = behind
+        .iter()
+        .map(|(id, watcher)| (*id, watcher))
+        .partition(|(_, watcher)| watcher.from < compact_revision);
+    let mut found = Found {
+        compacted: compacted.into_iter().map(|(id, _)| id).collect(),
+        compact_revision,
+        events: Vec::new(),
+        through: until,
+    };
+    let Some(first) = readable.iter().map(|(_, watcher)| watcher.from).min() else {
+        return Ok(found);
+    };
+    let (mut changes, mut bytes, mut last) = (0, 0, first - 1);
+    view.history(first, &mut |place, record| {
+        let main = place.revision.main;
+        let full = changes >= MAX_CHANGES || bytes >= MAX_BYTES;
+        if main > until || (main > last && full) {
+            found.through = if main > until { until } else { last };
+            return Ok(ControlFlow::Break(()));
+        }
+        (changes, bytes, last) = (changes + 1, bytes + record.kv.len(), main);
+        bytes += add(view, &readable, &mut found.events, place, &record)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// Adds one change for the watchers that want it; returns the bytes of previous versions that were read.
+fn add<V: View>(
+    view: &V,
+    behind: &[(i64, &Behind)],
+    events: &mut Vec<(i64, i64, Vec<Event>)>,
+    place: RevKey,
+    record: &RevRecord,
+) -> Result<usize, ViewError> {
+    let revision = place.revision.main;
+    let mut kv = record.key_value()?;
+    kv.mod_revision = revision;
+    let kind = if place.tombstone {
+        EventType::Delete
+    } else {
+        EventType::Put
+    };
+    let mut event = Event {
+        r#type: kind.into(),
+        kv: Some(kv.clone()),
+        prev_kv: None,
+    };
+    let wants = |watcher: &Behind| {
+        watcher.from <= revision
+            && watcher.interest.range.contains(&kv.key)
+            && watcher.interest.accepts(revision, &event)
+    };
+    let wanting: Vec<_> = behind
+        .iter()
+        .filter(|(_, watcher)| wants(watcher))
+        .collect();
+    let mut bytes = 0;
+    if wanting.iter().any(|(_, watcher)| watcher.prev_kv) {
+        // Gone if the change itself is at the compacted revision; etcd shows none then either.
+        if let Some(previous) = record.previous.filter(|previous| !previous.tombstone)
+            && revision > view.compact_revision()
+            && let Some(previous) = view.record(previous)?
+        {
+            bytes = previous.kv.len();
+            event.prev_kv = Some(previous.key_value()?);
+        }
+    }
+    for (id, _) in wanting {
+        match events
+            .iter_mut()
+            .rev()
+            .take_while(|(_, last, _)| *last == revision)
+            .find(|(other, ..)| other == id)
+        {
+            Some((_, _, of_revision)) => of_revision.push(event.clone()),
+            None => events.push((*id, revision, vec![event.clone()])),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,365 @@
+//! One client's stream.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant};
+
+use super::catch_up::{self, Behind, Found};
+use super::hub::Hub;
+use super::mailbox::Mailbox;
+use super::watcher::{Outbox, Watcher, fragments, response};
+use crate::error::EtcdError;
+use crate::mvcc::Source;
+use crate::proto::etcdserverpb::watch_request::RequestUnion;
+use crate::proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+
+/// The id in answers that are not about one watcher.
+const NO_WATCHER: i64 = -1;
+/// Progress is not told more often than this, as in etcd.
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where responses go, in order. Errors are for whoever ends the stream; the stream itself sends none but
+/// [`EtcdError::Corrupt`] when the history cannot be read.
+pub type Responses = mpsc::Sender<Result<WatchResponse, EtcdError>>;
+
+/// The client is gone.
+struct Closed;
+
+/// One client's stream of watchers. Dropping it ends them.
+pub struct WatchStream<S> {
+    hub: Arc<Hub>,
+    source: Arc<S>,
+    number: u64,
+    mailbox: Arc<Mailbox>,
+    watchers: BTreeMap<i64, Watcher>,
+    /// Watchers that the hub does not serve, with the first revision each misses.
+    behind: BTreeMap<i64, i64>,
+    next_id: i64,
+    /// The client asked for the progress of the whole stream.
+    progress_asked: bool,
+    /// Watchers that shall be told the revision.
+    progress_due: BTreeSet<i64>,
+}
+
+impl<S: Source> WatchStream<S> {
+    pub(super) fn new(hub: Arc<Hub>, source: Arc<S>, number: u64) -> Self {
+        Self {
+            hub,
+            source,
+            number,
+            mailbox: Arc::default(),
+            watchers: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            next_id: 0,
+            progress_asked: false,
+            progress_due: BTreeSet::new(),
+        }
+    }
+
+    /// Serves requests until the client is gone. A client that sends no more requests still gets events.
+    pub async fn run(mut self, requests: impl Stream<Item = WatchRequest>, out: Responses) {
+        let mut requests = std::pin::pin!(requests.fuse());
+        let mut revisions = self.hub.revisions();
+        let mailbox = Arc::clone(&self.mailbox);
+        let mut tick = tokio::time::interval_at(Instant::now() + self.interval(), self.interval());
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let awaits_revision = self.progress_asked || !self.progress_due.is_empty();
+            let result = tokio::select! {
+                Some(request) = requests.next() => self.handle(request, &out).await,
+                () = mailbox.filled() => Ok(()),
+                () = std::future::ready(()), if !self.behind.is_empty() => Ok(()),
+                Ok(()) = revisions.changed(), if awaits_revision => Ok(()),
+                _ = tick.tick() => {
+                    self.progress_is_due();
+                    Ok(())
+                }
+                () = out.closed() => Err(Closed),
+            };
+            revisions.mark_unchanged();
+            if result.is_err() || self.serve(&out).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn handle(&mut self, request: WatchRequest, out: &Responses) -> Result<(), Closed> {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => self.create(&request, out).await,
+            Some(RequestUnion::CancelRequest(request)) => {
+                if self.remove(request.watch_id) {
+                    let canceled = response(request.watch_id, self.hub.revision());
+                    return send(
+                        out,
+                        WatchResponse {
+                            canceled: true,
+                            ..canceled
+                        },
+                    )
+                    .await;
+                }
+                Ok(())
+            }
+            Some(RequestUnion::ProgressRequest(_)) => {
+                self.progress_asked = !self.watchers.is_empty();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn create(
+        &mut self,
+        request: &WatchCreateRequest,
+        out: &Responses,
+    ) -> Result<(), Closed> {
+        let watcher = Watcher::new(request);
+        let refusal = if request.start_revision < 0 {
+            Some(EtcdError::Compacted.to_string())
+        } else if watcher.interest.range.is_empty() {
+            Some("mvcc: watcher range is empty".to_owned())
+        } else if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
+            Some("mvcc: duplicate watch ID provided on the WatchStream".to_owned())
+        } else {
+            None
+        };
+        let created = |id, revision| WatchResponse {
+            created: true,
+            ..response(id, revision)
+        };
+        if let Some(cancel_reason) = refusal {
+            let refused = WatchResponse {
+                canceled: true,
+                cancel_reason,
+                ..created(NO_WATCHER, self.hub.revision())
+            };
+            return send(out, refused).await;
+        }
+        let id = match request.watch_id {
+            0 => self.free_id(),
+            id => id,
+        };
+        let created = created(id, self.hub.revision());
+        let interest = Arc::clone(&watcher.interest);
+        self.watchers.insert(id, watcher);
+        // What the hub delivers from now on waits in the mailbox until `created` is sent.
+        if !self.hub.join(
+            self.number,
+            id,
+            &interest,
+            &self.mailbox,
+            request.start_revision,
+        ) {
+            self.behind.insert(id, request.start_revision);
+        }
+        send(out, created).await
+    }
+
+    fn free_id(&mut self) -> i64 {
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// Forgets a watcher; false if there is none.
+    fn remove(&mut self, id: i64) -> bool {
+        self.hub.leave(self.number, id);
+        self.mailbox.forget(id);
+        self.behind.remove(&id);
+        self.progress_due.remove(&id);
+        self.watchers.remove(&id).is_some()
+    }
+
+    /// Sends what there is to send, and reads on for those who are behind.
+    async fn serve(&mut self, out: &Responses) -> Result<(), Closed> {
+        self.empty_mailbox(out).await?;
+        if !self.behind.is_empty() {
+            self.catch_up(out).await?;
+        }
+        self.tell_progress(out).await
+    }
+
+    async fn empty_mailbox(&mut self, out: &Responses) -> Result<(), Closed> {
+        let contents = self.mailbox.take();
+        self.behind.extend(contents.behind);
+        let mut outbox = Outbox::default();
+        for delivery in contents.deliveries {
+            let Some(watcher) = self.watchers.get(&delivery.watch_id) else {
+                continue;
+            };
+            let events = delivery
+                .picks
+                .iter()
+                .map(|at| watcher.show(&delivery.events[*at as usize]));
+            outbox.add(delivery.watch_id, delivery.revision, events.collect());
+        }
+        self.send_events(outbox, out).await
+    }
+
+    async fn send_events(&mut self, outbox: Outbox, out: &Responses) -> Result<(), Closed> {
+        for response in outbox.into_responses() {
+            let Some(watcher) = self.watchers.get_mut(&response.watch_id) else {
+                continue;
+            };
+            watcher.busy = true;
+            let parts = match watcher.fragment {
+                true => fragments(response, self.hub.options().fragment_bytes),
+                false => vec![response],
+            };
+            for part in parts {
+                send(out, part).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands watchers to the hub where it has what they miss; reads a piece of the history for the others.
+    async fn catch_up(&mut self, out: &Responses) -> Result<(), Closed> {
+        let mut behind = std::mem::take(&mut self.behind);
+        behind.retain(|id, from| {
+            let Some(watcher) = self.watchers.get(id) else {
+                return false;
+            };
+            !self
+                .hub
+                .join(self.number, *id, &watcher.interest, &self.mailbox, *from)
+        });
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let wanted: BTreeMap<i64, Behind> = behind
+            .iter()
+            .map(|(id, from)| {
+                let watcher = &self.watchers[id];
+                let interest = Arc::clone(&watcher.interest);
+                (
+                    *id,
+                    Behind {
+                        interest,
+                        prev_kv: watcher.prev_kv,
+                        from: *from,
+                    },
+                )
+            })
+            .collect();
+        self.behind = behind;
+        let source = Arc::clone(&self.source);
+        // The store may be ahead of the hub, which will deliver what it publishes next.
+        let revision = self.hub.revision();
+        let read =
+            tokio::task::spawn_blocking(move || catch_up::read(&source.view(), &wanted, revision));
+        match read.await {
+            Ok(Ok(found)) => self.caught_up(found, revision, out).await,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a watcher's history could not be read");
+                let _ = out.send(Err(EtcdError::Corrupt)).await;
+                Err(Closed)
+            }
+            // The runtime is going down, or the reader panicked.
+            Err(_) => Err(Closed),
+        }
+    }
+
+    async fn caught_up(
+        &mut self,
+        found: Found,
+        hub_revision: i64,
+        out: &Responses,
+    ) -> Result<(), Closed> {
+        for id in &found.compacted {
+            self.remove(*id);
+            // Like etcd's, the answer says nothing of the store's revision.
+            let compact_revision = found.compact_revision;
+            send(
+                out,
+                WatchResponse {
+                    canceled: true,
+                    compact_revision,
+                    ..response(*id, 0)
+                },
+            )
+            .await?;
+        }
+        for from in self.behind.values_mut() {
+            *from = (*from).max(found.through + 1);
+        }
+        let mut outbox = Outbox::default();
+        let finished = found.through == hub_revision;
+        for (id, revision, events) in found.events {
+            let watcher = &self.watchers[&id];
+            let events = events.iter().map(|event| watcher.show(event)).collect();
+            outbox.add(id, if finished { hub_revision } else { revision }, events);
+        }
+        self.send_events(outbox, out).await
+    }
+
+    fn progress_is_due(&mut self) {
+        for (id, watcher) in &mut self.watchers {
+            if watcher.progress_notify
+                && !std::mem::take(&mut watcher.busy)
+                && !self.behind.contains_key(id)
+            {
+                self.progress_due.insert(*id);
+            }
+        }
+    }
+
+    /// Tells the revision to those who wait for it, if nothing before it is still to be sent.
+    async fn tell_progress(&mut self, out: &Responses) -> Result<(), Closed> {
+        let nobody_waits = !self.progress_asked && self.progress_due.is_empty();
+        if nobody_waits || !self.behind.is_empty() {
+            return Ok(());
+        }
+        let Some(revision) = self.hub.delivered(&self.mailbox) else {
+            return Ok(());
+        };
+        let due = std::mem::take(&mut self.progress_due);
+        for id in due {
+            // A start in the future: the client must not take a revision below it for granted.
+            if self
+                .watchers
+                .get(&id)
+                .is_some_and(|watcher| watcher.interest.start_revision <= revision)
+            {
+                send(out, response(id, revision)).await?;
+            }
+        }
+        let reached = self
+            .watchers
+            .values()
+            .all(|watcher| watcher.interest.start_revision <= revision);
+        if self.progress_asked && reached {
+            self.progress_asked = false;
+            send(out, response(NO_WATCHER, revision)).await?;
+        }
+        Ok(())
+    }
+
+    /// The interval with its jitter.
+    fn interval(&self) -> Duration {
+        let interval = self
+            .hub
+            .options()
+            .progress_interval
+            .max(MIN_PROGRESS_INTERVAL);
+        interval + interval.mul_f64(rand::rng().random_range(0.0..0.1))
+    }
+}
+
+impl<S> Drop for WatchStream<S> {
+    fn drop(&mut self) {
+        for id in self.watchers.keys() {
+            self.hub.leave(self.number, *id);
+        }
+    }
+}
+
+async fn send(out: &Responses, response: WatchResponse) -> Result<(), Closed> {
+    out.send(Ok(response)).await.map_err(|_| Closed)
+}

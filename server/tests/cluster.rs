@@ -1,0 +1,226 @@
+//! Several members: what one acknowledges, all have, whoever dies.
+
+mod common;
+
+use common::{Cluster, Member, eventually, refusal, watch};
+use etcd_client::{Client, GetOptions, WatchOptions};
+
+async fn value(client: &mut Client, key: &str) -> Option<String> {
+    let response = client.get(key, None).await.ok()?;
+    Some(
+        response
+            .kvs()
+            .first()?
+            .value_str()
+            .expect("UTF-8")
+            .to_owned(),
+    )
+}
+
+/// Puts until it is acknowledged, as a client does that survives elections.
+async fn put(client: &Client, key: &str, value: &str) {
+    eventually("a put is acknowledged", || {
+        let mut client = client.clone();
+        async move { client.put(key, value, None).await.ok() }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_member_writes_and_reads_what_the_others_wrote() {
+    let cluster = Cluster::start(3);
+    let mut clients = cluster.clients().await;
+    for (n, client) in clients.iter_mut().enumerate() {
+        client
+            .put(format!("from{n}"), n.to_string(), None)
+            .await
+            .expect("put");
+    }
+    // Linearizable: no waiting needed, on whichever member.
+    for client in &mut clients {
+        for n in 0..3 {
+            assert_eq!(
+                value(client, &format!("from{n}")).await,
+                Some(n.to_string())
+            );
+        }
+    }
+    let mut hashes = Vec::new();
+    for client in &mut clients {
+        hashes.push(client.hash_kv(0).await.expect("a hash").hash());
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+
+    // A watch on one sees what is written on another, and leases are renewed through any.
+    let mut stream = watch(&mut clients[0], "w", WatchOptions::new()).await;
+    clients[1].put("w", "1", None).await.expect("put");
+    let events = stream.message().await.expect("a response").expect("open");
+    assert_eq!(events.events().len(), 1);
+    let lease = clients[0]
+        .lease_grant(60, None)
+        .await
+        .expect("granted")
+        .id();
+    for client in &mut clients {
+        let (mut keeper, mut answers) = client.lease_keep_alive(lease).await.expect("kept");
+        keeper.keep_alive().await.expect("sent");
+        assert_eq!(
+            answers
+                .message()
+                .await
+                .expect("an answer")
+                .expect("open")
+                .ttl(),
+            60
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_leader_and_majority_are_killed() {
+    let mut cluster = Cluster::start(3);
+    let clients = cluster.clients().await;
+    put(&clients[0], "before", "1").await;
+
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    cluster.members[leader].kill();
+    put(&clients[other], "without leader", "2").await;
+    cluster.restart(leader);
+
+    let mut clients = cluster.clients().await;
+    assert_eq!(
+        value(&mut clients[leader], "without leader").await,
+        Some("2".into())
+    );
+    cluster.members[leader].kill();
+    cluster.members[other].kill();
+    // The last one neither reads nor writes on its own, but is alive and serves what it has.
+    let last = 3 - leader - other;
+    let member = &cluster.members[last];
+    eventually("the last member sees that the leader is gone", || async {
+        let (code, _) = member.get("/health").await?;
+        (code == 503).then_some(())
+    })
+    .await;
+    assert_eq!(member.get("/livez").await.expect("an answer").0, 200);
+    let serializable = GetOptions::new().with_serializable();
+    let served = clients[last]
+        .get("before", Some(serializable))
+        .await
+        .expect("served");
+    assert_eq!(served.count(), 1);
+
+    cluster.restart(leader);
+    cluster.restart(other);
+    for client in &mut cluster.clients().await {
+        assert_eq!(value(client, "before").await, Some("1".into()));
+        assert_eq!(value(client, "without leader").await, Some("2".into()));
+    }
+}
+
+#[tokio::test]
+async fn leadership_moves_and_a_stopping_leader_hands_it_over() {
+    let mut cluster = Cluster::start(3);
+    let mut clients = cluster.clients().await;
+    let leader = cluster.leader().await;
+    let target = (leader + 1) % 3;
+    let target_id = clients[target]
+        .status()
+        .await
+        .expect("status")
+        .header()
+        .expect("a header")
+        .member_id();
+    assert_eq!(
+        refusal(clients[target].move_leader(target_id).await),
+        (9, "etcdserver: not leader".to_owned())
+    );
+    clients[leader].move_leader(target_id).await.expect("moved");
+    assert_eq!(cluster.leader().await, target);
+    assert_eq!(cluster.members[target].terminate().await, Some(0));
+    put(&clients[leader], "k", "v").await;
+}
+
+#[tokio::test]
+async fn a_cluster_grows_by_a_learner_and_shrinks_again() {
+    let mut member = Member::new("first");
+    member.start(&[&format!("--initial-cluster=first={}", member.peer_url())]);
+    let mut first = member.client().await;
+    put(&first, "k", "v").await;
+
+    let mut joining = Member::new("second");
+    let options = etcd_client::MemberAddOptions::new().with_is_learner();
+    let added = first
+        .member_add([joining.peer_url()], Some(options))
+        .await
+        .expect("added");
+    let id = added.member().expect("the member").id();
+    let list = format!(
+        "--initial-cluster=first={},second={}",
+        member.peer_url(),
+        joining.peer_url()
+    );
+    joining.start(&[&list, "--initial-cluster-state=existing"]);
+    let mut learner = eventually("the learner answers", || async {
+        let mut client = Client::connect([joining.client_url()], None).await.ok()?;
+        let status = client.status().await.ok()?;
+        (status.is_learner() && status.raft_applied_index() > 0).then_some(client)
+    })
+    .await;
+    assert_eq!(
+        refusal(learner.get("k", None).await),
+        (9, "etcdserver: rpc not supported for learner".to_owned())
+    );
+    eventually("the learner is promoted", || {
+        let mut first = first.clone();
+        async move { first.member_promote(id).await.ok() }
+    })
+    .await;
+    let mut second = joining.client().await;
+    assert_eq!(value(&mut second, "k").await, Some("v".into()));
+
+    first.member_remove(id).await.expect("removed");
+    put(&first, "k", "alone").await;
+    assert_eq!(
+        joining.exit().await,
+        Some(1),
+        "a removed member stops and says why"
+    );
+    assert!(
+        joining.log().contains("removed from the cluster"),
+        "{}",
+        joining.log()
+    );
+    assert_eq!(
+        first.member_list().await.expect("a list").members().len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn five_members_and_a_foreign_data_directory() {
+    let mut cluster = Cluster::start(5);
+    let mut clients = cluster.clients().await;
+    put(&clients[4], "k", "v").await;
+    for client in &mut clients {
+        assert_eq!(value(client, "k").await, Some("v".into()));
+    }
+    assert_eq!(
+        clients[0]
+            .member_list()
+            .await
+            .expect("a list")
+            .members()
+            .len(),
+        5
+    );
+
+    // A member whose data is gone does not come back under its old id: it may have voted.
+    cluster.members[0].kill();
+    std::fs::remove_dir_all(cluster.members[0].data_dir()).expect("removed");
+    let member = &mut cluster.members[0];
+    let list = format!("--initial-cluster={}={}", member.name, member.peer_url());
+    member.start(&[&list, "--initial-cluster-state=existing"]);
+    assert_eq!(member.exit().await, Some(1), "{}", member.log());
+}
