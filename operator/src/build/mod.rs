@@ -1,0 +1,76 @@
+//! Renders the objects of a cluster, one file for each kind: functions of the EtcdCluster and the plan, without input or output.
+
+mod pdb;
+mod pod;
+mod services;
+mod statefulset;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+pub use pdb::pod_disruption_budget;
+pub use services::{client_service, members_service};
+pub use statefulset::stateful_set;
+
+use crate::crd::EtcdCluster;
+use crate::names::{APPLIED_HASH, Names};
+use crate::plan::Start;
+
+/// A short hash of a value as it is rendered; equal values have equal hashes whatever the API server adds to them.
+pub fn hash(value: &impl Serialize) -> String {
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let digest = Sha256::digest(&text);
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The hash of the part of the pod template whose change needs a restart: without the image, which is an upgrade, and without
+/// what only matters to an empty data directory.
+pub fn config_hash(cluster: &EtcdCluster) -> String {
+    let mut cluster = cluster.clone();
+    cluster.spec.image = Some(String::new());
+    cluster.spec.version = None;
+    let names = Names::of(&cluster);
+    hash(&pod::spec(&cluster, &names, 0, &Start::Settled))
+        + &hash(&(
+            &cluster.spec.pod_template.labels,
+            &cluster.spec.pod_template.annotations,
+        ))[..4]
+}
+
+/// Puts the hash of a rendered object on it, and returns it.
+pub fn stamp<K: Resource + Serialize>(mut object: K) -> (K, String) {
+    let hash = hash(&object);
+    let annotations = object.meta_mut().annotations.get_or_insert_default();
+    annotations.insert(APPLIED_HASH.into(), hash.clone());
+    (object, hash)
+}
+
+/// Metadata of a child: named, labelled, owned by the EtcdCluster.
+fn metadata(names: &Names, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(names.namespace.clone()),
+        labels: Some(names.labels()),
+        owner_references: Some(vec![owner(names)]),
+        ..Default::default()
+    }
+}
+
+fn owner(names: &Names) -> OwnerReference {
+    OwnerReference {
+        api_version: EtcdCluster::api_version(&()).into_owned(),
+        kind: EtcdCluster::kind(&()).into_owned(),
+        name: names.cluster.clone(),
+        uid: names.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! The pod of a member: one container with the server's flags, probes and the volume, as the restricted pod security standard
+//! allows it.
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm,
+    PodAntiAffinity, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext,
+    TopologySpreadConstraint, VolumeMount, WeightedPodAffinityTerm,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::statefulset::VOLUME;
+use crate::crd::{EtcdCluster, PullPolicy};
+use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT};
+use crate::plan::Start;
+
+/// Where the volume is mounted; the server keeps everything below it.
+const DATA_DIR: &str = "/var/lib/keelson";
+/// The user and group of the server's image.
+const SERVER_UID: i64 = 65532;
+/// Long enough to hand over leadership and to write what is buffered.
+const GRACE_SECONDS: i64 = 30;
+
+/// Renders the pod of member `ordinal`.
+pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> PodSpec {
+    let wanted = &cluster.spec.pod_template;
+    let selector = LabelSelector {
+        match_labels: Some(names.selector()),
+        ..Default::default()
+    };
+    let secrets = wanted.image_pull_secrets.clone();
+    let grace = wanted.termination_grace_period_seconds;
+    let spread = wanted.topology_spread_constraints.clone();
+    PodSpec {
+        containers: vec![container(cluster, names, ordinal, start)],
+        service_account_name: wanted.service_account_name.clone(),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(grace.unwrap_or(GRACE_SECONDS)),
+        security_context: Some(wanted.security_context.clone().unwrap_or_else(restricted)),
+        node_selector: (!wanted.node_selector.is_empty()).then(|| wanted.node_selector.clone()),
+        tolerations: (!wanted.tolerations.is_empty()).then(|| wanted.tolerations.clone()),
+        affinity: Some(
+            wanted
+                .affinity
+                .clone()
+                .unwrap_or_else(|| apart(selector.clone())),
+        ),
+        topology_spread_constraints: Some(spread.unwrap_or_else(|| vec![over_zones(selector)])),
+        priority_class_name: wanted.priority_class_name.clone(),
+        image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
+        ..Default::default()
+    }
+}
+
+fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> Container {
+    let env = cluster.spec.pod_template.env.clone();
+    let pull_policy = cluster.spec.image_pull_policy.map(|policy| match policy {
+        PullPolicy::Always => "Always".to_string(),
+        PullPolicy::IfNotPresent => "IfNotPresent".to_string(),
+        PullPolicy::Never => "Never".to_string(),
+    });
+    Container {
+        name: "server".into(),
+        image: Some(cluster.spec.server_image()),
+        image_pull_policy: pull_policy,
+        args: Some(arguments(cluster, names, ordinal, start)),
+        env: (!env.is_empty()).then_some(env),
+        ports: Some(vec![
+            port("client", CLIENT_PORT),
+            port("peer", PEER_PORT),
+            port("metrics", METRICS_PORT),
+        ]),
+        resources: cluster.spec.resources.clone(),
+        startup_probe: Some(probe("/livez", 1, 300)),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        readiness_probe: Some(probe("/readyz", 2, 3)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                add: None,
+                drop: Some(vec!["ALL".into()]),
+            }),
+            ..Default::default()
+        }),
+        volume_mounts: Some(vec![VolumeMount {
+            name: VOLUME.into(),
+            mount_path: DATA_DIR.into(),
+            ..Default::default()
+        }]),
+        ..Default::default()
+    }
+}
+
+/// The server's flags: those that the operator derives, then the options in the order of their names.
+fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> Vec<String> {
+    let alone = vec![(names.member(ordinal), names.peer_url(ordinal))];
+    let (state, members) = match start {
+        Start::Seed => ("new", &alone),
+        Start::Join(members) => ("existing", members),
+        Start::Settled => ("existing", &alone),
+    };
+    let initial_cluster: Vec<String> = members
+        .iter()
+        .map(|(name, url)| format!("{name}={url}"))
+        .collect();
+    let mut flags = vec![
+        ("name", names.member(ordinal)),
+        ("data-dir", DATA_DIR.to_string()),
+        (
+            "listen-client-urls",
+            format!("http://0.0.0.0:{CLIENT_PORT}"),
+        ),
+        ("listen-peer-urls", format!("http://0.0.0.0:{PEER_PORT}")),
+        (
+            "listen-metrics-urls",
+            format!("http://0.0.0.0:{METRICS_PORT}"),
+        ),
+        ("advertise-client-urls", names.client_url(ordinal)),
+        ("initial-advertise-peer-urls", names.peer_url(ordinal)),
+        ("initial-cluster", initial_cluster.join(",")),
+        ("initial-cluster-state", state.to_string()),
+        ("initial-cluster-token", names.cluster_token()),
+    ];
+    let options = cluster.spec.options.iter();
+    flags.extend(options.map(|(flag, value)| (flag.as_str(), value.clone())));
+    flags
+        .into_iter()
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .collect()
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: number,
+        ..Default::default()
+    }
+}
+
+/// Probes use the plaintext metrics listener. Liveness does not depend on quorum, leader or alarms: /livez says so.
+fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::Int(METRICS_PORT),
+            ..Default::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failures),
+        ..Default::default()
+    }
+}
+
+fn restricted() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(SERVER_UID),
+        run_as_group: Some(SERVER_UID),
+        fs_group: Some(SERVER_UID),
+        fs_group_change_policy: Some("OnRootMismatch".into()),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".into(),
+            localhost_profile: None,
+        }),
+        ..Default::default()
+    }
+}
+
+/// Members prefer different nodes.
+fn apart(selector: LabelSelector) -> Affinity {
+    let term = PodAffinityTerm {
+        label_selector: Some(selector),
+        topology_key: "kubernetes.io/hostname".into(),
+        ..Default::default()
+    };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                WeightedPodAffinityTerm {
+                    weight: 100,
+                    pod_affinity_term: term,
+                },
+            ]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Members are spread over zones, where nodes have them.
+fn over_zones(selector: LabelSelector) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        label_selector: Some(selector),
+        max_skew: 1,
+        topology_key: "topology.kubernetes.io/zone".into(),
+        when_unsatisfiable: "ScheduleAnyway".into(),
+        ..Default::default()
+    }
+}

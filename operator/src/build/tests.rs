@@ -1,0 +1,170 @@
+//! What is rendered, as YAML beside this file. `KEELSON_BLESS=1 cargo test` writes it anew; the diff is then for review.
+
+use serde_json::json;
+
+use super::*;
+use crate::names::{CONFIG_HASH, ROLE_LABEL};
+use crate::plan::PodRole;
+
+fn cluster(spec: serde_json::Value) -> EtcdCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "keelson.dev/v1alpha1",
+        "kind": "EtcdCluster",
+        "metadata": {"name": "demo", "namespace": "ns", "uid": "1234"},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+/// A spec that sets everything.
+fn everything() -> EtcdCluster {
+    cluster(json!({
+        "size": 5,
+        "version": "v9.9.9",
+        "imagePullPolicy": "IfNotPresent",
+        "storage": {"size": "2Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOncePod"]},
+        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+        "options": {"snapshot-count": "5000", "auto-compaction-retention": "1h"},
+        "service": {"type": "LoadBalancer", "annotations": {"example.org/lb": "internal"}},
+        "podTemplate": {
+            "labels": {"team": "storage", "keelson.dev/member": "not-yours"},
+            "annotations": {"example.org/a": "b"},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+            "affinity": {},
+            "topologySpreadConstraints": [],
+            "priorityClassName": "high",
+            "securityContext": {"runAsUser": 1000},
+            "serviceAccountName": "member",
+            "imagePullSecrets": [{"name": "pull"}],
+            "terminationGracePeriodSeconds": 5,
+            "env": [{"name": "RUST_LOG", "value": "debug"}],
+        },
+    }))
+}
+
+fn golden(name: &str, rendered: String) {
+    let path = format!(
+        "{}/src/build/golden/{name}.yaml",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    if std::env::var_os("KEELSON_BLESS").is_some() {
+        std::fs::write(&path, &rendered).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(rendered, expected, "{path} differs; see build/tests.rs");
+}
+
+fn yaml(object: &impl Serialize) -> String {
+    serde_yaml::to_string(object).unwrap()
+}
+
+#[test]
+fn the_objects_of_a_plain_cluster() {
+    let cluster = cluster(json!({"size": 3, "storage": {"size": "1Gi"}}));
+    let documents = [
+        yaml(&members_service(&cluster)),
+        yaml(&client_service(&cluster)),
+        yaml(&pod_disruption_budget(&cluster, 1)),
+        yaml(&stateful_set(&cluster, 0, &Start::Seed, PodRole::Voter)),
+    ];
+    golden("plain", documents.join("---\n"));
+}
+
+#[test]
+fn the_objects_of_a_cluster_that_sets_everything() {
+    let cluster = everything();
+    let among = vec![
+        ("demo-0".to_string(), "http://a:2380".to_string()),
+        ("demo-3".to_string(), "http://b:2380".to_string()),
+    ];
+    let documents = [
+        yaml(&client_service(&cluster)),
+        yaml(&pod_disruption_budget(&cluster, 3)),
+        yaml(&stateful_set(
+            &cluster,
+            3,
+            &Start::Join(among),
+            PodRole::Learner,
+        )),
+    ];
+    golden("everything", documents.join("---\n"));
+}
+
+fn arguments(cluster: &EtcdCluster, start: &Start) -> String {
+    let rendered = stateful_set(cluster, 1, start, PodRole::Voter);
+    let pod = rendered.spec.template.spec.unwrap();
+    pod.containers[0].args.clone().unwrap().join(" ")
+}
+
+#[test]
+fn only_the_seed_starts_as_new_and_a_settled_member_knows_nobody_else() {
+    let cluster = everything();
+    let seed = arguments(&cluster, &Start::Seed);
+    assert!(seed.contains("--initial-cluster-state=new"), "{seed}");
+    assert!(
+        seed.contains("--initial-cluster-token=ns-demo-1234"),
+        "{seed}"
+    );
+    let settled = arguments(&cluster, &Start::Settled);
+    assert!(
+        settled.contains("--initial-cluster-state=existing"),
+        "{settled}"
+    );
+    let alone = "--initial-cluster=demo-1=http://demo-1-0.demo-members.ns.svc:2380 ";
+    assert!(settled.contains(alone), "{settled}");
+}
+
+/// What calls for a restart, and what does not.
+#[test]
+fn the_configuration_hash_changes_with_what_needs_a_restart() {
+    let before = config_hash(&everything());
+    let changed = |change: fn(&mut EtcdCluster)| {
+        let mut cluster = everything();
+        change(&mut cluster);
+        config_hash(&cluster) != before
+    };
+    assert!(changed(|it| it.spec.options.clear()));
+    assert!(changed(|it| it.spec.resources = None));
+    assert!(changed(|it| it.spec.pod_template.env.clear()));
+    assert!(changed(|it| it.spec.pod_template.annotations.clear()));
+    assert!(!changed(|it| it.spec.size = 1));
+    assert!(!changed(|it| it.spec.version = None));
+    assert!(!changed(|it| it.spec.service.annotations.clear()));
+    assert!(!changed(|it| it.spec.storage.retention = Default::default()));
+}
+
+#[test]
+fn pods_carry_the_hash_the_role_and_no_label_of_others() {
+    let rendered = stateful_set(&everything(), 3, &Start::Settled, PodRole::Learner);
+    let metadata = rendered.spec.template.metadata.unwrap();
+    let labels = metadata.labels.unwrap();
+    assert_eq!(labels["keelson.dev/member"], "demo-3");
+    assert_eq!(labels["team"], "storage");
+    assert_eq!(labels[ROLE_LABEL], "learner");
+    assert_eq!(
+        metadata.annotations.unwrap()[CONFIG_HASH],
+        config_hash(&everything())
+    );
+}
+
+#[test]
+fn the_budget_keeps_a_quorum_of_what_is_and_what_will_be() {
+    for (size, voters, minimum) in [(3, 1, 2), (3, 5, 3), (5, 3, 3), (1, 1, 1), (1, 3, 2)] {
+        let budget = pod_disruption_budget(&cluster(json!({"size": size})), voters);
+        let available = budget.spec.unwrap().min_available;
+        let expected = k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(minimum);
+        assert_eq!(available, Some(expected), "size {size}, {voters} voters");
+    }
+}
+
+#[test]
+fn a_stamped_object_has_the_hash_of_what_was_rendered() {
+    let cluster = everything();
+    let (stamped, hash) = stamp(client_service(&cluster));
+    assert_eq!(stamped.metadata.annotations.unwrap()[APPLIED_HASH], hash);
+    assert_eq!(stamp(client_service(&cluster)).1, hash);
+    let mut other = cluster;
+    other.spec.service.annotations.clear();
+    assert_ne!(stamp(client_service(&other)).1, hash);
+}

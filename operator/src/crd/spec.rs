@@ -1,0 +1,304 @@
+//! `EtcdCluster.spec`: what a person asks for.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+    TopologySpreadConstraint,
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::EtcdClusterStatus;
+use super::options::{owned_flags_message, owned_flags_rule};
+
+/// The server version that a cluster gets when it names none: the one released together with this operator.
+pub const DEFAULT_VERSION: &str = "v0.1.0";
+/// Where the server images are, without a tag.
+pub const DEFAULT_REPOSITORY: &str = "keelson/keelson-server";
+/// The largest size. More members make every write slower and protect no better.
+pub const MAX_SIZE: i32 = 9;
+/// The longest name: `NAME-N` names a StatefulSet, whose pods carry it with a suffix of eleven characters in a label of 63.
+pub const MAX_NAME_LENGTH: usize = 48;
+
+/// A cluster of keelson-server members: a replicated key-value store that speaks etcd's API.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "keelson.dev",
+    version = "v1alpha1",
+    kind = "EtcdCluster",
+    plural = "etcdclusters",
+    shortname = "etcd",
+    category = "keelson",
+    namespaced,
+    status = "EtcdClusterStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A cluster of keelson-server members: a replicated key-value store that speaks etcd's API.",
+    scale(
+        spec_replicas_path = ".spec.size",
+        status_replicas_path = ".status.size",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Size", type_ = "integer", json_path = ".spec.size", description = "Members asked for"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyMembers", description = "Voting members that answer"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Lowest version that a member runs"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader"),
+    printcolumn(name = "Waiting for", type_ = "string", json_path = ".status.nextAction.waitingFor", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 48").message("metadata.name must have at most 48 characters: pods, volumes and DNS names are made from it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must start with a letter and have only lower-case letters, digits and dashes: Services are named after it"),
+)]
+#[x_kube(
+    validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdClusterSpec {
+    /// How many voting members the cluster has, from 1 to 9. An odd number: an even one tolerates no more failures than the odd
+    /// number below it. Change it here or with `kubectl scale`; members join and leave one at a time.
+    #[serde(default = "default_size")]
+    #[x_kube(validation = Rule::new("self != 0").message("spec.size 0 is not supported: delete the resource with spec.storage.retention.whenDeleted: Retain to keep the data"))]
+    #[schemars(range(min = 0, max = 9))]
+    pub size: i32,
+
+    /// The server version, such as `v0.1.0`; it is the tag of the image `keelson/keelson-server`. Left out: the version
+    /// released together with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    )]
+    pub version: Option<String>,
+
+    /// A complete image reference in place of `version`, for a registry of your own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
+    pub image: Option<String>,
+
+    /// When the image is pulled: Always, IfNotPresent or Never. Left out: as Kubernetes decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+
+    /// The volume that each member gets.
+    #[serde(default)]
+    pub storage: StorageSpec,
+
+    /// CPU and memory of each member's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// How the pods look beyond what the operator decides.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+
+    /// Server flags by name, without dashes, each with its value as text: `auto-compaction-retention: "1h"`.
+    /// A change restarts the members one at a time.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new(owned_flags_rule()).message(owned_flags_message().as_str()))]
+    pub options: BTreeMap<String, String>,
+
+    /// The Service that clients use, `NAME-client`, port 2379.
+    #[serde(default)]
+    pub service: ServiceSpec,
+
+    /// While true the operator changes nothing, it only reports.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+fn default_size() -> i32 {
+    3
+}
+
+impl EtcdClusterSpec {
+    /// The image that members run.
+    pub fn server_image(&self) -> String {
+        match (&self.image, &self.version) {
+            (Some(image), _) => image.clone(),
+            (None, Some(version)) => format!("{DEFAULT_REPOSITORY}:{version}"),
+            (None, None) => format!("{DEFAULT_REPOSITORY}:{DEFAULT_VERSION}"),
+        }
+    }
+}
+
+/// When Kubernetes pulls the image.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// At each start.
+    Always,
+    /// When the node does not have it.
+    IfNotPresent,
+    /// Never; it must be on the node.
+    Never,
+}
+
+/// The volume of a member.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.size == oldSelf.size").message("spec.storage.size cannot be changed: volumes are not expanded yet"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("spec.storage.storageClassName cannot be changed: a volume keeps its class for life"),
+    validation = Rule::new("self.accessModes == oldSelf.accessModes").message("spec.storage.accessModes cannot be changed: a volume keeps its modes for life"),
+)]
+pub struct StorageSpec {
+    /// The size of each volume, such as `8Gi`.
+    #[serde(default = "default_storage_size")]
+    #[schemars(
+        length(max = 32),
+        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
+    )]
+    pub size: String,
+    /// The StorageClass. Left out: the default class of the Kubernetes cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub storage_class_name: Option<String>,
+    /// How the volume may be mounted. A member is its only user, so `ReadWriteOncePod` is possible where the driver has it.
+    #[serde(default = "default_access_modes")]
+    #[schemars(length(min = 1, max = 4), inner(length(max = 32)))]
+    pub access_modes: Vec<String>,
+    /// What becomes of volumes that no member uses any more.
+    #[serde(default)]
+    pub retention: RetentionSpec,
+}
+
+fn default_storage_size() -> String {
+    "8Gi".into()
+}
+
+fn default_access_modes() -> Vec<String> {
+    vec!["ReadWriteOnce".into()]
+}
+
+impl Default for StorageSpec {
+    fn default() -> Self {
+        Self {
+            size: default_storage_size(),
+            storage_class_name: None,
+            access_modes: default_access_modes(),
+            retention: RetentionSpec::default(),
+        }
+    }
+}
+
+/// What becomes of the volume claims that no member uses any more.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionSpec {
+    /// When a member leaves the cluster. `Retain` keeps its claim; the next member then gets another number, as a volume of a
+    /// removed member is never used again.
+    #[serde(default = "delete")]
+    pub when_scaled: RetentionPolicy,
+    /// When the EtcdCluster is deleted. `Retain` keeps all claims; they must be removed before a cluster of the same name.
+    #[serde(default = "retain")]
+    pub when_deleted: RetentionPolicy,
+}
+
+fn delete() -> RetentionPolicy {
+    RetentionPolicy::Delete
+}
+
+fn retain() -> RetentionPolicy {
+    RetentionPolicy::Retain
+}
+
+impl Default for RetentionSpec {
+    fn default() -> Self {
+        Self {
+            when_scaled: delete(),
+            when_deleted: retain(),
+        }
+    }
+}
+
+/// Whether a claim is kept.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetentionPolicy {
+    /// The claim is kept, with its data.
+    Retain,
+    /// The claim is deleted.
+    Delete,
+}
+
+/// What the pods of members have beyond what the operator decides.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplate {
+    /// Labels added to each pod. Those of the operator win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations added to each pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+    /// Nodes that may run a member, by their labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods accept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Rules for placing pods. Left out: members prefer different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How pods are spread. Left out: over zones where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// The PriorityClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// The pod's security context. Left out: user and group 65532, no root, the runtime's seccomp profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurityContext>,
+    /// The ServiceAccount. Members need no access to the API server, and its token is not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// Secrets for pulling the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// How long a member may take to stop, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub termination_grace_period_seconds: Option<i64>,
+    /// Environment variables of the container. Flags win over `ETCD_` variables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+}
+
+/// The Service that clients use.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// ClusterIP, NodePort or LoadBalancer.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+    /// Annotations of the Service, as load balancers want them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// How the client Service is reached.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// Inside the Kubernetes cluster.
+    #[default]
+    ClusterIP,
+    /// By a port of every node.
+    NodePort,
+    /// By a load balancer of the cloud.
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// The name that Kubernetes has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}

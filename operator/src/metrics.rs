@@ -1,0 +1,145 @@
+//! The operator's own metrics, and the listener for them and for probes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// The kind of a step or of a failure.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    kind: String,
+}
+
+/// The operator's metrics; `keelson_operator_` goes before each name.
+pub struct Metrics {
+    registry: Registry,
+    passes: Counter,
+    pass_seconds: Histogram,
+    failures: Family<Kind, Counter>,
+    actions: Family<Kind, Counter>,
+    status_writes: Counter,
+    leader: Gauge<i64, AtomicI64>,
+    ready: AtomicBool,
+    clusters: Gauge<u64, AtomicU64>,
+}
+
+use std::sync::atomic::AtomicI64;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("keelson_operator");
+        let passes = Counter::default();
+        let pass_seconds = Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]);
+        let failures = Family::<Kind, Counter>::default();
+        let actions = Family::<Kind, Counter>::default();
+        let status_writes = Counter::default();
+        let leader = Gauge::default();
+        let clusters = Gauge::default();
+        registry.register("reconcile_passes", "Passes over a cluster", passes.clone());
+        registry.register(
+            "reconcile_seconds",
+            "Duration of a pass",
+            pass_seconds.clone(),
+        );
+        registry.register(
+            "reconcile_failures",
+            "Passes that failed, by kind",
+            failures.clone(),
+        );
+        registry.register("actions", "Steps taken, by kind", actions.clone());
+        registry.register("status_writes", "Writes of a status", status_writes.clone());
+        registry.register(
+            "leader",
+            "1 while this operator is the leader",
+            leader.clone(),
+        );
+        registry.register("clusters", "Clusters seen", clusters.clone());
+        Self {
+            registry,
+            passes,
+            pass_seconds,
+            failures,
+            actions,
+            status_writes,
+            leader,
+            ready: AtomicBool::new(false),
+            clusters,
+        }
+    }
+}
+
+impl Metrics {
+    /// A pass ended after this many seconds.
+    pub fn pass(&self, seconds: f64) {
+        self.passes.inc();
+        self.pass_seconds.observe(seconds);
+    }
+
+    /// A pass failed.
+    pub fn failure(&self, kind: &str) {
+        let kind = kind.to_string();
+        self.failures.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A step was taken.
+    pub fn action(&self, kind: &str) {
+        let kind = kind.to_string();
+        self.actions.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A status was written.
+    pub fn status_written(&self) {
+        self.status_writes.inc();
+    }
+
+    /// Whether this operator leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// How many clusters there are.
+    pub fn set_clusters(&self, count: usize) {
+        self.clusters.set(count as u64);
+    }
+
+    /// The API server was reached; from now on the operator is ready, as leader or as stand-by.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The routes `/metrics`, `/livez` and `/readyz`.
+pub fn routes(metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/metrics", get(text))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(readiness))
+        .with_state(metrics)
+}
+
+async fn text(State(metrics): State<Arc<Metrics>>) -> Result<String, StatusCode> {
+    let mut text = String::new();
+    encode(&mut text, &metrics.registry).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(text)
+}
+
+async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static str) {
+    match metrics.ready.load(Ordering::Relaxed) {
+        true => (StatusCode::OK, "ok"),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the API server was not reached yet",
+        ),
+    }
+}

@@ -1,0 +1,190 @@
+//! Names, labels and addresses that every part agrees on. A member is number `n` of cluster `C`: StatefulSet `C-n`, pod `C-n-0`,
+//! claim `data-C-n-0`, peer URL `http://C-n-0.C-members.NS.svc:2380`.
+
+use std::collections::BTreeMap;
+
+use crate::crd::EtcdCluster;
+
+/// Clients connect here.
+pub const CLIENT_PORT: i32 = 2379;
+/// Members talk to each other here.
+pub const PEER_PORT: i32 = 2380;
+/// Metrics and probes, always without TLS.
+pub const METRICS_PORT: i32 = 2381;
+/// Owner of the fields that the operator applies.
+pub const FIELD_MANAGER: &str = "keelson-operator";
+/// Keeps a deleted EtcdCluster until its pods are gone and its claims are dealt with.
+pub const FINALIZER: &str = "keelson.dev/members";
+/// Label: the name of the cluster.
+pub const CLUSTER_LABEL: &str = "keelson.dev/cluster";
+/// Label: the name of the member.
+pub const MEMBER_LABEL: &str = "keelson.dev/member";
+/// Label: the uid of the EtcdCluster, by which the claims and pods of an earlier one of the same name are told apart.
+pub const UID_LABEL: &str = "keelson.dev/cluster-uid";
+/// Label of pods: `voter` or `learner`. The client Service and the PodDisruptionBudget select voters.
+pub const ROLE_LABEL: &str = "keelson.dev/role";
+/// Annotation of each child: the hash of what the operator rendered.
+pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
+/// Annotation of each pod: the hash of the part of its template whose change needs a restart.
+pub const CONFIG_HASH: &str = "keelson.dev/config-hash";
+
+/// The names of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// The EtcdCluster's name.
+    pub cluster: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+impl Names {
+    /// The names of `cluster`.
+    pub fn of(cluster: &EtcdCluster) -> Self {
+        Self {
+            cluster: cluster.metadata.name.clone().unwrap_or_default(),
+            namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
+            uid: cluster.metadata.uid.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The member's name, which is also that of its StatefulSet.
+    pub fn member(&self, ordinal: u32) -> String {
+        format!("{}-{ordinal}", self.cluster)
+    }
+
+    /// The member's only pod.
+    pub fn pod(&self, ordinal: u32) -> String {
+        format!("{}-{ordinal}-0", self.cluster)
+    }
+
+    /// The claim of the member's volume.
+    pub fn claim(&self, ordinal: u32) -> String {
+        format!("data-{}-{ordinal}-0", self.cluster)
+    }
+
+    /// The headless Service.
+    pub fn members_service(&self) -> String {
+        format!("{}-members", self.cluster)
+    }
+
+    /// The Service for clients.
+    pub fn client_service(&self) -> String {
+        format!("{}-client", self.cluster)
+    }
+
+    /// The DNS name of the member's pod.
+    pub fn host(&self, ordinal: u32) -> String {
+        format!(
+            "{}.{}.{}.svc",
+            self.pod(ordinal),
+            self.members_service(),
+            self.namespace
+        )
+    }
+
+    /// By which the store knows the member.
+    pub fn peer_url(&self, ordinal: u32) -> String {
+        format!("http://{}:{PEER_PORT}", self.host(ordinal))
+    }
+
+    /// Where the member serves clients.
+    pub fn client_url(&self, ordinal: u32) -> String {
+        format!("http://{}:{CLIENT_PORT}", self.host(ordinal))
+    }
+
+    /// Unique for each EtcdCluster object, so that members of two objects of the same name never mistake each other.
+    pub fn cluster_token(&self) -> String {
+        format!("{}-{}-{}", self.namespace, self.cluster, self.uid)
+    }
+
+    /// The number in the name of a StatefulSet, a pod or a claim of this cluster.
+    pub fn ordinal_of(&self, name: &str) -> Option<u32> {
+        let name = name.strip_prefix("data-").unwrap_or(name);
+        let rest = name.strip_prefix(&self.cluster)?.strip_prefix('-')?;
+        let rest = rest.strip_suffix("-0").unwrap_or(rest);
+        let ordinal: u32 = rest.parse().ok()?;
+        (ordinal.to_string() == rest).then_some(ordinal)
+    }
+
+    /// The number of the member with this peer URL.
+    pub fn ordinal_of_peer_url(&self, url: &str) -> Option<u32> {
+        let host = url.split("://").nth(1)?.split(':').next()?;
+        let ordinal = self.ordinal_of(host.split('.').next()?)?;
+        (self.peer_url(ordinal) == url).then_some(ordinal)
+    }
+
+    /// Labels by which all children of this cluster are selected; they never change.
+    pub fn selector(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            ("app.kubernetes.io/name".into(), "keelson".into()),
+            ("app.kubernetes.io/instance".into(), self.cluster.clone()),
+            (CLUSTER_LABEL.into(), self.cluster.clone()),
+        ])
+    }
+
+    /// Labels of every child.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.selector();
+        labels.insert("app.kubernetes.io/component".into(), "member".into());
+        labels.insert(
+            "app.kubernetes.io/managed-by".into(),
+            FIELD_MANAGER.to_string(),
+        );
+        labels.insert(UID_LABEL.into(), self.uid.clone());
+        labels
+    }
+
+    /// Labels of what belongs to one member.
+    pub fn member_labels(&self, ordinal: u32) -> BTreeMap<String, String> {
+        let mut labels = self.labels();
+        labels.insert(MEMBER_LABEL.into(), self.member(ordinal));
+        labels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        Names {
+            cluster: "demo-1".into(),
+            namespace: "ns".into(),
+            uid: "u".into(),
+        }
+    }
+
+    #[test]
+    fn ordinals_are_read_back_from_every_name() {
+        let names = names();
+        for ordinal in [0, 1, 10] {
+            assert_eq!(
+                names.ordinal_of_peer_url(&names.peer_url(ordinal)),
+                Some(ordinal)
+            );
+            assert_eq!(names.ordinal_of(&names.claim(ordinal)), Some(ordinal));
+            assert_eq!(names.ordinal_of(&names.pod(ordinal)), Some(ordinal));
+        }
+    }
+
+    #[test]
+    fn names_of_others_have_no_ordinal() {
+        let names = names();
+        for other in [
+            "demo-1",
+            "demo-1-x",
+            "demo-1-01-0",
+            "other-0-0",
+            "demo-1-members",
+        ] {
+            assert_eq!(names.ordinal_of(other), None, "{other}");
+        }
+        assert_eq!(names.ordinal_of_peer_url("http://10.0.0.1:2380"), None);
+        assert_eq!(
+            names.ordinal_of_peer_url("http://demo-1-0-0.demo-1-members.other.svc:2380"),
+            None
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! The first member of a new cluster. Only here, and only before a cluster id was recorded, does a member start as `new`.
+
+use std::collections::BTreeMap;
+
+use super::{Action, Plan, Situation, Start, Step, hex, rollout};
+use crate::crd::{OperationKind, Phase};
+
+/// The first member's number.
+const SEED: u32 = 0;
+
+/// No member answered, and no cluster id was ever recorded.
+pub(super) fn plan(situation: &Situation) -> Plan {
+    let members = BTreeMap::from([(SEED, Start::Seed)]);
+    let name = situation.names.member(SEED);
+    let operation = situation.operation(OperationKind::Bootstrap, SEED, None);
+    let begun = situation.observed.statefulsets.contains_key(&SEED);
+    if !begun {
+        let step = Step::act(
+            Action::Bootstrap,
+            Phase::Bootstrapping,
+            format!("starting {name}, the first member"),
+        );
+        return situation.with_members(step.during(operation), members, true);
+    }
+    let step = rollout::of_stopped_pods(situation, &[SEED]).unwrap_or_else(|| {
+        Step::wait(
+            format!("{} to answer", situation.expect_member(SEED)),
+            Phase::Bootstrapping,
+            format!("{name}, the first member, is starting"),
+        )
+    });
+    situation.with_members(step.during(operation), members, true)
+}
+
+/// The first member answers: its cluster id is recorded, and nothing else is done in this pass. Its StatefulSet is changed before
+/// the id is stored: from the moment that the cluster exists by its status, nothing can start as new any more.
+pub(super) fn record(situation: &Situation, cluster_id: u64) -> Plan {
+    let reason = format!("the store's cluster id is {}", hex(cluster_id));
+    let step = Step {
+        action: None,
+        waiting_for: None,
+        operation: None,
+        phase: Phase::Bootstrapping,
+        reason,
+    };
+    let mut plan = situation.with_members(step, situation.listed_members(), true);
+    plan.cluster_id = Some(cluster_id);
+    plan
+}

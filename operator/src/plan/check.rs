@@ -1,0 +1,259 @@
+//! A second opinion on every plan. It shares no code with the planner: each safety rule is read off the plan and the observation
+//! anew, and a plan that breaks one is never acted on.
+
+use thiserror::Error;
+
+use super::{Action, Member, Observed, Plan, Start, Store};
+use crate::crd::EtcdCluster;
+
+/// A plan that must not be carried out.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// The voters left would not be a working quorum.
+    #[error("{0} would leave {1} healthy voters where {2} are needed")]
+    Quorum(String, usize, usize),
+    /// There already is a learner.
+    #[error("a second learner would be added")]
+    SecondLearner,
+    /// The member to be promoted is not a learner that answers.
+    #[error("a member that is no healthy learner would be promoted")]
+    Promotion,
+    /// A member would start as the first of a new cluster although the cluster exists.
+    #[error("a member would start as new although the cluster exists")]
+    BootstrapTwice,
+    /// A member that has started before would be allowed to start with an empty directory.
+    #[error("member {0} could start again without its data")]
+    StartsEmpty(u32),
+    /// Something would be deleted that a member still uses.
+    #[error("{0}, but it is still in use")]
+    InUse(String),
+    /// The object is not of this EtcdCluster.
+    #[error("{0}, but it belongs to another owner")]
+    Foreign(String),
+    /// The step needs a member list confirmed by a quorum of the right cluster.
+    #[error("{0} without a confirmed member list of the right cluster")]
+    Unconfirmed(String),
+    /// Leadership would go to a member that cannot lead.
+    #[error("leadership would move to a member that cannot lead")]
+    Successor,
+    /// Something would be changed while paused.
+    #[error("{0} while paused")]
+    Paused(String),
+}
+
+/// Judges a plan. An error means that the planner is wrong; nothing is done then.
+pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(), Violation> {
+    if cluster.spec.paused && (plan.action.is_some() || plan.apply_children) {
+        return Err(Violation::Paused("something would change".into()));
+    }
+    starts(cluster, observed, plan)?;
+    let Some(action) = &plan.action else {
+        return Ok(());
+    };
+    match action {
+        Action::AddFinalizer | Action::Bootstrap | Action::RemoveFinalizer => Ok(()),
+        Action::AddLearner { ordinal } => {
+            let members = confirmed(cluster, observed, action)?;
+            if members.iter().any(|member| member.learner) {
+                return Err(Violation::SecondLearner);
+            }
+            let used = observed.claims.contains_key(ordinal)
+                || observed.pods.contains_key(ordinal)
+                || observed.statefulsets.contains_key(ordinal)
+                || members
+                    .iter()
+                    .any(|member| member.ordinal == Some(*ordinal));
+            if used {
+                return Err(Violation::InUse(action.to_string()));
+            }
+            majority(action, members, |_| true)
+        }
+        Action::Promote { id, .. } => promotion(cluster, observed, action, *id),
+        Action::MoveLeader { to, .. } => {
+            let members = confirmed(cluster, observed, action)?;
+            let able = |member: &Member| member.id == *to && !member.learner && up(member);
+            match members.iter().any(able) {
+                true => Ok(()),
+                false => Err(Violation::Successor),
+            }
+        }
+        Action::RemoveMember { id, .. } => {
+            let members = confirmed(cluster, observed, action)?;
+            majority(action, members, |member| member.id != *id)
+        }
+        Action::DeleteStatefulSet { ordinal, .. } => {
+            unused(cluster, observed, action, *ordinal)?;
+            ours(
+                observed.statefulsets.get(ordinal).is_some_and(|it| it.ours),
+                action,
+            )
+        }
+        Action::DeleteClaim { ordinal, .. } => {
+            unused(cluster, observed, action, *ordinal)?;
+            let used =
+                observed.pods.contains_key(ordinal) || observed.statefulsets.contains_key(ordinal);
+            if used {
+                return Err(Violation::InUse(action.to_string()));
+            }
+            ours(
+                observed.claims.get(ordinal).is_some_and(|it| it.ours),
+                action,
+            )
+        }
+        Action::RestartPod { ordinal, .. } => restart(cluster, observed, action, *ordinal),
+    }
+}
+
+fn up(member: &Member) -> bool {
+    matches!(&member.answer, Some(answer) if answer.leader != 0)
+}
+
+fn ours(is_ours: bool, action: &Action) -> Result<(), Violation> {
+    match is_ours {
+        true => Ok(()),
+        false => Err(Violation::Foreign(action.to_string())),
+    }
+}
+
+/// The member list, if it is that of the cluster which the status records.
+fn confirmed<'a>(
+    cluster: &EtcdCluster,
+    observed: &'a Observed,
+    action: &Action,
+) -> Result<&'a [Member], Violation> {
+    let recorded = cluster
+        .status
+        .as_ref()
+        .and_then(|status| status.cluster_id.as_ref());
+    match (&observed.store, recorded) {
+        (
+            Store::Listed {
+                cluster_id,
+                members,
+            },
+            Some(recorded),
+        ) if format!("{cluster_id:x}") == *recorded => Ok(members),
+        _ => Err(Violation::Unconfirmed(action.to_string())),
+    }
+}
+
+/// Of the voters that are left, more than half must be up.
+fn majority(
+    action: &Action,
+    members: &[Member],
+    left: impl Fn(&Member) -> bool,
+) -> Result<(), Violation> {
+    let rest: Vec<&Member> = members
+        .iter()
+        .filter(|member| !member.learner && left(member))
+        .collect();
+    let alive = rest.iter().filter(|member| up(member)).count();
+    match alive * 2 > rest.len() {
+        true => Ok(()),
+        false => {
+            let needed = rest.len() / 2 + 1;
+            Err(Violation::Quorum(action.to_string(), alive, needed))
+        }
+    }
+}
+
+fn promotion(
+    cluster: &EtcdCluster,
+    observed: &Observed,
+    action: &Action,
+    id: u64,
+) -> Result<(), Violation> {
+    let members = confirmed(cluster, observed, action)?;
+    let is_ready =
+        |member: &Member| member.id == id && member.learner && member.started && up(member);
+    if !members.iter().any(is_ready) {
+        return Err(Violation::Promotion);
+    }
+    majority(action, members, |_| true)?;
+    let voters = members.iter().filter(|member| !member.learner).count() + 1;
+    let alive = members
+        .iter()
+        .filter(|member| !member.learner && up(member))
+        .count()
+        + 1;
+    match alive * 2 > voters {
+        true => Ok(()),
+        false => Err(Violation::Quorum(action.to_string(), alive, voters / 2 + 1)),
+    }
+}
+
+/// A listed member still needs its objects, except when the whole cluster is being deleted.
+fn unused(
+    cluster: &EtcdCluster,
+    observed: &Observed,
+    action: &Action,
+    ordinal: u32,
+) -> Result<(), Violation> {
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let members = confirmed(cluster, observed, action)?;
+    match members.iter().any(|member| member.ordinal == Some(ordinal)) {
+        true => Err(Violation::InUse(action.to_string())),
+        false => Ok(()),
+    }
+}
+
+/// A pod whose process runs is stopped only when the others carry the cluster; one that serves nobody may go at any time.
+fn restart(
+    cluster: &EtcdCluster,
+    observed: &Observed,
+    action: &Action,
+    ordinal: u32,
+) -> Result<(), Violation> {
+    let Some(pod) = observed.pods.get(&ordinal) else {
+        return Err(Violation::InUse(action.to_string()));
+    };
+    ours(pod.ours, action)?;
+    if !pod.running {
+        return Ok(());
+    }
+    let members = confirmed(cluster, observed, action)?;
+    let voters: Vec<&Member> = members.iter().filter(|member| !member.learner).collect();
+    let victim = |member: &&&Member| member.ordinal == Some(ordinal);
+    if !voters.iter().any(|voter| victim(&voter)) {
+        return Ok(());
+    }
+    let alive = voters
+        .iter()
+        .filter(|voter| !victim(voter) && up(voter))
+        .count();
+    let all_others_up = alive + 1 == voters.len();
+    match all_others_up && alive * 2 > voters.len() {
+        true => Ok(()),
+        false => {
+            let needed = voters.len() / 2 + 1;
+            Err(Violation::Quorum(action.to_string(), alive, needed))
+        }
+    }
+}
+
+/// How members would start: as new only before a cluster id is known, and never empty once they have started.
+fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(), Violation> {
+    let recorded = cluster.status.as_ref();
+    let exists = recorded.is_some_and(|status| status.cluster_id.is_some())
+        || !matches!(observed.store, Store::Silent);
+    for (ordinal, start) in &plan.members {
+        match start {
+            Start::Seed if exists || plan.members.len() > 1 => {
+                return Err(Violation::BootstrapTwice);
+            }
+            Start::Seed | Start::Settled => {}
+            Start::Join(_) => {
+                let mut members = observed.store.members().iter();
+                let fresh = |member: &Member| {
+                    member.ordinal == Some(*ordinal) && !member.started && member.learner
+                };
+                if !members.any(fresh) {
+                    return Err(Violation::StartsEmpty(*ordinal));
+                }
+            }
+        }
+    }
+    Ok(())
+}

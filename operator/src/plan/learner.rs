@@ -1,0 +1,65 @@
+//! A member on its way in: added as a learner, started, caught up, promoted. One at a time.
+
+use super::quorum::survives_promotion;
+use super::{Action, Member, Situation, Step, rollout};
+use crate::crd::{OperationKind, Phase};
+
+/// How many log entries a learner may lack when it is proposed for promotion. The leader decides by its own, stricter knowledge
+/// and answers "in sync with leader" when it is too early.
+pub(super) const MAX_LAG: u64 = 1000;
+
+/// The next step of the learner there is, if any.
+pub(super) fn step(situation: &Situation) -> Option<Step> {
+    let store = &situation.observed.store;
+    let learner = store.learners().next()?;
+    let ordinal = learner.ordinal?;
+    let name = situation.names.member(ordinal);
+    let operation = situation.operation(OperationKind::AddMember, ordinal, Some(learner.id));
+
+    if withdrawn(situation, learner) {
+        let remove = Action::RemoveMember {
+            ordinal,
+            id: learner.id,
+        };
+        let reason = format!("{name} never started and is no longer asked for");
+        let leaving = situation.operation(OperationKind::RemoveMember, ordinal, Some(learner.id));
+        return Some(Step::act(remove, Phase::ScalingIn, reason).during(leaving));
+    }
+    let joining = format!("{name} is joining");
+    let wait = |what: String| {
+        let step = Step::wait(what, Phase::ScalingOut, joining.clone());
+        Some(step.during(operation.clone()))
+    };
+    let Some(answer) = learner.answer.as_ref().filter(|_| learner.started) else {
+        if let Some(restart) = rollout::of_stopped_pods(situation, &[ordinal]) {
+            return Some(restart.during(operation));
+        }
+        return wait(format!("{} to start", situation.expect_member(ordinal)));
+    };
+    let index = |id: u64| {
+        let leader = store.voters().find(|voter| voter.id == id)?;
+        Some(leader.answer.as_ref()?.raft_index)
+    };
+    let Some(leader_index) = store.leader().and_then(index) else {
+        return wait("the leader to answer".into());
+    };
+    if leader_index.saturating_sub(answer.raft_index) > MAX_LAG || answer.leader == 0 {
+        return wait(format!("{name} to catch up with the leader"));
+    }
+    if !survives_promotion(store.voters()) {
+        return wait("more voters to be healthy: a further vote would raise the quorum".into());
+    }
+    let promote = Action::Promote {
+        ordinal,
+        id: learner.id,
+    };
+    Some(Step::act(promote, Phase::ScalingOut, format!("{name} has caught up")).during(operation))
+}
+
+/// A learner that never started has no data and no vote. When its place is no longer asked for it is taken back, so that a
+/// scale-out that cannot be finished (no node, no volume) can be undone.
+fn withdrawn(situation: &Situation, learner: &Member) -> bool {
+    let voters = situation.observed.store.voters().count();
+    let asked_for = usize::try_from(situation.cluster.spec.size).unwrap_or(0);
+    !learner.started && learner.answer.is_none() && voters >= asked_for
+}

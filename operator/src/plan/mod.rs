@@ -1,0 +1,405 @@
+//! Plans the next step of a cluster: a function of what was seen and what is asked for, without input or output.
+//!
+//! At most one step that changes something in the store or takes something away is planned in a pass; the next pass plans anew
+//! from what it sees then. [`check`] judges every plan by its own reading of the safety rules, before anything is done.
+
+mod bootstrap;
+mod check;
+mod learner;
+mod leftovers;
+mod observed;
+mod quorum;
+mod repair;
+mod rollout;
+mod scale;
+mod teardown;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use check::{Violation, check};
+pub use observed::{Answer, Child, Member, Observed, Pod, PodRole, Store};
+pub use quorum::{healthy, quorum};
+
+use crate::build;
+use crate::crd::{EtcdCluster, EtcdClusterStatus, Operation, OperationKind, Phase, Role};
+use crate::names::{FINALIZER, Names};
+
+/// The outcome of a pass: what must exist, the one step to take, and what it all waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Whether the Services, the PodDisruptionBudget and the StatefulSets below are applied at all.
+    pub apply_children: bool,
+    /// The StatefulSets that must exist, by number, and how each member starts.
+    pub members: BTreeMap<u32, Start>,
+    /// The one step to take.
+    pub action: Option<Action>,
+    /// What must happen before the next step.
+    pub waiting_for: Option<String>,
+    /// The change that is under way; stored in the status before `action` is taken.
+    pub operation: Option<Operation>,
+    /// The cluster id to store in the status, once the children are applied.
+    pub cluster_id: Option<u64>,
+    /// The phase to report.
+    pub phase: Phase,
+    /// The phase in a sentence.
+    pub reason: String,
+}
+
+/// How a member starts when its data directory is empty. With data, a member ignores all of this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// As the first member of a new cluster.
+    Seed,
+    /// As a learner that was added, among these members (name, peer URL).
+    Join(Vec<(String, String)>),
+    /// Not at all: it has started before, so an empty directory means that its data was lost. Told to join an existing cluster
+    /// of which it knows nobody else, it stops with an error.
+    Settled,
+}
+
+/// A step that changes the store or takes something away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Put the finalizer on the EtcdCluster.
+    AddFinalizer,
+    /// Start the first member: its StatefulSet is in [`Plan::members`].
+    Bootstrap,
+    /// Add a member as a learner.
+    AddLearner { ordinal: u32 },
+    /// Give a learner its vote.
+    Promote { ordinal: u32, id: u64 },
+    /// Have another voter lead.
+    MoveLeader { from: u64, to: u64 },
+    /// Take a member out of the member list.
+    RemoveMember { ordinal: u32, id: u64 },
+    /// Delete the StatefulSet of a member that is no longer listed.
+    DeleteStatefulSet { ordinal: u32, uid: String },
+    /// Delete the claim of a member that is no longer listed and whose pod is gone.
+    DeleteClaim { ordinal: u32, uid: String },
+    /// Delete a pod, so that it comes back from the current template.
+    RestartPod { ordinal: u32, uid: String },
+    /// Let Kubernetes forget the EtcdCluster.
+    RemoveFinalizer,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddFinalizer => write!(f, "add the finalizer"),
+            Self::Bootstrap => write!(f, "start the first member"),
+            Self::AddLearner { ordinal } => write!(f, "add member {ordinal} as a learner"),
+            Self::Promote { ordinal, .. } => write!(f, "promote member {ordinal}"),
+            Self::MoveLeader { from, to } => write!(f, "move leadership from {from:x} to {to:x}"),
+            Self::RemoveMember { ordinal, .. } => write!(f, "remove member {ordinal}"),
+            Self::DeleteStatefulSet { ordinal, .. } => {
+                write!(f, "delete the StatefulSet of member {ordinal}")
+            }
+            Self::DeleteClaim { ordinal, .. } => write!(f, "delete the claim of member {ordinal}"),
+            Self::RestartPod { ordinal, .. } => write!(f, "restart member {ordinal}"),
+            Self::RemoveFinalizer => write!(f, "remove the finalizer"),
+        }
+    }
+}
+
+/// What a step of the planner sees.
+struct Situation<'a> {
+    cluster: &'a EtcdCluster,
+    observed: &'a Observed,
+    names: Names,
+    /// The status as stored.
+    recorded: EtcdClusterStatus,
+    config_hash: String,
+    image: String,
+}
+
+/// The planner's decision, before the parts that every plan shares.
+struct Step {
+    action: Option<Action>,
+    waiting_for: Option<String>,
+    operation: Option<Operation>,
+    phase: Phase,
+    reason: String,
+}
+
+impl Step {
+    fn act(action: Action, phase: Phase, reason: impl Into<String>) -> Self {
+        Self {
+            action: Some(action),
+            waiting_for: None,
+            operation: None,
+            phase,
+            reason: reason.into(),
+        }
+    }
+
+    fn wait(waiting_for: impl Into<String>, phase: Phase, reason: impl Into<String>) -> Self {
+        Self {
+            action: None,
+            waiting_for: Some(waiting_for.into()),
+            operation: None,
+            phase,
+            reason: reason.into(),
+        }
+    }
+
+    fn during(mut self, operation: Option<Operation>) -> Self {
+        self.operation = operation;
+        self
+    }
+}
+
+/// Plans one pass.
+pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
+    let situation = Situation::new(cluster, observed);
+    if cluster.spec.paused {
+        let step = Step::wait(
+            "spec.paused to be false",
+            Phase::Paused,
+            "paused: nothing is changed",
+        )
+        .during(situation.recorded.operation.clone());
+        return situation.hands_off(step);
+    }
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return situation.hands_off(teardown::step(&situation));
+    }
+    let finalizers = cluster.metadata.finalizers.as_deref().unwrap_or_default();
+    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        let step = Step::act(Action::AddFinalizer, situation.recorded.phase, "accepted");
+        return situation.hands_off(step);
+    }
+    if let Some(obstacle) = situation.foreign_child() {
+        let step = Step::wait(obstacle.clone(), Phase::Blocked, obstacle);
+        return situation.hands_off(step);
+    }
+    match &observed.store {
+        Store::Silent if situation.recorded.cluster_id.is_some() => situation.unavailable(),
+        Store::Silent => bootstrap::plan(&situation),
+        Store::Foreign(id) => situation.hands_off(situation.wrong_cluster(*id)),
+        Store::Listed { cluster_id, .. } => match &situation.recorded.cluster_id {
+            Some(recorded) if *recorded != hex(*cluster_id) => {
+                situation.hands_off(situation.wrong_cluster(*cluster_id))
+            }
+            Some(_) => situation.steady(),
+            None => bootstrap::record(&situation, *cluster_id),
+        },
+    }
+}
+
+/// The plan for a resource whose spec is refused: nothing is changed until it is corrected.
+pub fn refuse(cluster: &EtcdCluster, observed: &Observed, problems: &str) -> Plan {
+    let situation = Situation::new(cluster, observed);
+    let step = Step::wait("a valid spec", Phase::Blocked, problems);
+    situation.hands_off(step.during(situation.recorded.operation.clone()))
+}
+
+/// Ids as etcdctl prints them.
+pub fn hex(id: u64) -> String {
+    format!("{id:x}")
+}
+
+impl<'a> Situation<'a> {
+    fn new(cluster: &'a EtcdCluster, observed: &'a Observed) -> Self {
+        Self {
+            cluster,
+            observed,
+            names: Names::of(cluster),
+            recorded: cluster.status.clone().unwrap_or_default(),
+            config_hash: build::config_hash(cluster),
+            image: cluster.spec.server_image(),
+        }
+    }
+
+    /// A plan that applies nothing beside its step.
+    fn hands_off(&self, step: Step) -> Plan {
+        self.with_members(step, BTreeMap::new(), false)
+    }
+
+    fn with_members(&self, step: Step, members: BTreeMap<u32, Start>, apply: bool) -> Plan {
+        Plan {
+            apply_children: apply,
+            members,
+            action: step.action,
+            waiting_for: step.waiting_for,
+            operation: step.operation,
+            cluster_id: None,
+            phase: step.phase,
+            reason: step.reason,
+        }
+    }
+
+    /// A working cluster: the first step that applies, in the order of urgency.
+    fn steady(&self) -> Plan {
+        let step = repair::step(self)
+            .or_else(|| leftovers::step(self))
+            .or_else(|| self.unknown_member())
+            .or_else(|| learner::step(self))
+            .or_else(|| rollout::configuration(self).filter(|step| !self.too_small(step)))
+            .or_else(|| scale::step(self))
+            .or_else(|| rollout::configuration(self))
+            .or_else(|| rollout::upgrade(self))
+            .unwrap_or_else(|| self.at_rest());
+        self.with_members(step, self.listed_members(), true)
+    }
+
+    /// No quorum answers. Nothing in the store can be changed; voters known from before are kept running.
+    fn unavailable(&self) -> Plan {
+        let ordinals: Vec<u32> = self
+            .recorded
+            .members
+            .iter()
+            .filter(|member| member.role != Role::Learner)
+            .filter_map(|member| self.names.ordinal_of(&member.name))
+            .collect();
+        let members = ordinals.iter().map(|n| (*n, Start::Settled)).collect();
+        let reason =
+            "no quorum of members answers; the cluster is never bootstrapped anew by itself";
+        let step = rollout::of_stopped_pods(self, &ordinals).unwrap_or_else(|| {
+            let troubles: Vec<String> = ordinals.iter().filter_map(|n| self.trouble(*n)).collect();
+            let waiting_for = match troubles.is_empty() {
+                true => "a quorum of members to answer".to_string(),
+                false => format!("a quorum of members to answer ({})", troubles.join("; ")),
+            };
+            Step::wait(waiting_for, Phase::Unavailable, reason)
+        });
+        let step = step.during(self.recorded.operation.clone());
+        self.with_members(step, members, true)
+    }
+
+    /// What stands in the way: an object with a name of ours which belongs to somebody else.
+    fn foreign_child(&self) -> Option<String> {
+        let report = |kind: &str, name: String| {
+            Some(format!(
+                "{kind} {name} to be removed: it belongs to another owner (perhaps an earlier EtcdCluster of this name)"
+            ))
+        };
+        let foreign = |child: &Child| !child.ours;
+        let found = |children: &BTreeMap<u32, Child>| {
+            let mut found = children.iter().filter(|(_, child)| foreign(child));
+            found.next().map(|(ordinal, _)| *ordinal)
+        };
+        if let Some(ordinal) = found(&self.observed.statefulsets) {
+            return report("StatefulSet", self.names.member(ordinal));
+        }
+        if let Some((ordinal, _)) = self.observed.pods.iter().find(|(_, pod)| !pod.ours) {
+            return report("pod", self.names.pod(*ordinal));
+        }
+        let ordinal = found(&self.observed.claims)?;
+        report("claim", self.names.claim(ordinal))
+    }
+
+    fn wrong_cluster(&self, answered: u64) -> Step {
+        let recorded = self.recorded.cluster_id.clone().unwrap_or_default();
+        Step::wait(
+            format!("the members of cluster {recorded}"),
+            Phase::Blocked,
+            format!("the members that answer belong to cluster {answered:x}, not to {recorded}"),
+        )
+    }
+
+    /// A member that somebody added by hand: the operator counts it, and changes nothing until it is gone.
+    fn unknown_member(&self) -> Option<Step> {
+        let mut members = self.observed.store.members().iter();
+        let unknown = members.find(|member| member.ordinal.is_none())?;
+        let text = format!(
+            "member {:x} to be removed: the operator did not add it",
+            unknown.id
+        );
+        Some(Step::wait(text.clone(), Phase::Blocked, text))
+    }
+
+    /// The StatefulSets of all listed members.
+    fn listed_members(&self) -> BTreeMap<u32, Start> {
+        let members = self.observed.store.members();
+        let everybody: Vec<(String, String)> = members
+            .iter()
+            .filter_map(|member| member.ordinal)
+            .map(|ordinal| (self.names.member(ordinal), self.names.peer_url(ordinal)))
+            .collect();
+        members
+            .iter()
+            .filter_map(|member| {
+                let start = match member.started {
+                    true => Start::Settled,
+                    false => Start::Join(everybody.clone()),
+                };
+                Some((member.ordinal?, start))
+            })
+            .collect()
+    }
+
+    /// One or two members cannot be restarted without an interruption. That must not keep them from becoming three.
+    fn too_small(&self, step: &Step) -> bool {
+        step.action.is_none() && self.observed.store.voters().count() < 3
+    }
+
+    /// Nothing to do: Running, or Degraded while a voter does not answer.
+    fn at_rest(&self) -> Step {
+        let store = &self.observed.store;
+        let silent: Vec<u32> = store
+            .voters()
+            .filter(|voter| !voter.healthy())
+            .filter_map(|voter| voter.ordinal)
+            .collect();
+        let count = store.voters().count();
+        if silent.is_empty() {
+            return Step {
+                action: None,
+                waiting_for: None,
+                operation: None,
+                phase: Phase::Running,
+                reason: format!("all {count} members are healthy"),
+            };
+        }
+        let texts: Vec<String> = silent.iter().map(|n| self.expect_member(*n)).collect();
+        let waiting_for = format!("{} to answer", texts.join(", "));
+        if let Some(operation) = self.restarting(&silent) {
+            let reason = format!("{} is coming back", operation.member);
+            let step = Step::wait(waiting_for, Phase::RollingOut, reason);
+            return step.during(Some(operation));
+        }
+        let reason = format!("{} of {count} members are healthy", count - silent.len());
+        Step::wait(waiting_for, Phase::Degraded, reason)
+    }
+
+    /// The restart under way, if it explains that these members are silent.
+    fn restarting(&self, silent: &[u32]) -> Option<Operation> {
+        let operation = self.recorded.operation.as_ref()?;
+        let ours = operation.kind == OperationKind::RestartMember
+            && silent
+                .iter()
+                .all(|n| self.names.member(*n) == operation.member);
+        ours.then(|| operation.clone())
+    }
+
+    /// The member's name, with what is wrong with its pod.
+    fn expect_member(&self, ordinal: u32) -> String {
+        self.trouble(ordinal)
+            .unwrap_or_else(|| self.names.member(ordinal))
+    }
+
+    fn trouble(&self, ordinal: u32) -> Option<String> {
+        let trouble = self.observed.pods.get(&ordinal)?.trouble.as_ref()?;
+        Some(format!("{} ({trouble})", self.names.member(ordinal)))
+    }
+
+    fn operation(&self, kind: OperationKind, ordinal: u32, id: Option<u64>) -> Option<Operation> {
+        Some(Operation {
+            kind,
+            member: self.names.member(ordinal),
+            member_id: id.map(hex),
+            target_size: match &self.recorded.operation {
+                Some(recorded) if recorded.member == self.names.member(ordinal) => {
+                    recorded.target_size
+                }
+                _ => self.cluster.spec.size,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! What was seen of a cluster, as plain values: the input of the planner.
+
+use std::collections::BTreeMap;
+
+/// Everything that one pass saw.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// StatefulSets by the number of their member.
+    pub statefulsets: BTreeMap<u32, Child>,
+    /// Pods by the number of their member.
+    pub pods: BTreeMap<u32, Pod>,
+    /// Volume claims by the number of their member.
+    pub claims: BTreeMap<u32, Child>,
+    /// What the members said.
+    pub store: Store,
+}
+
+/// A StatefulSet or a claim, as far as the planner looks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Child {
+    /// The object's uid.
+    pub uid: String,
+    /// Whether it belongs to this very EtcdCluster, not to an earlier one of the same name or to somebody else.
+    pub ours: bool,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+}
+
+/// A pod, as far as the planner looks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// The object's uid.
+    pub uid: String,
+    /// As in [`Child::ours`].
+    pub ours: bool,
+    /// Whether its deletion has begun.
+    pub deleting: bool,
+    /// Whether the member's process runs. A pod whose process does not run serves nobody.
+    pub running: bool,
+    /// Hash of the template that the pod was made from, without the image.
+    pub config_hash: Option<String>,
+    /// The image that it runs.
+    pub image: String,
+    /// The `keelson.dev/role` label.
+    pub role: Option<String>,
+    /// Why its process does not run, such as `CrashLoopBackOff`.
+    pub trouble: Option<String>,
+}
+
+/// What the members of the store said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Store {
+    /// No member gave a member list confirmed by a quorum.
+    #[default]
+    Silent,
+    /// Members answer, but they belong to the cluster with this id.
+    Foreign(u64),
+    /// The member list, confirmed by a quorum.
+    Listed {
+        /// The store's cluster id.
+        cluster_id: u64,
+        /// In the order of their numbers.
+        members: Vec<Member>,
+    },
+}
+
+/// An entry of the member list, with the member's own answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The member id.
+    pub id: u64,
+    /// Its number, by its peer URL; `None` for a member that the operator did not add.
+    pub ordinal: Option<u32>,
+    /// Whether it ever started (it then published its name).
+    pub started: bool,
+    /// Whether it has no vote.
+    pub learner: bool,
+    /// What it said of itself, if it answered.
+    pub answer: Option<Answer>,
+}
+
+/// A member's answer to Status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The id of the leader that it sees; 0 for none.
+    pub leader: u64,
+    /// Its last log index.
+    pub raft_index: u64,
+    /// Size of its database in bytes.
+    pub db_size: i64,
+    /// Its version.
+    pub version: String,
+}
+
+impl Member {
+    /// Answers and sees a leader.
+    pub fn healthy(&self) -> bool {
+        self.answer
+            .as_ref()
+            .is_some_and(|answer| answer.leader != 0)
+    }
+}
+
+impl Store {
+    /// The member list; empty when there is none.
+    pub fn members(&self) -> &[Member] {
+        match self {
+            Self::Listed { members, .. } => members,
+            _ => &[],
+        }
+    }
+
+    /// The members with a vote.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members().iter().filter(|member| !member.learner)
+    }
+
+    /// The members without a vote.
+    pub fn learners(&self) -> impl Iterator<Item = &Member> {
+        self.members().iter().filter(|member| member.learner)
+    }
+
+    /// The member with this number.
+    pub fn by_ordinal(&self, ordinal: u32) -> Option<&Member> {
+        self.members()
+            .iter()
+            .find(|member| member.ordinal == Some(ordinal))
+    }
+
+    /// The leader's id, when a member that answers is the leader by its own account.
+    pub fn leader(&self) -> Option<u64> {
+        self.voters()
+            .find(|member| {
+                let answer = member.answer.as_ref();
+                answer.is_some_and(|answer| answer.leader == member.id)
+            })
+            .map(|member| member.id)
+    }
+}
+
+/// The part that a member's pod is labelled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodRole {
+    /// It votes and serves clients.
+    Voter,
+    /// It catches up.
+    Learner,
+}
+
+impl PodRole {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+        }
+    }
+}
+
+impl Observed {
+    /// The part of member `ordinal`: a voter, unless the member list says that it is none.
+    pub fn role(&self, ordinal: u32) -> PodRole {
+        match self.store.by_ordinal(ordinal) {
+            Some(member) if member.learner => PodRole::Learner,
+            _ => PodRole::Voter,
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! A cluster under random faults and edits, with plan, check and act as the only hand that mends it. The model of members and of
+//! Kubernetes is small and does what the real ones would do with what they are told, dangerous things included.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::crd::EtcdClusterSpec;
+use crate::status::render;
+
+const CLUSTER_ID: u64 = 0xc1;
+
+#[derive(Debug, Clone)]
+enum Event {
+    /// A pass of the operator, killed at a point if it is not [`Crash::Never`].
+    Pass(Crash),
+    /// Kubernetes and the members go on by one step.
+    Tick,
+    /// The n-th pod's process is killed.
+    Kill(usize),
+    /// The n-th pod is deleted.
+    Evict(usize),
+    /// The n-th member loses pod and volume.
+    LoseVolume(usize),
+    /// The spec asks for this size.
+    Resize(i32),
+    /// The spec gets another option.
+    Configure(u8),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Crash {
+    Never,
+    BeforeStatus,
+    BeforeChildren,
+    BeforeAction,
+}
+
+#[derive(Debug, Clone)]
+struct Listed {
+    ordinal: u32,
+    learner: bool,
+    started: bool,
+    caught_up: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Template {
+    start: Start,
+    config_hash: String,
+}
+
+#[derive(Debug, Clone)]
+struct RunningPod {
+    uid: String,
+    template: Template,
+    running: bool,
+}
+
+#[derive(Debug)]
+struct World {
+    cluster: EtcdCluster,
+    members: BTreeMap<u64, Listed>,
+    statefulsets: BTreeMap<u32, Template>,
+    pods: BTreeMap<u32, RunningPod>,
+    /// Claims by number, with the id of the member whose data is on the volume.
+    claims: BTreeMap<u32, (String, Option<u64>)>,
+    leader: u64,
+    next: u64,
+}
+
+impl World {
+    fn new(size: i32) -> Self {
+        let mut cluster = EtcdCluster::new(
+            "c",
+            EtcdClusterSpec {
+                size,
+                ..Default::default()
+            },
+        );
+        cluster.metadata.namespace = Some("ns".into());
+        cluster.metadata.uid = Some("uid".into());
+        Self {
+            cluster,
+            members: BTreeMap::new(),
+            statefulsets: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            leader: 0,
+            next: 1,
+        }
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn recorded(&self) -> bool {
+        self.cluster
+            .status
+            .as_ref()
+            .is_some_and(|status| status.cluster_id.is_some())
+    }
+
+    fn up(&self, id: u64) -> bool {
+        let Some(member) = self.members.get(&id) else {
+            return false;
+        };
+        let running = self
+            .pods
+            .get(&member.ordinal)
+            .is_some_and(|pod| pod.running);
+        let data = self.claims.get(&member.ordinal).and_then(|(_, data)| *data);
+        running && data == Some(id)
+    }
+
+    fn voters(&self) -> Vec<u64> {
+        let voters = self.members.iter().filter(|(_, member)| !member.learner);
+        voters.map(|(id, _)| *id).collect()
+    }
+
+    fn has_quorum(&self) -> bool {
+        let voters = self.voters();
+        let up = voters.iter().filter(|id| self.up(**id)).count();
+        up * 2 > voters.len()
+    }
+
+    /// Whether a quorum of the voters still has its data, so that the cluster can come back.
+    fn recoverable(&self) -> bool {
+        let voters = self.voters();
+        let intact = voters.iter().filter(|id| {
+            let ordinal = self.members[*id].ordinal;
+            self.claims
+                .get(&ordinal)
+                .is_some_and(|(_, data)| *data == Some(**id))
+        });
+        intact.count() * 2 > voters.len()
+    }
+
+    fn elect(&mut self) {
+        if !self.has_quorum() {
+            self.leader = 0;
+        } else if !self.up(self.leader) || !self.voters().contains(&self.leader) {
+            let able = self.voters().into_iter().find(|id| self.up(*id));
+            self.leader = able.unwrap_or(0);
+        }
+    }
+
+    fn observe(&mut self) -> Observed {
+        self.elect();
+        let children = |uids: Vec<(u32, String)>| {
+            let children = uids.into_iter().map(|(ordinal, uid)| {
+                (
+                    ordinal,
+                    Child {
+                        uid,
+                        ours: true,
+                        deleting: false,
+                    },
+                )
+            });
+            children.collect::<BTreeMap<_, _>>()
+        };
+        let image = self.cluster.spec.server_image();
+        let pods = self.pods.iter().map(|(ordinal, pod)| {
+            let pod = Pod {
+                uid: pod.uid.clone(),
+                ours: true,
+                running: pod.running,
+                config_hash: Some(pod.template.config_hash.clone()),
+                image: image.clone(),
+                trouble: (!pod.running).then(|| "CrashLoopBackOff".into()),
+                ..Default::default()
+            };
+            (*ordinal, pod)
+        });
+        let members = self.members.iter().map(|(id, member)| Member {
+            id: *id,
+            ordinal: Some(member.ordinal),
+            started: member.started,
+            learner: member.learner,
+            answer: self.up(*id).then(|| Answer {
+                leader: self.leader,
+                raft_index: if member.learner && !member.caught_up {
+                    1
+                } else {
+                    5000
+                },
+                ..Default::default()
+            }),
+        });
+        let mut members: Vec<Member> = members.collect();
+        members.sort_by_key(|member| member.ordinal);
+        Observed {
+            statefulsets: children(
+                self.statefulsets
+                    .keys()
+                    .map(|n| (*n, format!("s{n}")))
+                    .collect(),
+            ),
+            pods: pods.collect(),
+            claims: children(
+                self.claims
+                    .iter()
+                    .map(|(n, (uid, _))| (*n, uid.clone()))
+                    .collect(),
+            ),
+            store: match self.leader {
+                0 => Store::Silent,
+                _ => Store::Listed {
+                    cluster_id: CLUSTER_ID,
+                    members,
+                },
+            },
+        }
+    }
+
+    /// One pass of the operator, as the controller does it.
+    fn pass(&mut self, crash: Crash) -> Plan {
+        let observed = self.observe();
+        let plan = plan(&self.cluster, &observed);
+        let verdict = check(&self.cluster, &observed, &plan);
+        assert_eq!(verdict, Ok(()), "{plan:#?}");
+        let status = render(&self.cluster, &observed, &plan, None, Timestamp::UNIX_EPOCH);
+        if plan.cluster_id.is_some() {
+            if crash != Crash::BeforeChildren {
+                self.apply(&plan);
+            }
+            if crash == Crash::Never {
+                self.cluster.status = Some(status);
+            }
+            return plan;
+        }
+        if crash == Crash::BeforeStatus {
+            return plan;
+        }
+        self.cluster.status = Some(status);
+        if crash == Crash::BeforeChildren {
+            return plan;
+        }
+        if plan.apply_children {
+            self.apply(&plan);
+        }
+        if let Some(action) = plan.action.as_ref().filter(|_| crash == Crash::Never) {
+            let before = self.has_quorum();
+            self.act(action);
+            assert!(!before || self.has_quorum(), "{action} cost the quorum");
+        }
+        plan
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        for (ordinal, start) in &plan.members {
+            let template = Template {
+                start: start.clone(),
+                config_hash: build::config_hash(&self.cluster),
+            };
+            self.statefulsets.insert(*ordinal, template);
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::AddFinalizer => {
+                self.cluster.metadata.finalizers = Some(vec![FINALIZER.into()]);
+            }
+            Action::Bootstrap | Action::RemoveFinalizer => {}
+            Action::AddLearner { ordinal } => {
+                let id = self.fresh();
+                let member = Listed {
+                    ordinal: *ordinal,
+                    learner: true,
+                    started: false,
+                    caught_up: false,
+                };
+                self.members.insert(id, member);
+                let learners = self.members.values().filter(|member| member.learner);
+                assert!(learners.count() <= 1, "a second learner");
+            }
+            Action::Promote { id, .. } => {
+                let member = self.members.get_mut(id).unwrap();
+                member.learner = !member.caught_up;
+            }
+            Action::MoveLeader { to, .. } => self.leader = *to,
+            Action::RemoveMember { id, .. } => {
+                self.members.remove(id);
+            }
+            Action::DeleteStatefulSet { ordinal, .. } => {
+                self.statefulsets.remove(ordinal);
+            }
+            Action::DeleteClaim { ordinal, .. } => {
+                assert!(!self.pods.contains_key(ordinal), "the pod uses the claim");
+                self.claims.remove(ordinal);
+            }
+            Action::RestartPod { ordinal, .. } => {
+                self.pods.remove(ordinal);
+            }
+        }
+    }
+
+    /// StatefulSets make claims and pods, pods start processes, processes read their directory.
+    fn tick(&mut self) {
+        let statefulsets = self.statefulsets.clone();
+        self.pods
+            .retain(|ordinal, _| statefulsets.contains_key(ordinal));
+        for (ordinal, template) in statefulsets {
+            if !self.claims.contains_key(&ordinal) {
+                let uid = format!("claim{}", self.fresh());
+                self.claims.insert(ordinal, (uid, None));
+            }
+            let uid = format!("pod{}", self.fresh());
+            let pod = self.pods.entry(ordinal).or_insert(RunningPod {
+                uid,
+                template,
+                running: false,
+            });
+            let start = pod.template.start.clone();
+            let runs = self.start(ordinal, &start);
+            if let Some(pod) = self.pods.get_mut(&ordinal) {
+                pod.running = runs;
+            }
+        }
+        self.elect();
+        for member in self.members.values_mut() {
+            member.caught_up = member.started;
+        }
+    }
+
+    /// Whether the process of member `ordinal` runs.
+    fn start(&mut self, ordinal: u32, start: &Start) -> bool {
+        if let Some((_, Some(data))) = self.claims.get(&ordinal) {
+            return self.members.contains_key(data);
+        }
+        let id = match start {
+            Start::Settled => return false,
+            Start::Seed => {
+                assert!(
+                    !self.recorded(),
+                    "a cluster was founded although there is one"
+                );
+                self.members.clear();
+                let id = self.fresh();
+                let member = Listed {
+                    ordinal,
+                    learner: false,
+                    started: true,
+                    caught_up: true,
+                };
+                self.members.insert(id, member);
+                id
+            }
+            Start::Join(_) => {
+                let own = self
+                    .members
+                    .iter_mut()
+                    .find(|(_, it)| it.ordinal == ordinal);
+                let Some((id, member)) = own else {
+                    return false;
+                };
+                assert!(member.learner, "a voter started without its data");
+                member.started = true;
+                *id
+            }
+        };
+        if let Some((_, data)) = self.claims.get_mut(&ordinal) {
+            *data = Some(id);
+        }
+        true
+    }
+
+    fn nth_pod(&self, n: usize) -> Option<u32> {
+        self.pods.keys().nth(n % self.pods.len().max(1)).copied()
+    }
+
+    fn happen(&mut self, event: &Event) {
+        match event {
+            Event::Pass(crash) => {
+                self.pass(*crash);
+            }
+            Event::Tick => self.tick(),
+            Event::Kill(n) => {
+                if let Some(ordinal) = self.nth_pod(*n) {
+                    self.pods.get_mut(&ordinal).unwrap().running = false;
+                }
+            }
+            Event::Evict(n) => {
+                if let Some(ordinal) = self.nth_pod(*n) {
+                    self.pods.remove(&ordinal);
+                }
+            }
+            Event::LoseVolume(n) => {
+                if let Some(ordinal) = self.nth_pod(*n) {
+                    self.pods.remove(&ordinal);
+                    self.claims.remove(&ordinal);
+                }
+            }
+            Event::Resize(size) => self.cluster.spec.size = *size,
+            Event::Configure(value) => {
+                let value = value.to_string();
+                self.cluster
+                    .spec
+                    .options
+                    .insert("snapshot-count".into(), value);
+            }
+        }
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let crash = prop_oneof![
+        6 => Just(Crash::Never),
+        1 => Just(Crash::BeforeStatus),
+        1 => Just(Crash::BeforeChildren),
+        1 => Just(Crash::BeforeAction),
+    ];
+    prop_oneof![
+        20 => crash.prop_map(Event::Pass),
+        20 => Just(Event::Tick),
+        3 => (0..9usize).prop_map(Event::Kill),
+        2 => (0..9usize).prop_map(Event::Evict),
+        1 => (0..9usize).prop_map(Event::LoseVolume),
+        2 => (1..=7i32).prop_map(Event::Resize),
+        1 => any::<u8>().prop_map(Event::Configure),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever happens: no step costs the quorum, no second learner, no second founding, no voter without its data (all asserted
+    /// inside). And once the faults end, a cluster that can come back is complete.
+    #[test]
+    fn a_cluster_survives_faults_and_edits(size in 1..=5i32, events in prop::collection::vec(event(), 0..120)) {
+        let mut world = World::new(size);
+        for event in &events {
+            world.happen(event);
+        }
+        let mut last = None;
+        for _ in 0..250 {
+            world.tick();
+            last = Some(world.pass(Crash::Never));
+        }
+        let last = last.unwrap();
+        let asked_for = usize::try_from(world.cluster.spec.size).unwrap();
+        let complete = world.voters().len() == asked_for
+            && world.members.len() == asked_for
+            && world.members.keys().all(|id| world.up(*id));
+        if world.recoverable() {
+            let too_small = asked_for < 3 && last.phase == Phase::RollingOut;
+            prop_assert!(complete, "not complete: {last:#?}\n{world:#?}");
+            prop_assert!(last.phase == Phase::Running || too_small, "{last:#?}");
+            prop_assert_eq!(world.pods.len(), asked_for, "pods are left over");
+        } else {
+            prop_assert_eq!(last.action, None);
+            prop_assert!(matches!(last.phase, Phase::Unavailable | Phase::Degraded), "{:?}", last.phase);
+        }
+    }
+}

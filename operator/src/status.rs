@@ -1,0 +1,237 @@
+//! What is reported of a cluster: a function of what was seen, what is planned, and what was reported before.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::crd::{EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, Phase, Role};
+use crate::names::Names;
+use crate::plan::{Action, Member, Observed, Plan, Store, healthy, hex, quorum};
+
+/// The status to store before the plan is carried out. `error` is what went wrong in the last pass.
+pub fn render(
+    cluster: &EtcdCluster,
+    observed: &Observed,
+    plan: &Plan,
+    error: Option<&str>,
+    now: Timestamp,
+) -> EtcdClusterStatus {
+    let names = Names::of(cluster);
+    let recorded = cluster.status.clone().unwrap_or_default();
+    let members = members(&names, observed, &recorded);
+    let lowest = members.iter().filter_map(|member| member.version.as_ref());
+    let lowest = lowest.min_by_key(|version| numbers(version)).cloned();
+    let leads = |member: &&MemberStatus| member.role == Role::Leader && member.healthy;
+    let leader = members.iter().find(leads);
+    let voters = i32::try_from(observed.store.voters().count()).unwrap_or(i32::MAX);
+    let formed = recorded.formed || (voters > 0 && voters >= cluster.spec.size);
+    let selector: Vec<String> = names
+        .selector()
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let mut status = EtcdClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        phase: plan.phase,
+        reason: plan.reason.clone(),
+        cluster_id: plan.cluster_id.map(hex).or(recorded.cluster_id.clone()),
+        formed,
+        size: i32::try_from(members.len()).unwrap_or(i32::MAX),
+        ready_members: i32::try_from(healthy(observed.store.voters())).unwrap_or(i32::MAX),
+        selector: selector.join(","),
+        leader: leader.map(|member| member.name.clone()),
+        version: lowest.or(recorded.version.clone()),
+        members,
+        next_action: next_action(&names, plan, error),
+        operation: plan.operation.clone(),
+        conditions: Vec::new(),
+    };
+    status.conditions = conditions(cluster, observed, plan, error, formed, now);
+    status
+}
+
+/// Whether `new` says anything that a person or a program would miss. Values that move all the time do not count: the log index
+/// never, the database's size when it doubled or halved.
+pub fn worth_writing(old: Option<&EtcdClusterStatus>, new: &EtcdClusterStatus) -> bool {
+    let Some(old) = old else {
+        return true;
+    };
+    let mut calm = new.clone();
+    for member in &mut calm.members {
+        let Some(before) = old.members.iter().find(|before| before.id == member.id) else {
+            return true;
+        };
+        member.raft_index = before.raft_index;
+        if let (Some(was), Some(is)) = (before.db_size, member.db_size)
+            && is <= was.saturating_mul(2)
+            && was <= is.saturating_mul(2)
+        {
+            member.db_size = before.db_size;
+        }
+        if member.db_size.is_none() {
+            member.db_size = before.db_size;
+        }
+    }
+    calm != *old
+}
+
+fn members(names: &Names, observed: &Observed, recorded: &EtcdClusterStatus) -> Vec<MemberStatus> {
+    let Store::Listed { members, .. } = &observed.store else {
+        return recorded
+            .members
+            .iter()
+            .map(|member| MemberStatus {
+                healthy: false,
+                ..member.clone()
+            })
+            .collect();
+    };
+    let leader = observed.store.leader();
+    members
+        .iter()
+        .map(|member| {
+            let id = hex(member.id);
+            let before = recorded.members.iter().find(|before| before.id == id);
+            member_status(names, observed, member, before, leader)
+        })
+        .collect()
+}
+
+fn member_status(
+    names: &Names,
+    observed: &Observed,
+    member: &Member,
+    before: Option<&MemberStatus>,
+    leader: Option<u64>,
+) -> MemberStatus {
+    let claim = member.ordinal.and_then(|n| observed.claims.get(&n));
+    let claim_uid = claim.map(|claim| claim.uid.clone());
+    let held_before = before.and_then(|before| before.claim_uid.clone());
+    let answer = member.answer.as_ref();
+    let version = answer.map(|answer| answer.version.clone());
+    MemberStatus {
+        name: member.ordinal.map(|n| names.member(n)).unwrap_or_default(),
+        id: hex(member.id),
+        role: match () {
+            () if member.learner => Role::Learner,
+            () if leader == Some(member.id) => Role::Leader,
+            () => Role::Follower,
+        },
+        healthy: member.healthy(),
+        endpoint: member
+            .ordinal
+            .map(|n| names.client_url(n))
+            .unwrap_or_default(),
+        version: version.or_else(|| before.and_then(|before| before.version.clone())),
+        db_size: answer.map(|answer| answer.db_size),
+        raft_index: answer.and_then(|answer| i64::try_from(answer.raft_index).ok()),
+        claim_uid: match member.healthy() {
+            true => claim_uid.or(held_before),
+            false => held_before,
+        },
+    }
+}
+
+fn next_action(names: &Names, plan: &Plan, error: Option<&str>) -> Option<NextAction> {
+    let next = NextAction {
+        action: plan.action.as_ref().map(|action| describe(names, action)),
+        waiting_for: error.map(str::to_string).or(plan.waiting_for.clone()),
+    };
+    (next != NextAction::default()).then_some(next)
+}
+
+/// The action, with the member's name.
+pub fn describe(names: &Names, action: &Action) -> String {
+    match action {
+        Action::AddLearner { ordinal } => format!("add {} as a learner", names.member(*ordinal)),
+        Action::Promote { ordinal, .. } => format!("promote {}", names.member(*ordinal)),
+        Action::RemoveMember { ordinal, .. } => {
+            format!("remove {} from the members", names.member(*ordinal))
+        }
+        Action::DeleteStatefulSet { ordinal, .. } => {
+            format!("delete StatefulSet {}", names.member(*ordinal))
+        }
+        Action::DeleteClaim { ordinal, .. } => format!("delete claim {}", names.claim(*ordinal)),
+        Action::RestartPod { ordinal, .. } => format!("restart {}", names.member(*ordinal)),
+        other => other.to_string(),
+    }
+}
+
+fn conditions(
+    cluster: &EtcdCluster,
+    observed: &Observed,
+    plan: &Plan,
+    error: Option<&str>,
+    formed: bool,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let recorded = cluster.status.as_ref();
+    let voters = observed.store.voters().count();
+    let up = healthy(observed.store.voters());
+    let serving = voters > 0 && up >= quorum(voters);
+    let deleting = plan.phase == Phase::Deleting;
+    let progressing = matches!(
+        plan.phase,
+        Phase::Pending
+            | Phase::Bootstrapping
+            | Phase::ScalingOut
+            | Phase::ScalingIn
+            | Phase::Repairing
+            | Phase::RollingOut
+            | Phase::Deleting
+    );
+    let forming = matches!(plan.phase, Phase::Pending | Phase::Bootstrapping);
+    let troubled = matches!(
+        plan.phase,
+        Phase::Degraded | Phase::Unavailable | Phase::Blocked | Phase::Repairing
+    );
+    let degraded = error.is_some() || troubled || (up < voters && !forming && !deleting);
+    let reason = format!("{:?}", plan.phase);
+    let availability = match (serving, formed) {
+        _ if deleting => "the cluster is being deleted".to_string(),
+        (true, true) => format!("{up} of {voters} voting members answer"),
+        (true, false) => format!("{voters} of {} members have joined", cluster.spec.size),
+        (false, _) => "no quorum of members answers".to_string(),
+    };
+    let trouble = error.unwrap_or(&plan.reason);
+    let list = [
+        (
+            "Available",
+            serving && formed && !deleting,
+            availability.as_str(),
+        ),
+        ("Progressing", progressing, &plan.reason),
+        ("Degraded", degraded, trouble),
+        ("Ready", plan.phase == Phase::Running, &plan.reason),
+        ("Reconciling", progressing, &plan.reason),
+        ("Stalled", plan.phase == Phase::Blocked, &plan.reason),
+    ];
+    list.into_iter()
+        .map(|(type_, holds, message)| {
+            let status = if holds { "True" } else { "False" };
+            let mut before = recorded.iter().flat_map(|status| &status.conditions);
+            let before = before.find(|before| before.type_ == type_);
+            let since = before.filter(|before| before.status == status);
+            Condition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: reason.clone(),
+                message: message.to_string(),
+                observed_generation: cluster.metadata.generation,
+                last_transition_time: since
+                    .map_or(Time(now), |before| before.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+/// The numbers of a version, for comparing.
+fn numbers(version: &str) -> Vec<u64> {
+    let core = version.trim_start_matches('v');
+    let core = core.split(['-', '+']).next().unwrap_or_default();
+    core.split('.')
+        .filter_map(|part| part.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

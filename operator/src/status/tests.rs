@@ -1,0 +1,191 @@
+use serde_json::json;
+
+use super::*;
+use crate::plan::{Answer, Child, plan, refuse};
+
+/// A cluster of `size` of which `members` are there, with the log at `index`.
+fn scene(size: i32, members: u32, index: u64) -> (EtcdCluster, Observed) {
+    let cluster: EtcdCluster = serde_json::from_value(json!({
+        "apiVersion": "keelson.dev/v1alpha1",
+        "kind": "EtcdCluster",
+        "metadata": {
+            "name": "demo", "namespace": "ns", "uid": "u", "generation": 7,
+            "finalizers": [crate::names::FINALIZER],
+        },
+        "spec": {"size": size},
+        "status": {"clusterID": "c1"},
+    }))
+    .unwrap();
+    let member = |ordinal: u32| Member {
+        id: 0x10 + u64::from(ordinal),
+        ordinal: Some(ordinal),
+        started: true,
+        learner: false,
+        answer: Some(Answer {
+            leader: 0x10,
+            raft_index: index,
+            db_size: 1_000_000 + i64::try_from(index).unwrap(),
+            version: if ordinal == 1 {
+                "3.10.0".into()
+            } else {
+                "3.9.1".into()
+            },
+        }),
+    };
+    let claim = |ordinal: u32| Child {
+        uid: format!("claim-{ordinal}"),
+        ours: true,
+        deleting: false,
+    };
+    let observed = Observed {
+        claims: (0..members).map(|n| (n, claim(n))).collect(),
+        store: Store::Listed {
+            cluster_id: 0xc1,
+            members: (0..members).map(member).collect(),
+        },
+        ..Default::default()
+    };
+    (cluster, observed)
+}
+
+fn rendered(cluster: &EtcdCluster, observed: &Observed, second: i64) -> EtcdClusterStatus {
+    let now = Timestamp::from_second(second).unwrap();
+    render(cluster, observed, &plan(cluster, observed), None, now)
+}
+
+fn is_true(status: &EtcdClusterStatus, type_: &str) -> bool {
+    holds(status).contains(&type_)
+}
+
+fn holds(status: &EtcdClusterStatus) -> Vec<&str> {
+    let conditions = status.conditions.iter();
+    let held = conditions.filter(|condition| condition.status == "True");
+    held.map(|condition| condition.type_.as_str()).collect()
+}
+
+#[test]
+fn a_complete_cluster_is_available_and_ready() {
+    let (cluster, observed) = scene(3, 3, 10);
+    let status = rendered(&cluster, &observed, 1);
+    assert_eq!(holds(&status), ["Available", "Ready"]);
+    assert_eq!(status.phase, Phase::Running);
+    assert_eq!((status.size, status.ready_members), (3, 3));
+    assert_eq!(status.observed_generation, Some(7));
+    assert_eq!(status.leader.as_deref(), Some("demo-0"));
+    assert_eq!(status.version.as_deref(), Some("3.9.1"));
+    assert_eq!(status.next_action, None);
+    assert!(status.selector.contains("keelson.dev/cluster=demo"));
+    let member = &status.members[1];
+    assert_eq!((member.name.as_str(), member.id.as_str()), ("demo-1", "11"));
+    assert_eq!(member.role, Role::Follower);
+    assert_eq!(member.endpoint, "http://demo-1-0.demo-members.ns.svc:2379");
+    assert_eq!(member.claim_uid.as_deref(), Some("claim-1"));
+}
+
+#[test]
+fn a_cluster_is_available_once_all_members_joined_and_stays_so_while_it_grows() {
+    let (mut cluster, observed) = scene(3, 2, 10);
+    let forming = rendered(&cluster, &observed, 1);
+    assert_eq!(holds(&forming), ["Progressing", "Reconciling"]);
+    let next = forming.next_action.unwrap();
+    assert_eq!(next.action.as_deref(), Some("add demo-2 as a learner"));
+
+    cluster.spec.size = 2;
+    cluster.status = Some(rendered(&cluster, &observed, 2));
+    cluster.spec.size = 3;
+    let growing = rendered(&cluster, &observed, 3);
+    assert_eq!(holds(&growing), ["Available", "Progressing", "Reconciling"]);
+
+    // An outage meanwhile changes nothing about that.
+    let silent = Observed::default();
+    cluster.status = Some(rendered(&cluster, &silent, 4));
+    assert_eq!(cluster.status.as_ref().unwrap().leader, None);
+    let growing = rendered(&cluster, &observed, 5);
+    assert_eq!(holds(&growing), ["Available", "Progressing", "Reconciling"]);
+}
+
+#[test]
+fn a_cluster_without_quorum_says_so_and_keeps_what_it_knew() {
+    let (mut cluster, mut observed) = scene(3, 3, 10);
+    cluster.status = Some(rendered(&cluster, &observed, 1));
+    observed.store = Store::Silent;
+    let status = rendered(&cluster, &observed, 2);
+    assert_eq!(holds(&status), ["Degraded"]);
+    assert_eq!(status.phase, Phase::Unavailable);
+    assert_eq!(status.cluster_id.as_deref(), Some("c1"));
+    assert_eq!(status.members.len(), 3);
+    assert!(status.members.iter().all(|member| !member.healthy));
+}
+
+#[test]
+fn values_that_move_all_the_time_are_no_reason_to_write() {
+    let (mut cluster, observed) = scene(3, 3, 10);
+    let first = rendered(&cluster, &observed, 1);
+    assert!(worth_writing(None, &first));
+    cluster.status = Some(first.clone());
+    let (_, busy) = scene(3, 3, 500_000);
+    let later = rendered(&cluster, &busy, 2);
+    assert!(
+        !worth_writing(Some(&first), &later),
+        "log index and size moved a little"
+    );
+    let (_, grown) = scene(3, 3, 5_000_000);
+    let later = rendered(&cluster, &grown, 3);
+    assert!(
+        worth_writing(Some(&first), &later),
+        "the size more than doubled"
+    );
+    cluster.spec.paused = true;
+    assert!(worth_writing(
+        Some(&first),
+        &rendered(&cluster, &observed, 4)
+    ));
+}
+
+#[test]
+fn a_condition_keeps_the_time_since_which_it_holds() {
+    let (mut cluster, observed) = scene(3, 3, 10);
+    cluster.status = Some(rendered(&cluster, &observed, 1));
+    let (_, fewer) = scene(3, 2, 10);
+    let later = rendered(&cluster, &fewer, 99);
+    let since = |type_: &str| {
+        let condition = later
+            .conditions
+            .iter()
+            .find(|it| it.type_ == type_)
+            .unwrap();
+        condition.last_transition_time.0.as_second()
+    };
+    assert_eq!(since("Available"), 1);
+    assert_eq!(since("Progressing"), 99);
+}
+
+#[test]
+fn a_failure_is_reported_until_it_is_over() {
+    let (cluster, observed) = scene(3, 2, 10);
+    let plan = plan(&cluster, &observed);
+    let status = render(
+        &cluster,
+        &observed,
+        &plan,
+        Some("no such host"),
+        Timestamp::UNIX_EPOCH,
+    );
+    assert!(is_true(&status, "Degraded"));
+    assert_eq!(
+        status.next_action.unwrap().waiting_for.as_deref(),
+        Some("no such host")
+    );
+}
+
+#[test]
+fn a_refused_spec_stalls_and_loses_nothing() {
+    let (mut cluster, observed) = scene(3, 3, 10);
+    cluster.status = Some(rendered(&cluster, &observed, 1));
+    let plan = refuse(&cluster, &observed, "spec.size: 99 is too many");
+    let status = render(&cluster, &observed, &plan, None, Timestamp::UNIX_EPOCH);
+    assert_eq!(holds(&status), ["Available", "Degraded", "Stalled"]);
+    assert_eq!(status.members.len(), 3);
+    assert_eq!(status.cluster_id.as_deref(), Some("c1"));
+    assert!(status.reason.contains("spec.size"));
+}

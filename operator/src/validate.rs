@@ -1,0 +1,68 @@
+//! Checks a stored resource by the rules of the definition once more: it may be older than a rule, and CEL rules cannot name the
+//! very entry that is wrong.
+
+use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS};
+
+/// Everything that is wrong with a resource, each with the field's name; empty when nothing is.
+pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
+    let mut problems = Vec::new();
+    let name = cluster.metadata.name.as_deref().unwrap_or_default();
+    let spec = &cluster.spec;
+    if name.len() > MAX_NAME_LENGTH || !is_dns_label(name) {
+        problems.push(format!(
+            "metadata.name: {name:?} must have at most {MAX_NAME_LENGTH} lower-case letters, digits and dashes, a letter first"
+        ));
+    }
+    if spec.size < 1 || spec.size > MAX_SIZE {
+        problems.push(format!(
+            "spec.size: {} is not between 1 and {MAX_SIZE}",
+            spec.size
+        ));
+    }
+    if spec.image.is_some() && spec.version.is_some() {
+        problems.push("spec.version: spec.image already names a version".into());
+    }
+    if !is_size(&spec.storage.size) {
+        let size = &spec.storage.size;
+        problems.push(format!(
+            "spec.storage.size: {size:?} is not a size such as 8Gi"
+        ));
+    }
+    for flag in spec.options.keys() {
+        if let Some(owned) = OWNED_FLAGS.iter().find(|owned| owned.flag == flag) {
+            let source = owned.source;
+            problems.push(format!(
+                "spec.options.{flag}: the operator sets it, it follows from {source}"
+            ));
+        } else if !is_flag(flag) {
+            problems.push(format!(
+                "spec.options.{flag}: a flag is written without dashes in front"
+            ));
+        }
+    }
+    problems
+}
+
+fn is_dns_label(name: &str) -> bool {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.as_bytes().iter().all(inner)
+}
+
+fn is_size(size: &str) -> bool {
+    let digits = size.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let unit = &size[digits.len()..];
+    let known = [
+        "", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
+    ];
+    digits.parse::<f64>().is_ok_and(|number| number > 0.0) && known.contains(&unit)
+}
+
+fn is_flag(flag: &str) -> bool {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    flag.starts_with(|first: char| first.is_ascii_lowercase()) && flag.as_bytes().iter().all(inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! The same resources are judged by the definition's rules, evaluated as an API server does, and by [`validate`].
+
+use cel::{Context, Program, Value as CelValue};
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What the rules of the definition refuse in `new`: CEL rules, bounds and enumerations, with defaults filled in before.
+fn refused_by_definition(mut new: Value, old: Option<Value>) -> Vec<String> {
+    let definition = serde_json::to_value(EtcdCluster::crd()).unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    fill(schema, &mut new);
+    let old = old.map(|mut old| {
+        fill(schema, &mut old);
+        old
+    });
+    let mut problems = Vec::new();
+    walk(schema, &new, old.as_ref(), "", &mut problems);
+    problems
+}
+
+fn fill(schema: &Value, value: &mut Value) {
+    let (Some(properties), Some(object)) =
+        (schema["properties"].as_object(), value.as_object_mut())
+    else {
+        return;
+    };
+    for (name, schema) in properties {
+        if !object.contains_key(name) && !schema["default"].is_null() {
+            object.insert(name.clone(), schema["default"].clone());
+        }
+        if let Some(value) = object.get_mut(name) {
+            fill(schema, value);
+        }
+    }
+}
+
+fn walk(schema: &Value, new: &Value, old: Option<&Value>, path: &str, problems: &mut Vec<String>) {
+    bounds(schema, new, path, problems);
+    for rule in schema["x-kubernetes-validations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        let text = rule["rule"].as_str().unwrap();
+        let transition = text.contains("oldSelf");
+        if transition && old.is_none() {
+            continue;
+        }
+        let mut context = Context::default();
+        context.add_variable("self", new).unwrap();
+        context
+            .add_variable("oldSelf", old.unwrap_or(&Value::Null))
+            .unwrap();
+        let outcome = Program::compile(text).unwrap().execute(&context);
+        if !matches!(outcome, Ok(CelValue::Bool(true))) {
+            assert!(
+                matches!(outcome, Ok(CelValue::Bool(false))),
+                "{text}: {outcome:?}"
+            );
+            problems.push(rule["message"].as_str().unwrap().to_string());
+        }
+    }
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        if let Some(value) = new.get(name) {
+            let old = old.and_then(|old| old.get(name));
+            walk(schema, value, old, &format!("{path}.{name}"), problems);
+        }
+    }
+}
+
+fn bounds(schema: &Value, value: &Value, path: &str, problems: &mut Vec<String>) {
+    let path = path.trim_start_matches('.');
+    if let (Some(number), Some(most)) = (value.as_f64(), schema["maximum"].as_f64())
+        && number > most
+    {
+        problems.push(format!("{path} should be less than or equal to {most}"));
+    }
+    if let (Some(number), Some(least)) = (value.as_f64(), schema["minimum"].as_f64())
+        && number < least
+    {
+        problems.push(format!("{path} should be greater than or equal to {least}"));
+    }
+    if let (Some(text), Some(pattern)) = (value.as_str(), schema["pattern"].as_str()) {
+        let mut context = Context::default();
+        context.add_variable("self", text).unwrap();
+        context.add_variable("pattern", pattern).unwrap();
+        let matches = Program::compile("self.matches(pattern)")
+            .unwrap()
+            .execute(&context);
+        if !matches!(matches, Ok(CelValue::Bool(true))) {
+            problems.push(format!("{path} should match {pattern}"));
+        }
+    }
+}
+
+fn resource(name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "keelson.dev/v1alpha1",
+        "kind": "EtcdCluster",
+        "metadata": {"name": name},
+        "spec": spec,
+    })
+}
+
+#[test]
+fn good_resources_are_accepted() {
+    let good = [
+        json!({}),
+        json!({"size": 1}),
+        json!({"size": 9, "image": "registry.example/keelson:1"}),
+        json!({"version": "v0.2.0", "options": {"snapshot-count": "100"}}),
+        json!({"storage": {"size": "1.5Ti", "storageClassName": "fast"}}),
+    ];
+    for spec in good {
+        let resource = resource("demo-1", spec);
+        assert_eq!(
+            refused_by_definition(resource.clone(), None),
+            [""; 0],
+            "{resource}"
+        );
+        let cluster: EtcdCluster = serde_json::from_value(resource).unwrap();
+        assert_eq!(validate(&cluster), [""; 0]);
+    }
+}
+
+#[test]
+fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
+    let long = "x".repeat(49);
+    let bad = [
+        ("demo", json!({"size": 0}), "spec.size"),
+        ("demo", json!({"size": -1}), "spec.size"),
+        ("demo", json!({"size": 10}), "spec.size"),
+        (
+            "demo",
+            json!({"image": "a:b", "version": "v1"}),
+            "spec.version",
+        ),
+        (
+            "demo",
+            json!({"storage": {"size": "many"}}),
+            "spec.storage.size",
+        ),
+        (
+            "demo",
+            json!({"storage": {"size": "0"}}),
+            "spec.storage.size",
+        ),
+        ("demo", json!({"options": {"name": "x"}}), "spec.options"),
+        (
+            "demo",
+            json!({"options": {"initial-cluster-state": "new"}}),
+            "spec.options",
+        ),
+        (
+            "demo",
+            json!({"options": {"force-new-cluster": "true"}}),
+            "spec.options",
+        ),
+        ("1demo", json!({}), "metadata.name"),
+        ("a.b", json!({}), "metadata.name"),
+        (long.as_str(), json!({}), "metadata.name"),
+    ];
+    for (name, spec, field) in bad {
+        let resource = resource(name, spec);
+        let problems = refused_by_definition(resource.clone(), None);
+        assert!(
+            problems.iter().any(|it| it.contains(field)),
+            "{resource}: {problems:?}"
+        );
+        let cluster: EtcdCluster = serde_json::from_value(resource).unwrap();
+        let problems = validate(&cluster);
+        assert!(
+            problems.iter().any(|it| it.contains(field)),
+            "{name}: {problems:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_volume_keeps_for_life_cannot_be_changed() {
+    let before = json!({"storage": {"size": "1Gi", "storageClassName": "fast"}});
+    let changes = [
+        (
+            json!({"storage": {"size": "2Gi", "storageClassName": "fast"}}),
+            "spec.storage.size",
+        ),
+        (
+            json!({"storage": {"size": "1Gi", "storageClassName": "slow"}}),
+            "spec.storage.storageClassName",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}}),
+            "spec.storage.storageClassName",
+        ),
+        (
+            json!({"storage": {"size": "1Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOncePod"]}}),
+            "spec.storage.accessModes",
+        ),
+    ];
+    let old = resource("demo", before.clone());
+    assert_eq!(
+        refused_by_definition(old.clone(), Some(old.clone())),
+        [""; 0]
+    );
+    for (spec, field) in changes {
+        let problems = refused_by_definition(resource("demo", spec), Some(old.clone()));
+        assert!(
+            problems.iter().any(|it| it.contains(field)),
+            "{field}: {problems:?}"
+        );
+    }
+    let mut resized = before;
+    resized["size"] = json!(5);
+    assert_eq!(
+        refused_by_definition(resource("demo", resized), Some(old)),
+        [""; 0]
+    );
+}
+
+#[test]
+fn dashes_in_front_of_an_option_are_pointed_out() {
+    let cluster = resource("demo", json!({"options": {"--snapshot-count": "1"}}));
+    let cluster: EtcdCluster = serde_json::from_value(cluster).unwrap();
+    assert!(validate(&cluster)[0].contains("without dashes"));
+}
+
+/// The samples are what a person tries first.
+#[test]
+fn the_samples_are_accepted() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let cluster: EtcdCluster = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(validate(&cluster), [""; 0]);
+        let value: Value = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(refused_by_definition(value, None), [""; 0]);
+        count += 1;
+    }
+    assert!(count >= 4, "{count} samples");
+}
