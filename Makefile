@@ -1,0 +1,56 @@
+# One command each. `make help` lists them.
+KEELSON_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keelson
+export KEELSON_CACHE
+export CARGO_TARGET_DIR ?= $(KEELSON_CACHE)/target
+export PATH := $(KEELSON_CACHE)/bin:$(PATH)
+export KEELSON_REFERENCE_ETCD ?= $(KEELSON_CACHE)/etcd-reference/etcd
+cargo := cargo
+# Always the whole workspace: a part of it would build its dependencies anew, with other features.
+profile := --release --locked
+programs := $(CARGO_TARGET_DIR)/release
+
+.PHONY: help run clean build test unit e2e verify fix generate bench
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: ## start a local Kubernetes with a 3-member cluster, or use KUBECONFIG's
+	@deploy/prerequisites.sh run
+	@deploy/run.sh up
+
+clean: ## remove what `make run` keeps (not the build)
+	@deploy/run.sh clean
+
+build: ## build the three programs
+	$(cargo) build $(profile) --workspace --bins
+
+test: ## everything that CI runs
+	@deploy/prerequisites.sh test
+	$(MAKE) --no-print-directory verify build unit e2e
+
+unit: ## tests of each crate, servers as processes and the local Kubernetes included
+	$(cargo) test $(profile) --workspace
+
+e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
+	@tests/e2e/run.sh
+
+verify: ## formatting, lints, generated files, licences; writes nothing
+	@deploy/prerequisites.sh verify
+	$(cargo) fmt --all --check
+	$(cargo) clippy $(profile) --workspace --all-targets -- -D warnings
+	$(cargo) build $(profile) --workspace --bins
+	$(programs)/keelson-operator crds | diff -u crds/etcdclusters.yaml -
+	$(cargo) deny check bans licenses sources
+
+fix: ## format, apply lint suggestions, write generated files
+	$(cargo) fmt --all
+	$(cargo) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(MAKE) --no-print-directory generate
+
+generate: ## write crds/ from the Rust types
+	$(cargo) build --release --workspace --bins
+	$(programs)/keelson-operator crds >crds/etcdclusters.yaml
+
+bench: ## puts on ours and on etcd in turn, 1 and 3 members
+	@deploy/prerequisites.sh test
+	tests/bench/run.sh

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# The end-to-end tests: on the Kubernetes that KUBECONFIG names, or on a keelson-local of their own.
+#
+# On a real Kubernetes this must run where pod addresses can be reached, with the images of deploy/operator there; the
+# operator is installed from this checkout either way. Arguments go to the test program (a filter, say).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+target=${CARGO_TARGET_DIR:-$PWD/target}
+cargo build --release --locked --workspace --bins
+# Built before the cluster starts: compiling takes the cores that its timeouts need. The whole workspace is named so that
+# dependencies are those of `make test`.
+build=(cargo test --release --locked --workspace --features keelson-e2e/cluster --test e2e --no-run)
+"${build[@]}"
+program=$("${build[@]}" --message-format=json 2>/dev/null |
+  jq -r 'select(.reason == "compiler-artifact" and .target.name == "e2e") | .executable')
+
+install_operator() {
+  kubectl apply --server-side -f crds/
+  kubectl apply -f deploy/operator/
+  kubectl -n keelson-system rollout status deployment/keelson-operator --timeout=120s
+}
+
+if [ -n "${KUBECONFIG:-}" ]; then
+  install_operator
+  exec "$program" --test-threads=1 --nocapture "$@"
+fi
+
+data=$(mktemp -d)
+log=$data/local.log
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+"$target/release/keelson-local" up --data-dir "$data" --port "$port" --restart-backoff 1 \
+  --image keelson/keelson-server="$target/release/keelson-server" \
+  --image keelson/keelson-operator="$target/release/keelson-operator" >"$log" 2>&1 &
+local_pid=$!
+finish() {
+  status=$?
+  if [ $status != 0 ]; then
+    echo "--- the end of keelson-local's log"
+    tail -n 60 "$log"
+    echo "--- events"
+    kubectl --kubeconfig "$data/kubeconfig" get events -A 2>&1 | tail -n 40 || true
+    echo "--- the operator's log"
+    kubectl --kubeconfig "$data/kubeconfig" -n keelson-system logs deployment/keelson-operator --tail=60 || true
+  fi
+  kill "$local_pid" 2>/dev/null || true
+  wait "$local_pid" 2>/dev/null || true
+  rm -rf "$data"
+}
+trap finish EXIT
+
+deadline=$((SECONDS + 60))
+until kubectl --kubeconfig "$data/kubeconfig" get --raw /readyz >/dev/null 2>&1; do
+  if [ $SECONDS -gt $deadline ] || ! kill -0 "$local_pid" 2>/dev/null; then
+    echo "keelson-local did not become ready" >&2
+    exit 1
+  fi
+  sleep 0.2
+done
+export KUBECONFIG=$data/kubeconfig
+install_operator
+unset KUBECONFIG
+"$target/release/keelson-local" enter --data-dir "$data" -- "$program" --test-threads=1 --nocapture "$@"

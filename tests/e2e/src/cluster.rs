@@ -1,0 +1,226 @@
+//! An EtcdCluster in a namespace of its own, as a user sees it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+
+use crate::wait_for;
+
+/// How long a 2-core machine may take for one change of a cluster.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// One EtcdCluster under test. Its namespace is deleted by [`Cluster::remove`].
+#[derive(Clone)]
+pub struct Cluster {
+    /// The Kubernetes client, for whatever a test looks at beside the cluster.
+    pub client: Client,
+    /// The namespace made for this cluster.
+    pub namespace: String,
+    /// The name of the EtcdCluster.
+    pub name: String,
+}
+
+/// The EtcdClusters of a namespace.
+pub fn clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk("keelson.dev", "v1alpha1", "EtcdCluster");
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&gvk))
+}
+
+/// An EtcdCluster of `size` members with a small volume each.
+pub fn manifest(name: &str, size: i64) -> Value {
+    json!({
+        "apiVersion": "keelson.dev/v1alpha1",
+        "kind": "EtcdCluster",
+        "metadata": {"name": name},
+        "spec": {"size": size, "storage": {"size": "1Gi"}},
+    })
+}
+
+/// Makes a namespace with a generated name.
+pub async fn make_namespace(client: &Client) -> Result<String> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({"metadata": {"generateName": "keelson-e2e-"}}))?;
+    let made = namespaces
+        .create(&PostParams::default(), &namespace)
+        .await
+        .context("make a namespace")?;
+    Ok(made.name_any())
+}
+
+impl Cluster {
+    /// Applies an EtcdCluster of `size` members in a new namespace; does not wait.
+    pub async fn apply(name: &str, size: i64) -> Result<Self> {
+        let client = Client::try_default()
+            .await
+            .context("no Kubernetes: run these tests by `make e2e`")?;
+        let namespace = make_namespace(&client).await?;
+        clusters(&client, &namespace)
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(manifest(name, size))?,
+            )
+            .await
+            .context("create the EtcdCluster")?;
+        Ok(Self {
+            client,
+            namespace,
+            name: name.into(),
+        })
+    }
+
+    /// The resource as it stands.
+    pub async fn get(&self) -> Result<Value> {
+        let object = clusters(&self.client, &self.namespace)
+            .get(&self.name)
+            .await?;
+        Ok(serde_json::to_value(object)?)
+    }
+
+    /// Sets the size by the scale subresource, as `kubectl scale` does.
+    pub async fn scale(&self, size: i64) -> Result<()> {
+        let scale = json!({"spec": {"replicas": size}});
+        clusters(&self.client, &self.namespace)
+            .patch_scale(&self.name, &PatchParams::default(), &Patch::Merge(&scale))
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until the cluster has exactly `size` ready voters, says that it is Available and is not Progressing.
+    pub async fn settled(&self, size: i64) -> Result<()> {
+        let what = format!("{} with {size} members", self.name);
+        wait_for(&what, PATIENCE, || async {
+            let object = self.get().await?;
+            let status = &object["status"];
+            let generation = object["metadata"]["generation"].as_i64();
+            let members = status["members"].as_array().map_or(0, Vec::len);
+            let voters = status["members"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|m| m["healthy"] == true && m["role"] != "Learner")
+                .count();
+            let done = status["observedGeneration"].as_i64() == generation
+                && condition(status, "Available") == "True"
+                && condition(status, "Progressing") == "False"
+                && members as i64 == size
+                && voters as i64 == size;
+            anyhow::ensure!(done, "status is {status}");
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    /// The members' pods that are not going away, by name.
+    pub async fn pods(&self) -> Result<Vec<Pod>> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = ListParams::default().labels(&format!("keelson.dev/cluster={}", self.name));
+        let mut items = pods.list(&params).await?.items;
+        items.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        items.sort_by_key(ResourceExt::name_any);
+        Ok(items)
+    }
+
+    /// The client URL of each member that runs.
+    pub async fn endpoints(&self) -> Result<Vec<String>> {
+        let pods = self.pods().await?;
+        let addresses = pods
+            .iter()
+            .filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
+        Ok(addresses.map(|ip| format!("http://{ip}:2379")).collect())
+    }
+
+    /// A client of one endpoint, with short timeouts.
+    pub async fn connect(endpoint: &str) -> Result<etcd_client::Client> {
+        let options = etcd_client::ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(2))
+            .with_timeout(Duration::from_secs(10));
+        Ok(etcd_client::Client::connect([endpoint], Some(options)).await?)
+    }
+
+    /// The name of the pod whose member leads.
+    pub async fn leader_pod(&self) -> Result<String> {
+        wait_for("a leader", PATIENCE, || async {
+            for pod in self.pods().await? {
+                let Some(ip) = pod.status.as_ref().and_then(|s| s.pod_ip.clone()) else {
+                    continue;
+                };
+                let Ok(mut client) = Self::connect(&format!("http://{ip}:2379")).await else {
+                    continue;
+                };
+                let Ok(status) = client.status().await else {
+                    continue;
+                };
+                let own = status.header().map(etcd_client::ResponseHeader::member_id);
+                if status.leader() != 0 && own == Some(status.leader()) {
+                    return Ok(Some(pod.name_any()));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Ends the pods' processes by SIGKILL: deletion without grace. Returns when pods of these names are ready again.
+    pub async fn kill(&self, names: &[String]) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut killed = Vec::new();
+        for name in names {
+            killed.push((name, pods.get(name).await?.uid()));
+            pods.delete(name, &DeleteParams::default().grace_period(0))
+                .await?;
+        }
+        for (name, uid) in killed {
+            wait_for(&format!("{name} to come back"), PATIENCE, || async {
+                let Some(pod) = pods.get_opt(name).await? else {
+                    return Ok(None);
+                };
+                Ok((pod.uid() != uid && is_ready(&pod)).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the cluster and its namespace, and waits until the EtcdCluster is gone.
+    pub async fn remove(self) -> Result<()> {
+        let api = clusters(&self.client, &self.namespace);
+        api.delete(&self.name, &DeleteParams::default()).await?;
+        wait_for("deletion of the EtcdCluster", PATIENCE, || async {
+            Ok(api.get_opt(&self.name).await?.is_none().then_some(()))
+        })
+        .await?;
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await?;
+        Ok(())
+    }
+}
+
+/// Whether the pod's Ready condition is True.
+pub fn is_ready(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let mut conditions = status
+        .and_then(|s| s.conditions.as_ref())
+        .into_iter()
+        .flatten();
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// The status of a condition: True, False, Unknown, or empty when it is absent.
+pub fn condition<'a>(status: &'a Value, kind: &str) -> &'a str {
+    status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == kind)
+        .and_then(|c| c["status"].as_str())
+        .unwrap_or_default()
+}
