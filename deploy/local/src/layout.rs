@@ -17,8 +17,7 @@ impl Layout {
     /// # Errors
     /// When the directory cannot be made.
     pub fn new(directory: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let layout = Self(directory.canonicalize()?);
         for directory in [layout.run(), layout.pods(), layout.volumes()] {
             std::fs::create_dir_all(directory)?;
@@ -94,8 +93,7 @@ impl Layout {
     pub fn lock(&self, name: &str) -> anyhow::Result<File> {
         let path = self.run().join(name);
         let file = File::options().create(true).append(true).open(&path)?;
-        file.try_lock()
-            .with_context(|| format!("{} is in use by another process", path.display()))?;
+        file.try_lock().with_context(|| format!("{} is in use by another process", path.display()))?;
         Ok(file)
     }
 
@@ -111,7 +109,6 @@ impl Layout {
 /// When the file is missing or wrong.
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }

@@ -82,9 +82,8 @@ struct UpArgs {
 
 fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| {
-        "warn,keelson_local=info,keelson_local_apiserver=warn,kube_client=off".into()
-    });
+    let filter =
+        filter.unwrap_or_else(|_| "warn,keelson_local=info,keelson_local_apiserver=warn,kube_client=off".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -111,9 +110,7 @@ fn main() -> anyhow::Result<()> {
             };
             // One thread: containers die with the thread that started them (bwrap --die-with-parent), so it must be one that
             // lives as long as the process.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(node::run(config))
         }
     }

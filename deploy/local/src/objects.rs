@@ -8,9 +8,7 @@ use std::path::PathBuf;
 
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
-};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
@@ -152,11 +150,7 @@ impl Action {
     }
 
     /// Sets the status, unless it is `current` already.
-    pub fn status<K: Kind, S: Serialize + PartialEq>(
-        object: &K,
-        current: Option<&S>,
-        desired: &S,
-    ) -> Option<Self> {
+    pub fn status<K: Kind, S: Serialize + PartialEq>(object: &K, current: Option<&S>, desired: &S) -> Option<Self> {
         if current == Some(desired) {
             return None;
         }
@@ -187,11 +181,7 @@ impl Action {
         let written = match self {
             Self::Create(target, value) => {
                 let object: DynamicObject = serde_json::from_value(value.clone())?;
-                match target
-                    .api(client)
-                    .create(&PostParams::default(), &object)
-                    .await
-                {
+                match target.api(client).create(&PostParams::default(), &object).await {
                     Err(kube::Error::Api(status)) if status.is_already_exists() => None,
                     created => Some(created?),
                 }
@@ -199,18 +189,12 @@ impl Action {
             Self::Patch(target, patch) => {
                 let patch = with_uid(target, patch.clone());
                 let api = target.api(client);
-                Some(
-                    api.patch(&target.name, &PatchParams::default(), &patch)
-                        .await?,
-                )
+                Some(api.patch(&target.name, &PatchParams::default(), &patch).await?)
             }
             Self::Status(target, status) => {
                 let patch = with_uid(target, json!({ "status": status }));
                 let api = target.api(client);
-                Some(
-                    api.patch_status(&target.name, &PatchParams::default(), &patch)
-                        .await?,
-                )
+                Some(api.patch_status(&target.name, &PatchParams::default(), &patch).await?)
             }
             Self::Bind(target, node) => {
                 let binding = json!({
@@ -220,17 +204,15 @@ impl Action {
                 });
                 let api = target.api(client);
                 let parameters = PostParams::default();
-                let _: Value = api
-                    .create_subresource("binding", &target.name, &parameters, &binding)
-                    .await?;
+                let _: Value = api.create_subresource("binding", &target.name, &parameters, &binding).await?;
                 None
             }
             Self::Delete(target) => {
                 let parameters = DeleteParams {
-                    preconditions: target.uid.clone().map(|uid| Preconditions {
-                        uid: Some(uid),
-                        resource_version: None,
-                    }),
+                    preconditions: target
+                        .uid
+                        .clone()
+                        .map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
                     ..DeleteParams::background()
                 };
                 match target.api(client).delete(&target.name, &parameters).await {
@@ -246,13 +228,7 @@ impl Action {
         Ok(self.target().zip(written).and_then(|(target, object)| {
             let version = object.resource_version()?;
             // The name may be the API server's choice.
-            Some((
-                Target {
-                    name: object.name_any(),
-                    ..target.clone()
-                },
-                version,
-            ))
+            Some((Target { name: object.name_any(), ..target.clone() }, version))
         }))
     }
 }
@@ -316,13 +292,7 @@ mod tests {
     #[test]
     fn a_field_that_is_gone_is_nulled_in_the_patch() {
         let mut new = json!({"a": 1, "inner": {"x": 1}});
-        forget_dropped_fields(
-            &mut new,
-            Some(&json!({"a": 2, "b": 3, "inner": {"x": 1, "y": 2}})),
-        );
-        assert_eq!(
-            new,
-            json!({"a": 1, "b": null, "inner": {"x": 1, "y": null}})
-        );
+        forget_dropped_fields(&mut new, Some(&json!({"a": 2, "b": 3, "inner": {"x": 1, "y": 2}})));
+        assert_eq!(new, json!({"a": 1, "b": null, "inner": {"x": 1, "y": null}}));
     }
 }

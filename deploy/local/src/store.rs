@@ -20,11 +20,7 @@ impl Store {
         let config = Config::embedded(layout.store(), ListenUrl::loopback());
         let server = server::start(config).await?;
         server.ready().await?;
-        let endpoint = server
-            .client_urls()
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let endpoint = server.client_urls().first().map(ToString::to_string).unwrap_or_default();
         Ok(Self { server, endpoint })
     }
 

@@ -41,10 +41,7 @@ impl std::str::FromStr for Publish {
         if !path.contains('/') || service_port.is_empty() {
             return Err(wrong());
         }
-        Ok(Self {
-            port: port.parse().map_err(|_| wrong())?,
-            target: target.to_owned(),
-        })
+        Ok(Self { port: port.parse().map_err(|_| wrong())?, target: target.to_owned() })
     }
 }
 
@@ -69,9 +66,7 @@ pub struct Options {
 /// What kept a part from starting, or ended it.
 pub async fn up(options: Options) -> anyhow::Result<()> {
     let layout = options.layout.clone();
-    let _lock = layout
-        .lock("up.lock")
-        .context("keelson-local is up already on this data directory")?;
+    let _lock = layout.lock("up.lock").context("keelson-local is up already on this data directory")?;
     check_machine()?;
     std::fs::write(layout.pid(), std::process::id().to_string())?;
     let store = Store::start(&layout).await?;
@@ -84,10 +79,7 @@ pub async fn up(options: Options) -> anyhow::Result<()> {
         token: token(&layout)?,
     };
     apiserver::write_kubeconfig(&config, &layout.kubeconfig())?;
-    let from_pods = apiserver::Config {
-        listen: (Ipv4Addr::new(10, 96, 0, 1), 443).into(),
-        ..config.clone()
-    };
+    let from_pods = apiserver::Config { listen: (Ipv4Addr::new(10, 96, 0, 1), 443).into(), ..config.clone() };
     apiserver::write_kubeconfig(&from_pods, &layout.pod_kubeconfig())?;
     let mut server = tokio::spawn(apiserver::serve(config));
     let client = layout::client(&layout.kubeconfig()).await?;
@@ -97,22 +89,14 @@ pub async fn up(options: Options) -> anyhow::Result<()> {
     }
     let (stop_node, node_stopped) = oneshot::channel();
     let (ready_sender, node_ready) = oneshot::channel();
-    let mut node = tokio::spawn(keep_node(
-        arguments(&options),
-        layout.clone(),
-        ready_sender,
-        node_stopped,
-    ));
+    let mut node = tokio::spawn(keep_node(arguments(&options), layout.clone(), ready_sender, node_stopped));
     let controllers = tokio::spawn(controllers::run(client, layout.volumes()));
     for publish in &options.publish {
         serve_published(publish, &layout).await?;
     }
     let announce = async {
         if node_ready.await.is_ok() {
-            println!(
-                "keelson-local is up: export KUBECONFIG={}",
-                layout.kubeconfig().display()
-            );
+            println!("keelson-local is up: export KUBECONFIG={}", layout.kubeconfig().display());
         }
         std::future::pending::<()>().await
     };
@@ -152,14 +136,9 @@ fn token(layout: &Layout) -> anyhow::Result<String> {
     if let Ok(token) = std::fs::read_to_string(layout.token()) {
         return Ok(token);
     }
-    let token: String = (0..4)
-        .map(|_| format!("{:016x}", rand::random::<u64>()))
-        .collect();
+    let token: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
     std::fs::write(layout.token(), &token)?;
-    std::fs::set_permissions(
-        layout.token(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o600),
-    )?;
+    std::fs::set_permissions(layout.token(), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(token)
 }
 
@@ -182,24 +161,16 @@ fn namespaces() -> Vec<&'static str> {
 fn check_machine() -> anyhow::Result<()> {
     let found = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .chain(["/usr/sbin".into(), "/sbin".into()])
-            .any(|dir| dir.join(program).exists())
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).exists())
     };
-    for (program, package) in [
-        ("bwrap", "bubblewrap"),
-        ("ip", "iproute2"),
-        ("unshare", "util-linux"),
-        ("nsenter", "util-linux"),
-    ] {
+    for (program, package) in
+        [("bwrap", "bubblewrap"), ("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")]
+    {
         if !found(program) {
             bail!("{program} is missing: install the package {package}");
         }
     }
-    let probe = std::process::Command::new("unshare")
-        .args(namespaces())
-        .arg("true")
-        .output()?;
+    let probe = std::process::Command::new("unshare").args(namespaces()).arg("true").output()?;
     if !probe.status.success() {
         bail!(
             "this machine refuses namespaces: {}\n\
@@ -213,20 +184,13 @@ fn check_machine() -> anyhow::Result<()> {
 }
 
 fn arguments(options: &Options) -> Vec<std::ffi::OsString> {
-    let mut arguments = vec![
-        "node".into(),
-        "--data-dir".into(),
-        options.layout.root().into(),
-    ];
+    let mut arguments = vec!["node".into(), "--data-dir".into(), options.layout.root().into()];
     for image in &options.images {
         let mut value = std::ffi::OsString::from(format!("{}=", image.name));
         value.push(&image.binary);
         arguments.extend(["--image".into(), value]);
     }
-    arguments.extend([
-        "--restart-backoff".into(),
-        options.restart_backoff_seconds.to_string().into(),
-    ]);
+    arguments.extend(["--restart-backoff".into(), options.restart_backoff_seconds.to_string().into()]);
     arguments
 }
 
@@ -317,8 +281,7 @@ async fn serve_published(publish: &Publish, layout: &Layout) -> anyhow::Result<(
 /// # Errors
 /// When nothing is up, or the command cannot be started.
 pub fn enter(layout: &Layout, command: &[String]) -> anyhow::Result<()> {
-    let pid = Layout::read_pid(&layout.node_pid())
-        .context("keelson-local is not up on this data directory")?;
+    let pid = Layout::read_pid(&layout.node_pid()).context("keelson-local is not up on this data directory")?;
     let mut nsenter = std::process::Command::new("nsenter");
     nsenter.args(["--net", "--mount", "--target", &pid.to_string()]);
     if !rustix::process::geteuid().is_root() {
@@ -327,10 +290,7 @@ pub fn enter(layout: &Layout, command: &[String]) -> anyhow::Result<()> {
     let mut directory = std::ffi::OsString::from("--wdns=");
     directory.push(std::env::current_dir()?);
     nsenter.arg(directory);
-    nsenter
-        .arg("--")
-        .args(command)
-        .env("KUBECONFIG", layout.pod_kubeconfig());
+    nsenter.arg("--").args(command).env("KUBECONFIG", layout.pod_kubeconfig());
     Err(nsenter.exec()).context("cannot start nsenter")
 }
 
@@ -360,13 +320,7 @@ mod tests {
     #[test]
     fn published_services_are_written_as_documented() {
         let good: Publish = "2379=default/example-client:client".parse().unwrap();
-        assert_eq!(
-            good,
-            Publish {
-                port: 2379,
-                target: "default/example-client:client".into()
-            }
-        );
+        assert_eq!(good, Publish { port: 2379, target: "default/example-client:client".into() });
         for wrong in ["2379", "x=a/b:1", "1=a:1", "1=a/b", "1=a/b:"] {
             assert!(wrong.parse::<Publish>().is_err(), "{wrong}");
         }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
-    HostPathVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim,
-    PersistentVolumeClaimStatus, PersistentVolumeSpec, PersistentVolumeStatus,
+    HostPathVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus,
+    PersistentVolumeSpec, PersistentVolumeStatus,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
@@ -33,35 +33,18 @@ pub fn plan(world: &World, directory: &Path, plan: &mut Plan) {
         }
     }
     for volume in world.volumes.iter().filter(|volume| is_ours(volume)) {
-        let reference = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.claim_ref.as_ref());
+        let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         let uid = reference.and_then(|reference| reference.uid.clone());
         if world.claims.iter().any(|claim| claim.uid() == uid) {
             continue;
         }
-        let retain = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+        let retain = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
         if retain == Some("Retain") {
-            let released = PersistentVolumeStatus {
-                phase: Some("Released".into()),
-                ..Default::default()
-            };
-            plan.actions.extend(Action::status(
-                volume.as_ref(),
-                volume.status.as_ref(),
-                &released,
-            ));
+            let released = PersistentVolumeStatus { phase: Some("Released".into()), ..Default::default() };
+            plan.actions.extend(Action::status(volume.as_ref(), volume.status.as_ref(), &released));
             continue;
         }
-        if let Some(path) = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.host_path.as_ref())
-        {
+        if let Some(path) = volume.spec.as_ref().and_then(|spec| spec.host_path.as_ref()) {
             plan.add(Action::RemoveDirectory(path.path.clone().into()));
         }
         plan.add(Action::delete(volume.as_ref()));
@@ -72,13 +55,7 @@ fn class() -> StorageClass {
     StorageClass {
         metadata: ObjectMeta {
             name: Some(CLASS.into()),
-            annotations: Some(
-                [(
-                    "storageclass.kubernetes.io/is-default-class".into(),
-                    "true".into(),
-                )]
-                .into(),
-            ),
+            annotations: Some([("storageclass.kubernetes.io/is-default-class".into(), "true".into())].into()),
             ..ObjectMeta::default()
         },
         provisioner: PROVISIONER.into(),
@@ -90,19 +67,13 @@ fn class() -> StorageClass {
 }
 
 fn is_ours(volume: &PersistentVolume) -> bool {
-    volume
-        .annotations()
-        .get("pv.kubernetes.io/provisioned-by")
-        .is_some_and(|by| by == PROVISIONER)
+    volume.annotations().get("pv.kubernetes.io/provisioned-by").is_some_and(|by| by == PROVISIONER)
 }
 
 /// Lets a deleted claim go once no pod uses it.
 fn release(world: &World, claim: &PersistentVolumeClaim, plan: &mut Plan) {
     let used = world.pods.iter().any(|pod| {
-        let volumes = pod
-            .spec
-            .iter()
-            .flat_map(|spec| spec.volumes.iter().flatten());
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         let mut claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
         pod.namespace() == claim.namespace()
             && !pods::is_over(pod)
@@ -110,14 +81,8 @@ fn release(world: &World, claim: &PersistentVolumeClaim, plan: &mut Plan) {
     });
     let finalizers = claim.finalizers();
     if !used && finalizers.iter().any(|finalizer| finalizer == PROTECTION) {
-        let rest: Vec<_> = finalizers
-            .iter()
-            .filter(|finalizer| *finalizer != PROTECTION)
-            .collect();
-        plan.add(Action::patch(
-            claim,
-            json!({ "metadata": { "finalizers": rest } }),
-        ));
+        let rest: Vec<_> = finalizers.iter().filter(|finalizer| *finalizer != PROTECTION).collect();
+        plan.add(Action::patch(claim, json!({ "metadata": { "finalizers": rest } })));
     }
 }
 
@@ -125,19 +90,11 @@ fn bind(world: &World, claim: &PersistentVolumeClaim, directory: &Path, plan: &m
     let spec = claim.spec.clone().unwrap_or_default();
     let class = spec.storage_class_name.as_deref().unwrap_or(CLASS);
     let name = format!("pvc-{}", claim.uid().unwrap_or_default());
-    if class != CLASS
-        || spec
-            .volume_name
-            .as_ref()
-            .is_some_and(|volume| *volume != name)
-    {
+    if class != CLASS || spec.volume_name.as_ref().is_some_and(|volume| *volume != name) {
         return;
     }
     let namespace = claim.namespace().unwrap_or_default();
-    let requested = spec
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.requests.clone());
+    let requested = spec.resources.as_ref().and_then(|resources| resources.requests.clone());
     let volume_spec = PersistentVolumeSpec {
         access_modes: spec.access_modes.clone(),
         capacity: requested.clone(),
@@ -153,29 +110,17 @@ fn bind(world: &World, claim: &PersistentVolumeClaim, directory: &Path, plan: &m
             ..ObjectReference::default()
         }),
         host_path: Some(HostPathVolumeSource {
-            path: directory
-                .join(claim_directory(&name, &namespace, &claim.name_any()))
-                .display()
-                .to_string(),
+            path: directory.join(claim_directory(&name, &namespace, &claim.name_any())).display().to_string(),
             type_: Some("DirectoryOrCreate".into()),
         }),
         ..PersistentVolumeSpec::default()
     };
-    let bound = PersistentVolumeStatus {
-        phase: Some("Bound".into()),
-        ..PersistentVolumeStatus::default()
-    };
-    match world
-        .volumes
-        .iter()
-        .find(|volume| volume.name_any() == name)
-    {
+    let bound = PersistentVolumeStatus { phase: Some("Bound".into()), ..PersistentVolumeStatus::default() };
+    match world.volumes.iter().find(|volume| volume.name_any() == name) {
         None => plan.add(Action::create(&PersistentVolume {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
-                annotations: Some(
-                    [("pv.kubernetes.io/provisioned-by".into(), PROVISIONER.into())].into(),
-                ),
+                annotations: Some([("pv.kubernetes.io/provisioned-by".into(), PROVISIONER.into())].into()),
                 ..ObjectMeta::default()
             },
             spec: Some(volume_spec),
@@ -183,18 +128,11 @@ fn bind(world: &World, claim: &PersistentVolumeClaim, directory: &Path, plan: &m
         })),
         Some(volume) => {
             if volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()) != requested.as_ref() {
-                plan.add(Action::patch(
-                    volume.as_ref(),
-                    json!({ "spec": { "capacity": json_of(&requested) } }),
-                ));
+                plan.add(Action::patch(volume.as_ref(), json!({ "spec": { "capacity": json_of(&requested) } })));
             }
-            let phase = volume
-                .status
-                .as_ref()
-                .and_then(|status| status.phase.as_deref());
+            let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
             if phase != Some("Bound") {
-                plan.actions
-                    .extend(Action::status(volume.as_ref(), None, &bound));
+                plan.actions.extend(Action::status(volume.as_ref(), None, &bound));
             }
         }
     }
@@ -213,8 +151,7 @@ fn bind(world: &World, claim: &PersistentVolumeClaim, directory: &Path, plan: &m
         capacity: requested,
         ..claim.status.clone().unwrap_or_default()
     };
-    plan.actions
-        .extend(Action::status(claim, claim.status.as_ref(), &status));
+    plan.actions.extend(Action::status(claim, claim.status.as_ref(), &status));
 }
 
 #[cfg(test)]
@@ -240,28 +177,20 @@ mod tests {
             }
             object::<PersistentVolumeClaim>(claim)
         };
-        let mut world = World {
-            classes: vec![object(json_of(&class()))],
-            ..World::default()
-        };
+        let mut world = World { classes: vec![object(json_of(&class()))], ..World::default() };
         world.claims = vec![claim(json!({}))];
         assert_eq!(
             plan_of(&world),
-            [
-                "create PersistentVolume pvc-u1",
-                "patch PersistentVolumeClaim data",
-                "status PersistentVolumeClaim data"
-            ]
+            ["create PersistentVolume pvc-u1", "patch PersistentVolumeClaim data", "status PersistentVolumeClaim data"]
         );
         world.claims = vec![claim(json!({"spec.storageClassName": "other"}))];
         assert_eq!(plan_of(&world), [""; 0], "a class that nobody serves");
 
-        let deleted = json!({"metadata.deletionTimestamp": "2026-01-01T00:00:00Z", "metadata.finalizers": [PROTECTION]});
+        let deleted =
+            json!({"metadata.deletionTimestamp": "2026-01-01T00:00:00Z", "metadata.finalizers": [PROTECTION]});
         world.claims = vec![claim(deleted)];
-        world.pods = vec![object(
-            json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [],
-            "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}}),
-        )];
+        world.pods = vec![object(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [],
+            "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}}))];
         assert_eq!(plan_of(&world), [""; 0]);
         world.pods.clear();
         assert_eq!(plan_of(&world), ["patch PersistentVolumeClaim data"]);
@@ -276,18 +205,10 @@ mod tests {
         let world = World {
             classes: vec![object(json_of(&class()))],
             volumes: vec![object(volume)],
-            claims: vec![object(
-                json!({"metadata": {"name": "data", "namespace": "ns", "uid": "new"},
-                "spec": {"storageClassName": "other"}}),
-            )],
+            claims: vec![object(json!({"metadata": {"name": "data", "namespace": "ns", "uid": "new"},
+                "spec": {"storageClassName": "other"}}))],
             ..World::default()
         };
-        assert_eq!(
-            plan_of(&world),
-            [
-                "remove /v/pvc-old_ns_data",
-                "delete PersistentVolume pvc-old"
-            ]
-        );
+        assert_eq!(plan_of(&world), ["remove /v/pvc-old_ns_data", "delete PersistentVolume pvc-old"]);
     }
 }

@@ -21,17 +21,9 @@ const HORIZON_DAYS: i64 = 366 * 8;
 
 /// Decides for all CronJobs.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
-    for cron in world
-        .cron_jobs
-        .iter()
-        .filter(|cron| cron.metadata.deletion_timestamp.is_none())
-    {
+    for cron in world.cron_jobs.iter().filter(|cron| cron.metadata.deletion_timestamp.is_none()) {
         let uid = cron.uid();
-        let mut mine: Vec<_> = world
-            .jobs
-            .iter()
-            .filter(|job| is_controlled_by(job.as_ref(), uid.as_deref()))
-            .collect();
+        let mut mine: Vec<_> = world.jobs.iter().filter(|job| is_controlled_by(job.as_ref(), uid.as_deref())).collect();
         mine.sort_by_key(|job| job.creation_timestamp().map(|time| time.0));
         plan_one(cron, &mine, now, plan);
     }
@@ -39,15 +31,12 @@ pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
 
 fn plan_one(cron: &CronJob, mine: &[&Arc<Job>], now: Timestamp, plan: &mut Plan) {
     let spec = &cron.spec;
-    let (running, over): (Vec<&Job>, Vec<&Job>) = mine
-        .iter()
-        .map(|job| job.as_ref())
-        .partition(|job| end(job).is_none());
+    let (running, over): (Vec<&Job>, Vec<&Job>) =
+        mine.iter().map(|job| job.as_ref()).partition(|job| end(job).is_none());
     forget_old(spec, &over, plan);
     let old = cron.status.clone().unwrap_or_default();
     let mut status = CronJobStatus {
-        active: Some(running.iter().map(|job| reference(job)).collect::<Vec<_>>())
-            .filter(|all| !all.is_empty()),
+        active: Some(running.iter().map(|job| reference(job)).collect::<Vec<_>>()).filter(|all| !all.is_empty()),
         last_schedule_time: old.last_schedule_time.clone(),
         last_successful_time: over
             .iter()
@@ -70,8 +59,7 @@ fn plan_one(cron: &CronJob, mine: &[&Arc<Job>], now: Timestamp, plan: &mut Plan)
             start(cron, spec, &running, due, now, &mut status, plan);
         }
     }
-    plan.actions
-        .extend(Action::status(cron, cron.status.as_ref(), &status));
+    plan.actions.extend(Action::status(cron, cron.status.as_ref(), &status));
 }
 
 /// Creates the Job of the time `due`, as far as concurrency and deadline allow.
@@ -85,9 +73,7 @@ fn start(
     plan: &mut Plan,
 ) {
     let late = now.duration_since(due).as_secs();
-    let too_late = spec
-        .starting_deadline_seconds
-        .is_some_and(|deadline| late > deadline);
+    let too_late = spec.starting_deadline_seconds.is_some_and(|deadline| late > deadline);
     let policy = spec.concurrency_policy.as_deref();
     if policy == Some("Forbid") && !running.is_empty() {
         return;
@@ -97,9 +83,7 @@ fn start(
         return;
     }
     if policy == Some("Replace") {
-        running
-            .iter()
-            .for_each(|job| plan.add(Action::delete(*job)));
+        running.iter().for_each(|job| plan.add(Action::delete(*job)));
     }
     let template = spec.job_template.metadata.clone().unwrap_or_default();
     plan.add(Action::create(&Job {
@@ -119,9 +103,7 @@ fn start(
 /// How a job ended, if it did.
 fn end(job: &Job) -> Option<&str> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let ended = conditions
-        .iter()
-        .find(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"));
+    let ended = conditions.iter().find(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"));
     ended.map(|condition| condition.type_.as_str())
 }
 
@@ -143,13 +125,8 @@ fn forget_old(spec: &CronJobSpec, over: &[&Job], plan: &mut Plan) {
     ];
     for (kind, limit) in limits {
         let ended: Vec<_> = over.iter().filter(|job| end(job) == Some(kind)).collect();
-        let surplus = ended
-            .len()
-            .saturating_sub(usize::try_from(limit).unwrap_or(0));
-        ended
-            .iter()
-            .take(surplus)
-            .for_each(|job| plan.add(Action::delete(**job)));
+        let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+        ended.iter().take(surplus).for_each(|job| plan.add(Action::delete(**job)));
     }
 }
 
@@ -186,15 +163,8 @@ impl Schedule {
         let [minutes, hours, days, months, weekdays] = fields.as_slice() else {
             return None;
         };
-        let sundays = field(
-            weekdays,
-            0,
-            7,
-            &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
-        )?;
-        let month_names = [
-            "", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-        ];
+        let sundays = field(weekdays, 0, 7, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"])?;
+        let month_names = ["", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
         Some(Self {
             minutes: field(minutes, 0, 59, &[])?,
             hours: field(hours, 0, 23, &[])?,
@@ -212,12 +182,7 @@ impl Schedule {
             other => other.to_monday_one_offset(),
         };
         let (day, weekday) = (has(self.days, time.day()), has(self.weekdays, weekday));
-        has(self.months, time.month())
-            && if self.either_day {
-                day || weekday
-            } else {
-                day && weekday
-            }
+        has(self.months, time.month()) && if self.either_day { day || weekday } else { day && weekday }
     }
 
     /// The first time after `after`.
@@ -225,17 +190,13 @@ impl Schedule {
         let has = |set: u64, number: i8| set >> u32::try_from(number).unwrap_or(63) & 1 == 1;
         let minute = Timestamp::from_second((after.as_second().div_euclid(60) + 1) * 60).ok()?;
         let mut time = minute.to_zoned(zone.clone());
-        let end = after
-            .saturating_add(SignedDuration::from_hours(24 * HORIZON_DAYS))
-            .ok()?;
+        let end = after.saturating_add(SignedDuration::from_hours(24 * HORIZON_DAYS)).ok()?;
         while time.timestamp() <= end {
             if !self.allows_day(&time) {
                 time = time.start_of_day().ok()?.checked_add(1.day()).ok()?;
             } else if !has(self.hours, time.hour()) {
                 let past = i64::from(time.minute()) * 60;
-                time = time
-                    .checked_add(SignedDuration::from_secs(3600 - past))
-                    .ok()?;
+                time = time.checked_add(SignedDuration::from_secs(3600 - past)).ok()?;
             } else if !has(self.minutes, time.minute()) {
                 time = time.checked_add(SignedDuration::from_secs(60)).ok()?;
             } else {
@@ -246,12 +207,7 @@ impl Schedule {
     }
 
     /// The latest time in (since, now] and the first one after now.
-    fn due(
-        &self,
-        since: Timestamp,
-        now: Timestamp,
-        zone: &TimeZone,
-    ) -> (Option<Timestamp>, Option<Timestamp>) {
+    fn due(&self, since: Timestamp, now: Timestamp, zone: &TimeZone) -> (Option<Timestamp>, Option<Timestamp>) {
         let mut due = None;
         let mut at = self.next(since, zone);
         for _ in 0..MISSED_LIMIT {
@@ -270,12 +226,8 @@ impl Schedule {
 /// One field: lists of `*`, numbers, names and ranges, each with an optional step.
 fn field(text: &str, lowest: u32, highest: u32, names: &[&str]) -> Option<u64> {
     let number = |word: &str| {
-        let named = names
-            .iter()
-            .position(|name| !name.is_empty() && name.eq_ignore_ascii_case(word));
-        let value = named
-            .and_then(|n| u32::try_from(n).ok())
-            .or_else(|| word.parse().ok())?;
+        let named = names.iter().position(|name| !name.is_empty() && name.eq_ignore_ascii_case(word));
+        let value = named.and_then(|n| u32::try_from(n).ok()).or_else(|| word.parse().ok())?;
         (lowest..=highest).contains(&value).then_some(value)
     };
     let mut set = 0;
@@ -290,9 +242,7 @@ fn field(text: &str, lowest: u32, highest: u32, names: &[&str]) -> Option<u64> {
             None if part.contains('/') => (number(range)?, highest),
             None => (number(range)?, number(range)?),
         };
-        set |= (first..=last)
-            .step_by(step)
-            .fold(0, |set, value| set | 1 << value);
+        set |= (first..=last).step_by(step).fold(0, |set, value| set | 1 << value);
     }
     Some(set)
 }
@@ -307,66 +257,32 @@ mod tests {
     fn schedules_find_the_next_time() {
         for (schedule, after, expected) in [
             ("* * * * *", "2026-01-01T00:00:30Z", "2026-01-01T00:01:00Z"),
-            (
-                "*/15 * * * *",
-                "2026-01-01T00:15:00Z",
-                "2026-01-01T00:30:00Z",
-            ),
+            ("*/15 * * * *", "2026-01-01T00:15:00Z", "2026-01-01T00:30:00Z"),
             ("30 4 * * *", "2026-01-01T05:00:00Z", "2026-01-02T04:30:00Z"),
             ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
-            (
-                "0 12 * * mon-fri",
-                "2026-01-02T13:00:00Z",
-                "2026-01-05T12:00:00Z",
-            ),
+            ("0 12 * * mon-fri", "2026-01-02T13:00:00Z", "2026-01-05T12:00:00Z"),
             ("0 0 13 * 5", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
             ("0 0 * * 7", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z"),
             ("@hourly", "2026-01-01T00:59:59Z", "2026-01-01T01:00:00Z"),
-            (
-                "5,10 22-23/1 31 dec *",
-                "2026-01-01T00:00:00Z",
-                "2026-12-31T22:05:00Z",
-            ),
+            ("5,10 22-23/1 31 dec *", "2026-01-01T00:00:00Z", "2026-12-31T22:05:00Z"),
         ] {
-            let found = Schedule::parse(schedule)
-                .unwrap()
-                .next(after.parse().unwrap(), &TimeZone::UTC);
+            let found = Schedule::parse(schedule).unwrap().next(after.parse().unwrap(), &TimeZone::UTC);
             assert_eq!(found.unwrap().to_string(), expected, "{schedule}");
         }
-        for wrong in [
-            "",
-            "* * * *",
-            "60 * * * *",
-            "* * 0 * *",
-            "a * * * *",
-            "*/0 * * * *",
-            "5-x * * * *",
-        ] {
+        for wrong in ["", "* * * *", "60 * * * *", "* * 0 * *", "a * * * *", "*/0 * * * *", "5-x * * * *"] {
             assert_eq!(Schedule::parse(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn a_due_job_is_started_once_as_the_policy_says() {
-        let running = object::<Job>(
-            json!({"metadata": {"name": "c-1", "namespace": "ns", "uid": "j",
+        let running = object::<Job>(json!({"metadata": {"name": "c-1", "namespace": "ns", "uid": "j",
             "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "c", "uid": "c", "controller": true}]},
-            "spec": {"template": {}}}),
-        );
+            "spec": {"template": {}}}));
         for (spec, jobs, last, expected) in [
-            (
-                json!({}),
-                vec![],
-                "2026-01-01T00:00:00Z",
-                "create Job c-29453763, status CronJob c",
-            ),
+            (json!({}), vec![], "2026-01-01T00:00:00Z", "create Job c-29453763, status CronJob c"),
             (json!({}), vec![], "2026-01-01T00:03:00Z", ""),
-            (
-                json!({"concurrencyPolicy": "Forbid"}),
-                vec![running.clone()],
-                "2026-01-01T00:00:00Z",
-                "status CronJob c",
-            ),
+            (json!({"concurrencyPolicy": "Forbid"}), vec![running.clone()], "2026-01-01T00:00:00Z", "status CronJob c"),
             (
                 json!({"concurrencyPolicy": "Replace"}),
                 vec![running],
@@ -375,17 +291,12 @@ mod tests {
             ),
             (json!({"suspend": true}), vec![], "2026-01-01T00:00:00Z", ""),
         ] {
-            let mut full =
-                json!({"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {}}}});
-            full.as_object_mut()
-                .unwrap()
-                .extend(spec.as_object().unwrap().clone());
+            let mut full = json!({"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {}}}});
+            full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
             let world = World {
                 jobs,
-                cron_jobs: vec![object(
-                    json!({"metadata": {"name": "c", "namespace": "ns", "uid": "c"}, "spec": full,
-                    "status": {"lastScheduleTime": last}}),
-                )],
+                cron_jobs: vec![object(json!({"metadata": {"name": "c", "namespace": "ns", "uid": "c"}, "spec": full,
+                    "status": {"lastScheduleTime": last}}))],
                 ..World::default()
             };
             let mut result = Plan::default();

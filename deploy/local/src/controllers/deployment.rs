@@ -1,8 +1,7 @@
 //! Deployments through ReplicaSets, and the pods of ReplicaSets.
 
 use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec,
-    ReplicaSetStatus,
+    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus,
 };
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -22,18 +21,10 @@ const HISTORY: i32 = 10;
 
 /// Decides for all Deployments, then for all ReplicaSets.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
-    for deployment in world
-        .deployments
-        .iter()
-        .filter(|d| d.metadata.deletion_timestamp.is_none())
-    {
+    for deployment in world.deployments.iter().filter(|d| d.metadata.deletion_timestamp.is_none()) {
         plan_deployment(world, deployment, now, plan);
     }
-    for set in world
-        .replica_sets
-        .iter()
-        .filter(|set| set.metadata.deletion_timestamp.is_none())
-    {
+    for set in world.replica_sets.iter().filter(|set| set.metadata.deletion_timestamp.is_none()) {
         plan_replica_set(world, set, now, plan);
     }
 }
@@ -43,17 +34,11 @@ fn wanted(set: &ReplicaSet) -> i32 {
 }
 
 fn available(set: &ReplicaSet) -> i32 {
-    set.status
-        .as_ref()
-        .and_then(|status| status.available_replicas)
-        .unwrap_or(0)
+    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
 }
 
 fn revision(set: &ReplicaSet) -> i64 {
-    set.annotations()
-        .get(REVISION)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0)
+    set.annotations().get(REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn plan_deployment(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
@@ -63,69 +48,42 @@ fn plan_deployment(world: &World, deployment: &Deployment, now: Timestamp, plan:
     sets.retain(|set| is_controlled_by(*set, uid.as_deref()));
     sets.sort_by_key(|set| revision(set));
     let name = format!("{}-{}", deployment.name_any(), hash(&spec.template));
-    let (new, old): (Vec<&ReplicaSet>, Vec<&ReplicaSet>) =
-        sets.iter().partition(|set| set.name_any() == name);
+    let (new, old): (Vec<&ReplicaSet>, Vec<&ReplicaSet>) = sets.iter().partition(|set| set.name_any() == name);
     let latest = sets.last().map_or(0, |set| revision(set));
     let Some(new) = new.first() else {
         if spec.paused != Some(true) {
-            plan.add(Action::create(&new_replica_set(
-                deployment,
-                &spec,
-                name,
-                latest + 1,
-            )));
+            plan.add(Action::create(&new_replica_set(deployment, &spec, name, latest + 1)));
         }
         return write_status(deployment, &spec, None, &sets, now, plan);
     };
     if revision(new) < latest {
-        let patch =
-            json!({ "metadata": { "annotations": { REVISION: (latest + 1).to_string() } } });
+        let patch = json!({ "metadata": { "annotations": { REVISION: (latest + 1).to_string() } } });
         plan.add(Action::patch(*new, patch));
     }
     let new_revision = revision(new).max(1).to_string();
     if deployment.annotations().get(REVISION) != Some(&new_revision) {
-        plan.add(Action::patch(
-            deployment,
-            json!({ "metadata": { "annotations": { REVISION: new_revision } } }),
-        ));
+        plan.add(Action::patch(deployment, json!({ "metadata": { "annotations": { REVISION: new_revision } } })));
     }
     if spec.paused != Some(true) {
         let running_pods = |set: &ReplicaSet| {
-            world.pods.iter().any(|pod| {
-                is_controlled_by(pod.as_ref(), set.uid().as_deref()) && !pods::is_over(pod)
-            })
+            world.pods.iter().any(|pod| is_controlled_by(pod.as_ref(), set.uid().as_deref()) && !pods::is_over(pod))
         };
         let old_gone = old.iter().all(|set| wanted(set) == 0 && !running_pods(set));
         for (set, replicas) in rollout(&spec, new, &old, old_gone) {
-            plan.add(Action::patch(
-                set,
-                json!({ "spec": { "replicas": replicas } }),
-            ));
+            plan.add(Action::patch(set, json!({ "spec": { "replicas": replicas } })));
         }
         forget_old(&spec, &old, plan);
     }
     write_status(deployment, &spec, Some(new), &sets, now, plan);
 }
 
-fn new_replica_set(
-    deployment: &Deployment,
-    spec: &DeploymentSpec,
-    name: String,
-    revision: i64,
-) -> ReplicaSet {
+fn new_replica_set(deployment: &Deployment, spec: &DeploymentSpec, name: String, revision: i64) -> ReplicaSet {
     let hash = name.rsplit('-').next().unwrap_or_default().to_owned();
     let mut template = spec.template.clone();
-    let labels = template
-        .metadata
-        .get_or_insert_default()
-        .labels
-        .get_or_insert_default();
+    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.into(), hash.clone());
     let mut selector = spec.selector.clone();
-    selector
-        .match_labels
-        .get_or_insert_default()
-        .insert(HASH_LABEL.into(), hash);
+    selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), hash);
     ReplicaSet {
         metadata: ObjectMeta {
             name: Some(name),
@@ -155,31 +113,21 @@ fn rollout<'a>(
     let replicas = spec.replicas.unwrap_or(1);
     let strategy = spec.strategy.as_ref();
     if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate") {
-        let down = old
-            .iter()
-            .filter(|set| wanted(set) > 0)
-            .map(|set| (*set, 0));
+        let down = old.iter().filter(|set| wanted(set) > 0).map(|set| (*set, 0));
         let up = (old_gone && wanted(new) != replicas).then_some((new, replicas));
         return down.chain(up).collect();
     }
-    let rolling = strategy
-        .and_then(|strategy| strategy.rolling_update.clone())
-        .unwrap_or_default();
+    let rolling = strategy.and_then(|strategy| strategy.rolling_update.clone()).unwrap_or_default();
     let quarter = || IntOrString::String("25%".into());
     let surge = pdb::share(&rolling.max_surge.unwrap_or_else(quarter), replicas);
     let unavailable = match rolling.max_unavailable.unwrap_or_else(quarter) {
         IntOrString::Int(number) => number,
         // Rounded down, unlike the surge.
         percent => {
-            pdb::share(&percent, replicas)
-                - i32::from(pdb::share(&percent, replicas) > 0 && !exact(&percent, replicas))
+            pdb::share(&percent, replicas) - i32::from(pdb::share(&percent, replicas) > 0 && !exact(&percent, replicas))
         }
     };
-    let unavailable = if surge == 0 {
-        unavailable.max(1)
-    } else {
-        unavailable
-    };
+    let unavailable = if surge == 0 { unavailable.max(1) } else { unavailable };
     let mut changes = Vec::new();
     let total: i32 = old.iter().map(|set| wanted(set)).sum::<i32>() + wanted(new);
     let room = (replicas + surge - total).max(0);
@@ -211,9 +159,7 @@ fn exact(percent: &IntOrString, whole: i32) -> bool {
 
 fn forget_old(spec: &DeploymentSpec, old: &[&ReplicaSet], plan: &mut Plan) {
     let limit = usize::try_from(spec.revision_history_limit.unwrap_or(HISTORY)).unwrap_or(0);
-    let empty = |set: &&&ReplicaSet| {
-        wanted(set) == 0 && set.status.as_ref().is_none_or(|s| s.replicas == 0)
-    };
+    let empty = |set: &&&ReplicaSet| wanted(set) == 0 && set.status.as_ref().is_none_or(|s| s.replicas == 0);
     let unused: Vec<_> = old.iter().filter(empty).collect();
     for set in unused.iter().take(unused.len().saturating_sub(limit)) {
         plan.add(Action::delete(**set));
@@ -229,42 +175,18 @@ fn write_status(
     plan: &mut Plan,
 ) {
     let old = deployment.status.clone().unwrap_or_default();
-    let sum = |of: fn(&ReplicaSetStatus) -> i32| {
-        sets.iter()
-            .filter_map(|s| s.status.as_ref())
-            .map(of)
-            .sum::<i32>()
-    };
+    let sum = |of: fn(&ReplicaSetStatus) -> i32| sets.iter().filter_map(|s| s.status.as_ref()).map(of).sum::<i32>();
     let replicas = spec.replicas.unwrap_or(1);
     let total = sum(|status| status.replicas);
     let available = sum(|status| status.available_replicas.unwrap_or(0));
-    let updated = new
-        .and_then(|set| set.status.as_ref())
-        .map_or(0, |status| status.replicas);
+    let updated = new.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas);
     let complete = updated == replicas && total == replicas && available == replicas;
     let enough = available >= replicas - replicas / 4;
     let conditions = [
-        (
-            "Available",
-            enough,
-            if enough {
-                "MinimumReplicasAvailable"
-            } else {
-                "MinimumReplicasUnavailable"
-            },
-        ),
-        (
-            "Progressing",
-            true,
-            if complete {
-                "NewReplicaSetAvailable"
-            } else {
-                "ReplicaSetUpdated"
-            },
-        ),
+        ("Available", enough, if enough { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" }),
+        ("Progressing", true, if complete { "NewReplicaSetAvailable" } else { "ReplicaSetUpdated" }),
     ];
-    let conditions =
-        conditions.map(|(type_, truth, reason)| condition(&old, type_, truth, reason, now));
+    let conditions = conditions.map(|(type_, truth, reason)| condition(&old, type_, truth, reason, now));
     let status = DeploymentStatus {
         replicas: Some(total),
         ready_replicas: Some(sum(|status| status.ready_replicas.unwrap_or(0))),
@@ -275,63 +197,35 @@ fn write_status(
         conditions: Some(conditions.to_vec()),
         ..DeploymentStatus::default()
     };
-    plan.actions.extend(Action::status(
-        deployment,
-        deployment.status.as_ref(),
-        &status,
-    ));
+    plan.actions.extend(Action::status(deployment, deployment.status.as_ref(), &status));
 }
 
-fn condition(
-    old: &DeploymentStatus,
-    type_: &str,
-    truth: bool,
-    reason: &str,
-    now: Timestamp,
-) -> DeploymentCondition {
+fn condition(old: &DeploymentStatus, type_: &str, truth: bool, reason: &str, now: Timestamp) -> DeploymentCondition {
     let status = if truth { "True" } else { "False" };
-    let before = old
-        .conditions
-        .iter()
-        .flatten()
-        .find(|c| c.type_.as_deref() == Some(type_));
+    let before = old.conditions.iter().flatten().find(|c| c.type_.as_deref() == Some(type_));
     let second = Time(Timestamp::from_second(now.as_second()).unwrap_or_default());
-    let same_reason = before
-        .filter(|c| c.status.as_deref() == Some(status) && c.reason.as_deref() == Some(reason));
+    let same_reason = before.filter(|c| c.status.as_deref() == Some(status) && c.reason.as_deref() == Some(reason));
     let same_status = before.filter(|c| c.status.as_deref() == Some(status));
     DeploymentCondition {
         type_: Some(type_.to_owned()),
         status: Some(status.to_owned()),
         reason: Some(reason.to_owned()),
         message: None,
-        last_update_time: same_reason
-            .map_or_else(|| Some(second.clone()), |c| c.last_update_time.clone()),
-        last_transition_time: same_status
-            .map_or_else(|| Some(second.clone()), |c| c.last_transition_time.clone()),
+        last_update_time: same_reason.map_or_else(|| Some(second.clone()), |c| c.last_update_time.clone()),
+        last_transition_time: same_status.map_or_else(|| Some(second.clone()), |c| c.last_transition_time.clone()),
     }
 }
 
 fn plan_replica_set(world: &World, set: &ReplicaSet, now: Timestamp, plan: &mut Plan) {
     let uid = set.uid();
-    let mine = world
-        .pods
-        .iter()
-        .filter(|pod| is_controlled_by(pod.as_ref(), uid.as_deref()));
-    let mut active: Vec<&Pod> = mine
-        .map(AsRef::as_ref)
-        .filter(|pod| pods::is_active(pod))
-        .collect();
+    let mine = world.pods.iter().filter(|pod| is_controlled_by(pod.as_ref(), uid.as_deref()));
+    let mut active: Vec<&Pod> = mine.map(AsRef::as_ref).filter(|pod| pods::is_active(pod)).collect();
     active.sort_by_key(|pod| pods::rank(pod));
     let have = i32::try_from(active.len()).unwrap_or(i32::MAX);
     let spec = &set.spec;
     if let Some(template) = &spec.template {
         for _ in have..wanted(set) {
-            let mut pod = pods::from_template(
-                template,
-                set.namespace(),
-                controlled_by(set),
-                Default::default(),
-            );
+            let mut pod = pods::from_template(template, set.namespace(), controlled_by(set), Default::default());
             pod.metadata.generate_name = Some(format!("{}-", set.name_any()));
             plan.add(Action::create(&pod));
         }
@@ -356,8 +250,7 @@ fn plan_replica_set(world: &World, set: &ReplicaSet, now: Timestamp, plan: &mut 
         observed_generation: set.metadata.generation,
         ..ReplicaSetStatus::default()
     };
-    plan.actions
-        .extend(Action::status(set, set.status.as_ref(), &status));
+    plan.actions.extend(Action::status(set, set.status.as_ref(), &status));
 }
 
 #[cfg(test)]
@@ -368,10 +261,8 @@ mod tests {
     use super::*;
 
     fn set(name: &str, wanted: i32, available: i32) -> Arc<ReplicaSet> {
-        object(
-            json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"replicas": wanted, "selector": {}},
-            "status": {"replicas": wanted, "availableReplicas": available}}),
-        )
+        object(json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"replicas": wanted, "selector": {}},
+            "status": {"replicas": wanted, "availableReplicas": available}}))
     }
 
     #[test]
@@ -387,56 +278,21 @@ mod tests {
             (default.clone(), (1, 0), (3, 3), false, "new=2"),
             (default.clone(), (2, 2), (3, 3), false, "old=1"),
             (default, (4, 4), (0, 0), true, ""),
-            (
-                rolling(3, json!(1), json!(0)),
-                (0, 0),
-                (3, 3),
-                false,
-                "new=1",
-            ),
-            (
-                rolling(3, json!(1), json!(0)),
-                (1, 1),
-                (3, 3),
-                false,
-                "old=2",
-            ),
-            (
-                rolling(3, json!(0), json!(1)),
-                (0, 0),
-                (3, 3),
-                false,
-                "old=2",
-            ),
-            (
-                rolling(1, json!("25%"), json!("25%")),
-                (0, 0),
-                (1, 1),
-                false,
-                "new=1",
-            ),
-            (
-                rolling(1, json!("25%"), json!("25%")),
-                (1, 0),
-                (1, 0),
-                false,
-                "old=0",
-            ),
+            (rolling(3, json!(1), json!(0)), (0, 0), (3, 3), false, "new=1"),
+            (rolling(3, json!(1), json!(0)), (1, 1), (3, 3), false, "old=2"),
+            (rolling(3, json!(0), json!(1)), (0, 0), (3, 3), false, "old=2"),
+            (rolling(1, json!("25%"), json!("25%")), (0, 0), (1, 1), false, "new=1"),
+            (rolling(1, json!("25%"), json!("25%")), (1, 0), (1, 0), false, "old=0"),
             (recreate.clone(), (0, 0), (2, 2), false, "old=0"),
             (recreate.clone(), (0, 0), (0, 0), false, ""),
             (recreate, (0, 0), (0, 0), true, "new=2"),
         ] {
             let mut full = json!({"selector": {}, "template": {}});
-            full.as_object_mut()
-                .unwrap()
-                .extend(spec.as_object().unwrap().clone());
+            full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
             let spec_: DeploymentSpec = serde_json::from_value(full).unwrap();
             let (new_set, old_set) = (set("new", new.0, new.1), set("old", old.0, old.1));
             let changes = rollout(&spec_, &new_set, &[&old_set], old_gone);
-            let text: Vec<_> = changes
-                .iter()
-                .map(|(set, n)| format!("{}={n}", set.name_any()))
-                .collect();
+            let text: Vec<_> = changes.iter().map(|(set, n)| format!("{}={n}", set.name_any())).collect();
             assert_eq!(text.join(" "), expected, "{spec} {new:?} {old:?}");
         }
     }
@@ -444,28 +300,21 @@ mod tests {
     #[test]
     fn replica_sets_keep_their_number_and_delete_the_unready_first() {
         let pod = |name: &str, ready: &str| {
-            object::<Pod>(
-                json!({"metadata": {"name": name, "namespace": "ns", "ownerReferences": [
+            object::<Pod>(json!({"metadata": {"name": name, "namespace": "ns", "ownerReferences": [
                 {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]},
                 "spec": {"nodeName": "n", "containers": []},
-                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}),
-            )
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}))
         };
         for (replicas, expected) in [(3, "create Pod r-"), (1, "delete Pod b"), (2, "")] {
             let world = World {
-                replica_sets: vec![object(
-                    json!({"metadata": {"name": "r", "namespace": "ns", "uid": "r"},
-                    "spec": {"replicas": replicas, "selector": {}, "template": {"spec": {"containers": []}}}}),
-                )],
+                replica_sets: vec![object(json!({"metadata": {"name": "r", "namespace": "ns", "uid": "r"},
+                    "spec": {"replicas": replicas, "selector": {}, "template": {"spec": {"containers": []}}}}))],
                 pods: vec![pod("a", "True"), pod("b", "False")],
                 ..World::default()
             };
             let mut result = Plan::default();
             plan(&world, Timestamp::UNIX_EPOCH, &mut result);
-            let acts: Vec<_> = summary(&result)
-                .into_iter()
-                .filter(|line| !line.starts_with("status"))
-                .collect();
+            let acts: Vec<_> = summary(&result).into_iter().filter(|line| !line.starts_with("status")).collect();
             assert_eq!(acts.join(" "), expected);
         }
     }

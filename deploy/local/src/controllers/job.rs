@@ -15,18 +15,10 @@ const BACKOFF_LIMIT_SECONDS: i64 = 360;
 
 /// Decides for all jobs.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
-    for job in world
-        .jobs
-        .iter()
-        .filter(|job| job.metadata.deletion_timestamp.is_none())
-    {
+    for job in world.jobs.iter().filter(|job| job.metadata.deletion_timestamp.is_none()) {
         let uid = job.uid();
-        let mine: Vec<&Pod> = world
-            .pods
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(|pod| is_controlled_by(*pod, uid.as_deref()))
-            .collect();
+        let mine: Vec<&Pod> =
+            world.pods.iter().map(AsRef::as_ref).filter(|pod| is_controlled_by(*pod, uid.as_deref())).collect();
         match finished_at(job) {
             Some(finished) => remove_after_ttl(job, finished, now, plan),
             None => run(job, &mine, now, plan),
@@ -36,25 +28,14 @@ pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
 
 fn finished_at(job: &Job) -> Option<Timestamp> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let done =
-        |c: &&JobCondition| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True";
-    conditions
-        .iter()
-        .find(done)?
-        .last_transition_time
-        .as_ref()
-        .map(|time| time.0)
+    let done = |c: &&JobCondition| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True";
+    conditions.iter().find(done)?.last_transition_time.as_ref().map(|time| time.0)
 }
 
 fn remove_after_ttl(job: &Job, finished: Timestamp, now: Timestamp, plan: &mut Plan) {
-    let ttl = job
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.ttl_seconds_after_finished);
+    let ttl = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished);
     if let Some(ttl) = ttl {
-        let expires = finished
-            .saturating_add(SignedDuration::from_secs(ttl.into()))
-            .unwrap_or(now);
+        let expires = finished.saturating_add(SignedDuration::from_secs(ttl.into())).unwrap_or(now);
         if expires <= now {
             plan.add(Action::delete(job));
         } else {
@@ -76,34 +57,20 @@ fn run(job: &Job, mine: &[&Pod], now: Timestamp, plan: &mut Plan) {
     let suspended = spec.suspend == Some(true);
     let started = old.start_time.clone().filter(|_| !suspended);
     let started = started.or_else(|| (!suspended).then(|| Time(second(now))));
-    let verdict = verdict(
-        &spec,
-        succeeded,
-        failed,
-        restarts(mine),
-        started.as_ref(),
-        now,
-        plan,
-    );
+    let verdict = verdict(&spec, succeeded, failed, restarts(mine), started.as_ref(), now, plan);
     let mut active_after = count(active.len());
     if verdict.is_some() || suspended {
-        active
-            .iter()
-            .for_each(|pod| plan.add(Action::delete(**pod)));
+        active.iter().for_each(|pod| plan.add(Action::delete(**pod)));
         active_after = 0;
     } else {
         active_after += start(job, &spec, mine, succeeded, active_after, failed, now, plan);
     }
     let mut status = JobStatus {
         active: Some(active_after).filter(|active| *active > 0),
-        ready: Some(
-            count(active.iter().filter(|pod| pods::is_ready(pod)).count()).min(active_after),
-        ),
+        ready: Some(count(active.iter().filter(|pod| pods::is_ready(pod)).count()).min(active_after)),
         succeeded: Some(succeeded).filter(|count| *count > 0),
         failed: Some(failed).filter(|count| *count > 0),
-        terminating: Some(count(
-            mine.iter().filter(|pod| pods::is_terminating(pod)).count(),
-        )),
+        terminating: Some(count(mine.iter().filter(|pod| pods::is_terminating(pod)).count())),
         start_time: started,
         conditions: old.conditions.clone(),
         ..JobStatus::default()
@@ -122,8 +89,7 @@ fn run(job: &Job, mine: &[&Pod], now: Timestamp, plan: &mut Plan) {
             status.completion_time = Some(Time(second(now)));
         }
     }
-    plan.actions
-        .extend(Action::status(job, job.status.as_ref(), &status));
+    plan.actions.extend(Action::status(job, job.status.as_ref(), &status));
 }
 
 fn second(now: Timestamp) -> Timestamp {
@@ -133,11 +99,7 @@ fn second(now: Timestamp) -> Timestamp {
 /// Restarts of containers in pods that are restarted in place: they count against the limit like failed pods.
 fn restarts(mine: &[&Pod]) -> i32 {
     let on_failure = mine.iter().filter(|pod| {
-        pod.spec
-            .as_ref()
-            .and_then(|spec| spec.restart_policy.as_deref())
-            == Some("OnFailure")
-            && pods::is_active(pod)
+        pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure") && pods::is_active(pod)
     });
     let statuses = on_failure.filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref());
     statuses.flatten().map(|status| status.restart_count).sum()
@@ -159,9 +121,7 @@ fn verdict(
         return Some((&["FailureTarget", "Failed"], "BackoffLimitExceeded"));
     }
     if let (Some(seconds), Some(Time(started))) = (spec.active_deadline_seconds, started) {
-        let deadline = started
-            .saturating_add(SignedDuration::from_secs(seconds))
-            .unwrap_or(now);
+        let deadline = started.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
         if deadline <= now {
             return Some((&["FailureTarget", "Failed"], "DeadlineExceeded"));
         }
@@ -184,9 +144,7 @@ fn start(
     now: Timestamp,
     plan: &mut Plan,
 ) -> i32 {
-    let remaining = spec
-        .completions
-        .map_or(i32::MAX, |completions| completions - succeeded);
+    let remaining = spec.completions.map_or(i32::MAX, |completions| completions - succeeded);
     let missing = spec.parallelism.unwrap_or(1).min(remaining) - active;
     if missing <= 0 {
         return 0;
@@ -198,16 +156,9 @@ fn start(
         return 0;
     }
     for _ in 0..missing {
-        let labels = [
-            ("job-name", job.name_any()),
-            ("batch.kubernetes.io/job-name", job.name_any()),
-        ];
-        let labels = labels
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        let mut pod =
-            pods::from_template(&spec.template, job.namespace(), controlled_by(job), labels);
+        let labels = [("job-name", job.name_any()), ("batch.kubernetes.io/job-name", job.name_any())];
+        let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut pod = pods::from_template(&spec.template, job.namespace(), controlled_by(job), labels);
         pod.metadata.generate_name = Some(format!("{}-", job.name_any()));
         plan.add(Action::create(&pod));
     }
@@ -216,21 +167,14 @@ fn start(
 
 /// When the next pod may start after failures.
 fn retry_at(mine: &[&Pod], failed: i32) -> Option<Timestamp> {
-    let ends = mine
-        .iter()
-        .filter(|pod| pods::phase(pod) == "Failed")
-        .filter_map(|pod| {
-            let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-            let ended = statuses
-                .iter()
-                .filter_map(|s| s.state.as_ref()?.terminated.as_ref()?.finished_at.clone());
-            ended.map(|time| time.0).max()
-        });
+    let ends = mine.iter().filter(|pod| pods::phase(pod) == "Failed").filter_map(|pod| {
+        let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+        let ended = statuses.iter().filter_map(|s| s.state.as_ref()?.terminated.as_ref()?.finished_at.clone());
+        ended.map(|time| time.0).max()
+    });
     let doublings = u32::try_from(failed - 1).unwrap_or(0).min(10);
     let pause = (BACKOFF_SECONDS << doublings).min(BACKOFF_LIMIT_SECONDS);
-    ends.max()?
-        .saturating_add(SignedDuration::from_secs(pause))
-        .ok()
+    ends.max()?.saturating_add(SignedDuration::from_secs(pause)).ok()
 }
 
 #[cfg(test)]
@@ -242,36 +186,26 @@ mod tests {
 
     fn acts(spec: serde_json::Value, phases: &[&str], now: i64) -> String {
         let pod = |(number, phase): (usize, &&str)| {
-            object::<Pod>(
-                json!({"metadata": {"name": format!("p{number}"), "namespace": "ns", "ownerReferences": [
+            object::<Pod>(json!({"metadata": {"name": format!("p{number}"), "namespace": "ns", "ownerReferences": [
                 {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j", "controller": true}]},
                 "spec": {"containers": []},
                 "status": {"phase": phase, "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false,
-                    "restartCount": 0, "state": {"terminated": {"exitCode": 1, "finishedAt": "1970-01-01T00:00:00Z"}}}]}}),
-            )
+                    "restartCount": 0, "state": {"terminated": {"exitCode": 1, "finishedAt": "1970-01-01T00:00:00Z"}}}]}}))
         };
         let mut full = json!({"template": {"spec": {"containers": []}}});
-        full.as_object_mut()
-            .unwrap()
-            .extend(spec.as_object().unwrap().clone());
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let world = World {
-            jobs: vec![object(
-                json!({"metadata": {"name": "j", "namespace": "ns", "uid": "j"}, "spec": full}),
-            )],
+            jobs: vec![object(json!({"metadata": {"name": "j", "namespace": "ns", "uid": "j"}, "spec": full}))],
             pods: phases.iter().enumerate().map(pod).collect(),
             ..World::default()
         };
         let mut result = Plan::default();
         plan(&world, Timestamp::from_second(now).unwrap(), &mut result);
         let status = result.actions.iter().find_map(|action| match action {
-            Action::Status(_, status) => {
-                status["conditions"][1]["type"].as_str().map(str::to_owned)
-            }
+            Action::Status(_, status) => status["conditions"][1]["type"].as_str().map(str::to_owned),
             _ => None,
         });
-        let lines = summary(&result)
-            .into_iter()
-            .filter(|line| !line.starts_with("status"));
+        let lines = summary(&result).into_iter().filter(|line| !line.starts_with("status"));
         lines.chain(status).collect::<Vec<_>>().join(", ")
     }
 
@@ -281,40 +215,16 @@ mod tests {
             (json!({}), &[][..], 0, "create Pod j-"),
             (json!({}), &["Running"], 0, ""),
             (json!({}), &["Succeeded"], 0, "Complete"),
-            (
-                json!({"completions": 3, "parallelism": 2}),
-                &["Succeeded"],
-                0,
-                "create Pod j-, create Pod j-",
-            ),
-            (
-                json!({"completions": 2, "parallelism": 2}),
-                &["Succeeded", "Running"],
-                0,
-                "",
-            ),
+            (json!({"completions": 3, "parallelism": 2}), &["Succeeded"], 0, "create Pod j-, create Pod j-"),
+            (json!({"completions": 2, "parallelism": 2}), &["Succeeded", "Running"], 0, ""),
             (json!({}), &["Failed"], 5, ""),
             (json!({}), &["Failed"], 10, "create Pod j-"),
             (json!({}), &["Failed", "Failed"], 19, ""),
-            (
-                json!({"backoffLimit": 1}),
-                &["Failed", "Failed"],
-                20,
-                "Failed",
-            ),
-            (
-                json!({"backoffLimit": 0}),
-                &["Failed", "Running"],
-                20,
-                "delete Pod p1, Failed",
-            ),
+            (json!({"backoffLimit": 1}), &["Failed", "Failed"], 20, "Failed"),
+            (json!({"backoffLimit": 0}), &["Failed", "Running"], 20, "delete Pod p1, Failed"),
             (json!({"suspend": true}), &["Running"], 0, "delete Pod p0"),
         ] {
-            assert_eq!(
-                acts(spec.clone(), phases, now),
-                expected,
-                "{spec} {phases:?}"
-            );
+            assert_eq!(acts(spec.clone(), phases, now), expected, "{spec} {phases:?}");
         }
     }
 
@@ -324,16 +234,10 @@ mod tests {
         let job: Job = serde_json::from_value(json!({"metadata": {"name": "j", "uid": "j"},
             "spec": {"ttlSecondsAfterFinished": 60, "template": {}}, "status": {"conditions": done}}))
         .unwrap();
-        let world = World {
-            jobs: vec![object(json_of(&job))],
-            ..World::default()
-        };
+        let world = World { jobs: vec![object(json_of(&job))], ..World::default() };
         let mut early = Plan::default();
         plan(&world, Timestamp::from_second(59).unwrap(), &mut early);
-        assert_eq!(
-            (summary(&early), early.wake),
-            (vec![], Timestamp::from_second(60).ok())
-        );
+        assert_eq!((summary(&early), early.wake), (vec![], Timestamp::from_second(60).ok()));
         let mut late = Plan::default();
         plan(&world, Timestamp::from_second(60).unwrap(), &mut late);
         assert_eq!(summary(&late), ["delete Job j"]);

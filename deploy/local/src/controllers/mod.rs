@@ -143,9 +143,7 @@ pub async fn run(client: Client, volumes: PathBuf) {
         changed.borrow_and_update();
         let now = Timestamp::now();
         let plan = decide(&stores.snapshot(), &volumes, now);
-        let mut wake = plan
-            .wake
-            .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        let mut wake = plan.wake.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         for action in plan.actions {
             match action.execute(&client).await {
                 Ok(Some((target, version))) => wait_for(&stores, &target, &version, &changes).await,
@@ -173,11 +171,7 @@ async fn wait_for(stores: &Stores, target: &Target, version: &str, changes: &Cha
     let mut changed = changes.subscribe();
     let seen = async { while !stores.shows(target, version) && changed.changed().await.is_ok() {} };
     if tokio::time::timeout(OBSERVE_TIMEOUT, seen).await.is_err() {
-        tracing::debug!(
-            name = target.name,
-            kind = target.resource.kind,
-            "a write was not seen in time"
-        );
+        tracing::debug!(name = target.name, kind = target.resource.kind, "a write was not seen in time");
     }
 }
 
@@ -198,25 +192,18 @@ fn decide(world: &World, volumes: &std::path::Path, now: Timestamp) -> Plan {
 fn hash(value: &impl Serialize) -> String {
     let digest = Sha256::digest(serde_json::to_vec(value).unwrap_or_default());
     let alphabet = b"bcdfghjklmnpqrstvwxz2456789";
-    digest
-        .iter()
-        .take(10)
-        .map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()]))
-        .collect()
+    digest.iter().take(10).map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()])).collect()
 }
 
 /// A reference that makes `owner` the controller.
 fn controlled_by<K: Kind<DynamicType = ()>>(owner: &K) -> Option<Vec<OwnerReference>> {
-    owner
-        .controller_owner_ref(&())
-        .map(|reference| vec![reference])
+    owner.controller_owner_ref(&()).map(|reference| vec![reference])
 }
 
 /// Whether `object` is controlled by the object with this uid.
 fn is_controlled_by(object: &impl ResourceExt, uid: Option<&str>) -> bool {
     let mut owners = object.owner_references().iter();
-    uid.is_some()
-        && owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
+    uid.is_some() && owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
 }
 
 /// Whether a selector matches; one that cannot be read matches nothing, and so does an absent one.
@@ -239,14 +226,8 @@ mod testing {
     pub fn summary(plan: &Plan) -> Vec<String> {
         let line = |action: &Action| match action {
             Action::Create(target, value) => {
-                let name = value
-                    .pointer("/metadata/generateName")
-                    .and_then(|n| n.as_str());
-                format!(
-                    "create {} {}",
-                    target.resource.kind,
-                    name.unwrap_or(&target.name)
-                )
+                let name = value.pointer("/metadata/generateName").and_then(|n| n.as_str());
+                format!("create {} {}", target.resource.kind, name.unwrap_or(&target.name))
             }
             Action::Patch(target, _) => format!("patch {} {}", target.resource.kind, target.name),
             Action::Status(target, _) => format!("status {} {}", target.resource.kind, target.name),

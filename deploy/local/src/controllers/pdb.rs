@@ -19,19 +19,11 @@ const DISRUPTED_SECONDS: i64 = 120;
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
     for budget in &world.budgets {
         let status = status(world, budget, now);
-        plan.actions.extend(Action::status(
-            budget.as_ref(),
-            budget.status.as_ref(),
-            &status,
-        ));
+        plan.actions.extend(Action::status(budget.as_ref(), budget.status.as_ref(), &status));
     }
 }
 
-fn status(
-    world: &World,
-    budget: &PodDisruptionBudget,
-    now: Timestamp,
-) -> PodDisruptionBudgetStatus {
+fn status(world: &World, budget: &PodDisruptionBudget, now: Timestamp) -> PodDisruptionBudgetStatus {
     let spec = budget.spec.clone().unwrap_or_default();
     let old = budget.status.clone().unwrap_or_default();
     let chosen: Vec<&Pod> = world
@@ -51,32 +43,17 @@ fn status(
         (None, Some(maximum)) => (expected - share(maximum, expected)).max(0),
         (None, None) => 0,
     };
-    let recent = now
-        .checked_sub(SignedDuration::from_secs(DISRUPTED_SECONDS))
-        .unwrap_or(Timestamp::MIN);
+    let recent = now.checked_sub(SignedDuration::from_secs(DISRUPTED_SECONDS)).unwrap_or(Timestamp::MIN);
     let disrupted = old.disrupted_pods.map(|disrupted| {
-        let present = |name: &String| {
-            chosen
-                .iter()
-                .any(|pod| pod.name_any() == *name && !pods::is_terminating(pod))
-        };
-        disrupted
-            .into_iter()
-            .filter(|(name, Time(time))| *time > recent && present(name))
-            .collect()
+        let present = |name: &String| chosen.iter().any(|pod| pod.name_any() == *name && !pods::is_terminating(pod));
+        disrupted.into_iter().filter(|(name, Time(time))| *time > recent && present(name)).collect()
     });
     let disrupted: std::collections::BTreeMap<_, _> = disrupted.unwrap_or_default();
-    let healthy = chosen.iter().filter(|pod| {
-        pods::is_ready(pod)
-            && !pods::is_terminating(pod)
-            && !disrupted.contains_key(&pod.name_any())
-    });
+    let healthy = chosen
+        .iter()
+        .filter(|pod| pods::is_ready(pod) && !pods::is_terminating(pod) && !disrupted.contains_key(&pod.name_any()));
     let healthy = count(healthy.count());
-    let allowed = if expected > 0 {
-        (healthy - desired).max(0)
-    } else {
-        0
-    };
+    let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
     PodDisruptionBudgetStatus {
         current_healthy: Some(healthy),
         desired_healthy: Some(desired),
@@ -84,41 +61,21 @@ fn status(
         expected_pods: Some(expected),
         disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
         observed_generation: budget.metadata.generation,
-        conditions: Some(vec![condition(
-            old.conditions.as_deref(),
-            allowed > 0,
-            budget.metadata.generation,
-            now,
-        )]),
+        conditions: Some(vec![condition(old.conditions.as_deref(), allowed > 0, budget.metadata.generation, now)]),
     }
 }
 
-fn condition(
-    old: Option<&[Condition]>,
-    allowed: bool,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Condition {
+fn condition(old: Option<&[Condition]>, allowed: bool, generation: Option<i64>, now: Timestamp) -> Condition {
     let status = if allowed { "True" } else { "False" };
-    let same = old
-        .into_iter()
-        .flatten()
-        .find(|c| c.type_ == "DisruptionAllowed" && c.status == status);
+    let same = old.into_iter().flatten().find(|c| c.type_ == "DisruptionAllowed" && c.status == status);
     let second = Timestamp::from_second(now.as_second()).unwrap_or_default();
     Condition {
         type_: "DisruptionAllowed".into(),
         status: status.into(),
-        reason: if allowed {
-            "SufficientPods"
-        } else {
-            "InsufficientPods"
-        }
-        .into(),
+        reason: if allowed { "SufficientPods" } else { "InsufficientPods" }.into(),
         message: String::new(),
         observed_generation: generation,
-        last_transition_time: same.map_or(Time(second), |condition| {
-            condition.last_transition_time.clone()
-        }),
+        last_transition_time: same.map_or(Time(second), |condition| condition.last_transition_time.clone()),
     }
 }
 
@@ -142,10 +99,7 @@ fn expected(world: &World, chosen: &[&Pod]) -> i32 {
     let mut counted = BTreeSet::new();
     let mut sum = 0;
     for pod in chosen {
-        let owner = pod
-            .owner_references()
-            .iter()
-            .find(|owner| owner.controller == Some(true));
+        let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
         let replicas = owner.and_then(|owner| replicas(world, &owner.uid));
         match (owner, replicas) {
             (Some(owner), Some(replicas)) => {
@@ -182,10 +136,8 @@ mod tests {
                 "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}))
         };
         let world = World {
-            stateful_sets: vec![object(
-                json!({"metadata": {"name": "s", "namespace": "ns", "uid": "s"},
-                "spec": {"replicas": 4, "selector": {}, "serviceName": "s", "template": {}}}),
-            )],
+            stateful_sets: vec![object(json!({"metadata": {"name": "s", "namespace": "ns", "uid": "s"},
+                "spec": {"replicas": 4, "selector": {}, "serviceName": "s", "template": {}}}))],
             pods: vec![pod("a", "True"), pod("b", "True"), pod("c", "False")],
             ..World::default()
         };
@@ -198,15 +150,9 @@ mod tests {
         ] {
             let mut spec = spec;
             spec["selector"] = json!({"matchLabels": {"app": "x"}});
-            let budget =
-                object(json!({"metadata": {"name": "b", "namespace": "ns"}, "spec": spec}));
+            let budget = object(json!({"metadata": {"name": "b", "namespace": "ns"}, "spec": spec}));
             let s = status(&world, &budget, Timestamp::UNIX_EPOCH);
-            let seen = [
-                s.current_healthy,
-                s.desired_healthy,
-                s.disruptions_allowed,
-                s.expected_pods,
-            ];
+            let seen = [s.current_healthy, s.desired_healthy, s.disruptions_allowed, s.expected_pods];
             assert_eq!(seen.map(Option::unwrap), expected, "{spec}");
         }
     }

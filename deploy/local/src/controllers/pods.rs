@@ -10,10 +10,7 @@ use kube::core::ObjectMeta;
 
 /// The phase, `Pending` while there is none.
 pub fn phase(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or("Pending")
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
 }
 
 /// Succeeded or failed: no process will run in it again.
@@ -34,15 +31,8 @@ pub fn is_active(pod: &Pod) -> bool {
 /// Since when the pod is ready; none while it is not.
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
-    Some(
-        ready
-            .last_transition_time
-            .as_ref()
-            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-    )
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 
 /// Ready now.
@@ -51,21 +41,13 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 /// Ready for at least so many seconds. When that is still to come, the time at which to look again.
-pub fn is_available(
-    pod: &Pod,
-    min_ready_seconds: Option<i32>,
-    now: Timestamp,
-) -> Result<bool, Timestamp> {
+pub fn is_available(pod: &Pod, min_ready_seconds: Option<i32>, now: Timestamp) -> Result<bool, Timestamp> {
     let Some(since) = ready_since(pod) else {
         return Ok(false);
     };
     let wait = SignedDuration::from_secs(min_ready_seconds.unwrap_or(0).into());
     let available = since.checked_add(wait).unwrap_or(Timestamp::MAX);
-    if wait.is_zero() || available <= now {
-        Ok(true)
-    } else {
-        Err(available)
-    }
+    if wait.is_zero() || available <= now { Ok(true) } else { Err(available) }
 }
 
 /// A pod from a template, with more labels. The name or its beginning is up to the caller.
@@ -95,11 +77,5 @@ pub fn from_template(
 /// Those to delete first: not running, not ready, youngest.
 pub fn rank(pod: &Pod) -> impl Ord + use<> {
     let created = pod.creation_timestamp().map(|Time(time)| time);
-    (
-        pod.spec
-            .as_ref()
-            .is_some_and(|spec| spec.node_name.is_some()),
-        is_ready(pod),
-        std::cmp::Reverse(created),
-    )
+    (pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()), is_ready(pod), std::cmp::Reverse(created))
 }

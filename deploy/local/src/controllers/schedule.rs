@@ -13,8 +13,7 @@ pub fn plan(world: &World, plan: &mut Plan) {
     };
     for pod in &world.pods {
         let spec = pod.spec.as_ref();
-        let waiting =
-            spec.is_some_and(|spec| spec.node_name.is_none() && spec.scheduling_gates.is_none());
+        let waiting = spec.is_some_and(|spec| spec.node_name.is_none() && spec.scheduling_gates.is_none());
         if waiting && pods::is_active(pod) && fits(pod, node) && has_claims(world, pod) {
             plan.add(Action::Bind(Target::of(pod.as_ref()), node.name_any()));
         }
@@ -23,44 +22,26 @@ pub fn plan(world: &World, plan: &mut Plan) {
 
 /// A cordoned node takes no new pods.
 fn accepts(node: &Node) -> bool {
-    node.spec
-        .as_ref()
-        .is_none_or(|spec| spec.unschedulable != Some(true))
+    node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true))
 }
 
 /// Whether all claims that the pod mounts are bound.
 fn has_claims(world: &World, pod: &Pod) -> bool {
-    let volumes = pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten());
-    let mut names =
-        volumes.filter_map(|volume| Some(&volume.persistent_volume_claim.as_ref()?.claim_name));
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut names = volumes.filter_map(|volume| Some(&volume.persistent_volume_claim.as_ref()?.claim_name));
     names.all(|name| {
-        let mut claims = world
-            .claims
-            .iter()
-            .filter(|claim| claim.namespace() == pod.namespace());
+        let mut claims = world.claims.iter().filter(|claim| claim.namespace() == pod.namespace());
         let claim = claims.find(|claim| claim.name_any() == *name);
         claim.is_some_and(|claim| {
-            claim
-                .status
-                .as_ref()
-                .is_some_and(|status| status.phase.as_deref() == Some("Bound"))
+            claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"))
                 && claim.metadata.deletion_timestamp.is_none()
         })
     })
 }
 
 fn fits(pod: &Pod, node: &Node) -> bool {
-    let selector = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.node_selector.as_ref());
-    selector
-        .into_iter()
-        .flatten()
-        .all(|(key, value)| node.labels().get(key) == Some(value))
+    let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
+    selector.into_iter().flatten().all(|(key, value)| node.labels().get(key) == Some(value))
 }
 
 #[cfg(test)]
@@ -71,29 +52,19 @@ mod tests {
 
     #[test]
     fn waiting_pods_are_bound() {
-        let pod = |name: &str, spec| {
-            object(json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec}))
-        };
+        let pod = |name: &str, spec| object(json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec}));
         let mut world = World {
-            nodes: vec![object(
-                json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}}}),
-            )],
+            nodes: vec![object(json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}}}))],
             pods: vec![
                 pod("a", json!({"containers": []})),
                 pod("bound", json!({"containers": [], "nodeName": "n"})),
-                pod(
-                    "fits",
-                    json!({"containers": [], "nodeSelector": {"disk": "ssd"}}),
-                ),
+                pod("fits", json!({"containers": [], "nodeSelector": {"disk": "ssd"}})),
                 pod(
                     "unbound",
                     json!({"containers": [], "volumes": [
                         {"name": "d", "persistentVolumeClaim": {"claimName": "d"}}]}),
                 ),
-                pod(
-                    "not",
-                    json!({"containers": [], "nodeSelector": {"disk": "hdd"}}),
-                ),
+                pod("not", json!({"containers": [], "nodeSelector": {"disk": "hdd"}})),
             ],
             ..World::default()
         };
@@ -103,9 +74,7 @@ mod tests {
             summary(&result)
         };
         assert_eq!(plan_of(&world), ["bind a n", "bind fits n"]);
-        world.nodes = vec![object(
-            json!({"metadata": {"name": "n"}, "spec": {"unschedulable": true}}),
-        )];
+        world.nodes = vec![object(json!({"metadata": {"name": "n"}, "spec": {"unschedulable": true}}))];
         assert_eq!(plan_of(&world), [""; 0]);
     }
 }

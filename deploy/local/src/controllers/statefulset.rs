@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{
-    ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus,
-};
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
@@ -25,11 +23,7 @@ const HISTORY: i32 = 10;
 
 /// Decides for all sets.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
-    for set in world
-        .stateful_sets
-        .iter()
-        .filter(|set| set.metadata.deletion_timestamp.is_none())
-    {
+    for set in world.stateful_sets.iter().filter(|set| set.metadata.deletion_timestamp.is_none()) {
         Decision::new(world, set, now).decide(plan);
     }
 }
@@ -55,30 +49,14 @@ impl<'a> Decision<'a> {
         let spec = set.spec.clone();
         let update = format!("{}-{}", set.name_any(), hash(&spec.template));
         let status = set.status.as_ref();
-        let revisions: Vec<_> = world
-            .revisions
-            .iter()
-            .filter(|r| is_controlled_by(r.as_ref(), uid.as_deref()))
-            .collect();
+        let revisions: Vec<_> =
+            world.revisions.iter().filter(|r| is_controlled_by(r.as_ref(), uid.as_deref())).collect();
         let current = status.and_then(|status| status.current_revision.clone());
-        let current = current.filter(|current| {
-            revisions
-                .iter()
-                .any(|revision| revision.name_any() == *current)
-        });
-        let mine = world
-            .pods
-            .iter()
-            .filter(|pod| is_controlled_by(pod.as_ref(), uid.as_deref()));
+        let current = current.filter(|current| revisions.iter().any(|revision| revision.name_any() == *current));
+        let mine = world.pods.iter().filter(|pod| is_controlled_by(pod.as_ref(), uid.as_deref()));
         Self {
-            pods: mine
-                .filter_map(|pod| Some((ordinal(set, pod)?, pod.as_ref())))
-                .collect(),
-            claims: world
-                .claims
-                .iter()
-                .filter(|claim| claim.namespace() == set.namespace())
-                .collect(),
+            pods: mine.filter_map(|pod| Some((ordinal(set, pod)?, pod.as_ref()))).collect(),
+            claims: world.claims.iter().filter(|claim| claim.namespace() == set.namespace()).collect(),
             current: current.unwrap_or_else(|| update.clone()),
             set,
             spec,
@@ -99,12 +77,7 @@ impl<'a> Decision<'a> {
     }
 
     fn ordinals(&self) -> std::ops::Range<i32> {
-        let start = self
-            .spec
-            .ordinals
-            .as_ref()
-            .and_then(|ordinals| ordinals.start)
-            .unwrap_or(0);
+        let start = self.spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
         start..start + self.spec.replicas.unwrap_or(1).max(0)
     }
 
@@ -151,11 +124,7 @@ impl<'a> Decision<'a> {
             }
             settled &= available;
         }
-        let surplus: Vec<_> = self
-            .pods
-            .iter()
-            .filter(|(ordinal, _)| !self.ordinals().contains(ordinal))
-            .collect();
+        let surplus: Vec<_> = self.pods.iter().filter(|(ordinal, _)| !self.ordinals().contains(ordinal)).collect();
         for (_, pod) in surplus.iter().rev() {
             if !pods::is_terminating(pod) {
                 plan.add(Action::delete(**pod));
@@ -172,23 +141,15 @@ impl<'a> Decision<'a> {
         let Some(partition) = self.partition() else {
             return;
         };
-        let outdated = self
-            .ordinals()
-            .rev()
-            .filter(|ordinal| *ordinal >= partition);
+        let outdated = self.ordinals().rev().filter(|ordinal| *ordinal >= partition);
         let outdated = outdated.filter_map(|ordinal| self.pods.get(&ordinal));
-        if let Some(pod) = outdated
-            .into_iter()
-            .find(|pod| revision_of(pod) != Some(self.update.as_str()))
-        {
+        if let Some(pod) = outdated.into_iter().find(|pod| revision_of(pod) != Some(self.update.as_str())) {
             plan.add(Action::delete(*pod));
         }
     }
 
     fn create(&self, ordinal: i32, plan: &mut Plan) {
-        let old = self
-            .partition()
-            .is_some_and(|partition| ordinal < partition);
+        let old = self.partition().is_some_and(|partition| ordinal < partition);
         let old_template = self.template_of(&self.current).filter(|_| old);
         let (revision, template) = match old_template {
             Some(template) => (&self.current, template),
@@ -227,24 +188,12 @@ impl<'a> Decision<'a> {
             ("apps.kubernetes.io/pod-index", ordinal.to_string()),
             (REVISION_LABEL, revision.to_owned()),
         ];
-        let labels = labels
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        let mut pod = pods::from_template(
-            template,
-            self.set.namespace(),
-            controlled_by(self.set),
-            labels,
-        );
+        let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut pod = pods::from_template(template, self.set.namespace(), controlled_by(self.set), labels);
         pod.metadata.name = Some(name.clone());
         if let Some(spec) = &mut pod.spec {
             spec.hostname = Some(name);
-            spec.subdomain = self
-                .spec
-                .service_name
-                .clone()
-                .filter(|service| !service.is_empty());
+            spec.subdomain = self.spec.service_name.clone().filter(|service| !service.is_empty());
             let volumes = spec.volumes.get_or_insert_default();
             for template in self.spec.volume_claim_templates.iter().flatten() {
                 volumes.retain(|volume| volume.name != template.name_any());
@@ -262,27 +211,15 @@ impl<'a> Decision<'a> {
     }
 
     fn template_of(&self, revision: &str) -> Option<PodTemplateSpec> {
-        let found = self
-            .revisions
-            .iter()
-            .find(|known| known.name_any() == revision)?;
+        let found = self.revisions.iter().find(|known| known.name_any() == revision)?;
         let template = found.data.0.pointer("/spec/template")?;
         serde_json::from_value(template.clone()).ok()
     }
 
     /// Writes the template down as a revision, and drops revisions beyond the history that nobody uses.
     fn keep_revisions(&self, plan: &mut Plan) {
-        let latest = self
-            .revisions
-            .iter()
-            .filter_map(|revision| revision.revision)
-            .max()
-            .unwrap_or(0);
-        match self
-            .revisions
-            .iter()
-            .find(|revision| revision.name_any() == self.update)
-        {
+        let latest = self.revisions.iter().filter_map(|revision| revision.revision).max().unwrap_or(0);
+        match self.revisions.iter().find(|revision| revision.name_any() == self.update) {
             None => plan.add(Action::create(&ControllerRevision {
                 metadata: ObjectMeta {
                     name: Some(self.update.clone()),
@@ -295,28 +232,18 @@ impl<'a> Decision<'a> {
                 revision: Some(latest + 1),
             })),
             Some(revision) if revision.revision < Some(latest) => {
-                plan.add(Action::patch(
-                    revision.as_ref(),
-                    json!({ "revision": latest + 1 }),
-                ));
+                plan.add(Action::patch(revision.as_ref(), json!({ "revision": latest + 1 })));
             }
             Some(_) => {}
         }
         let used = |revision: &ControllerRevision| {
             let name = revision.name_any();
             let mut pods = self.pods.values();
-            name == self.update
-                || name == self.current
-                || pods.any(|pod| revision_of(pod) == Some(name.as_str()))
+            name == self.update || name == self.current || pods.any(|pod| revision_of(pod) == Some(name.as_str()))
         };
-        let mut unused: Vec<_> = self
-            .revisions
-            .iter()
-            .filter(|revision| !used(revision))
-            .collect();
+        let mut unused: Vec<_> = self.revisions.iter().filter(|revision| !used(revision)).collect();
         unused.sort_by_key(|revision| revision.revision);
-        let limit =
-            usize::try_from(self.spec.revision_history_limit.unwrap_or(HISTORY)).unwrap_or(0);
+        let limit = usize::try_from(self.spec.revision_history_limit.unwrap_or(HISTORY)).unwrap_or(0);
         for revision in unused.iter().take(unused.len().saturating_sub(limit)) {
             plan.add(Action::delete(revision.as_ref()));
         }
@@ -325,11 +252,7 @@ impl<'a> Decision<'a> {
     /// Claims belong to the set or to their pod when the retention policy lets them go with it. The owner is what garbage
     /// collection goes by.
     fn keep_claim_owners(&self, plan: &mut Plan) {
-        let policy = self
-            .spec
-            .persistent_volume_claim_retention_policy
-            .clone()
-            .unwrap_or_default();
+        let policy = self.spec.persistent_volume_claim_retention_policy.clone().unwrap_or_default();
         let with_set = policy.when_deleted.as_deref() == Some("Delete");
         let when_scaled = policy.when_scaled.as_deref() == Some("Delete");
         let set_reference = self.set.owner_ref(&());
@@ -341,15 +264,9 @@ impl<'a> Decision<'a> {
                 let Some(claim) = self.claims.iter().find(|claim| claim.name_any() == name) else {
                     continue;
                 };
-                let ours = |owner: &&OwnerReference| {
-                    Some(&owner.uid) != self.set.metadata.uid.as_ref() && owner.kind != "Pod"
-                };
-                let mut owners: Vec<_> = claim
-                    .owner_references()
-                    .iter()
-                    .filter(ours)
-                    .cloned()
-                    .collect();
+                let ours =
+                    |owner: &&OwnerReference| Some(&owner.uid) != self.set.metadata.uid.as_ref() && owner.kind != "Pod";
+                let mut owners: Vec<_> = claim.owner_references().iter().filter(ours).cloned().collect();
                 owners.extend(set_reference.clone().filter(|_| with_set));
                 owners.extend(pod_reference.clone().filter(|_| surplus));
                 if owners != claim.owner_references() {
@@ -361,33 +278,15 @@ impl<'a> Decision<'a> {
     }
 
     fn write_status(&self, plan: &mut Plan) {
-        let mine: Vec<_> = self
-            .pods
-            .values()
-            .filter(|pod| !pods::is_terminating(pod))
-            .collect();
+        let mine: Vec<_> = self.pods.values().filter(|pod| !pods::is_terminating(pod)).collect();
         let count = |length: usize| i32::try_from(length).unwrap_or(i32::MAX);
-        let of = |revision: &str| {
-            count(
-                mine.iter()
-                    .filter(|pod| revision_of(pod) == Some(revision))
-                    .count(),
-            )
-        };
+        let of = |revision: &str| count(mine.iter().filter(|pod| revision_of(pod) == Some(revision)).count());
         let ready = count(mine.iter().filter(|pod| pods::is_ready(pod)).count());
-        let available = count(
-            mine.iter()
-                .filter(|pod| self.is_available(pod, plan))
-                .count(),
-        );
+        let available = count(mine.iter().filter(|pod| self.is_available(pod, plan)).count());
         let updated = of(&self.update);
         let wanted = count(self.ordinals().len());
         let complete = updated == wanted && ready == wanted && count(self.pods.len()) == wanted;
-        let current = if complete {
-            &self.update
-        } else {
-            &self.current
-        };
+        let current = if complete { &self.update } else { &self.current };
         let status = StatefulSetStatus {
             replicas: count(mine.len()),
             ready_replicas: Some(ready),
@@ -400,16 +299,12 @@ impl<'a> Decision<'a> {
             collision_count: Some(0),
             conditions: None,
         };
-        plan.actions
-            .extend(Action::status(self.set, self.set.status.as_ref(), &status));
+        plan.actions.extend(Action::status(self.set, self.set.status.as_ref(), &status));
     }
 }
 
 fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
-    pod.name_any()
-        .strip_prefix(&format!("{}-", set.name_any()))?
-        .parse()
-        .ok()
+    pod.name_any().strip_prefix(&format!("{}-", set.name_any()))?.parse().ok()
 }
 
 fn claim_name(template: &PersistentVolumeClaim, set: &StatefulSet, ordinal: i32) -> String {
@@ -432,10 +327,7 @@ mod tests {
             "spec": {"serviceName": "svc", "selector": {"matchLabels": {"app": "x"}},
                      "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c"}]}}},
             "status": {"replicas": 0, "currentRevision": current}});
-        value["spec"]
-            .as_object_mut()
-            .unwrap()
-            .extend(spec.as_object().unwrap().clone());
+        value["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         object(value)
     }
 
@@ -447,11 +339,7 @@ mod tests {
     /// A pod from `ORDINAL STATE REVISION`.
     fn pod(text: &str) -> Arc<Pod> {
         let words: Vec<_> = text.split(' ').collect();
-        let revision = if words[2] == "new" {
-            update()
-        } else {
-            "s-old".into()
-        };
+        let revision = if words[2] == "new" { update() } else { "s-old".into() };
         let mut value = json!({
             "metadata": {"name": format!("s-{}", words[0]), "namespace": "ns", "uid": text,
                 "labels": {REVISION_LABEL: revision},
@@ -467,7 +355,8 @@ mod tests {
     }
 
     fn revisions() -> Vec<Arc<ControllerRevision>> {
-        let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": "set", "controller": true}]);
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": "set", "controller": true}]);
         let template = json!({"spec": {"template": {"spec": {"containers": [{"name": "old"}]}}}});
         [(update(), 2), ("s-old".into(), 1)]
             .map(|(name, revision)| {
@@ -487,10 +376,7 @@ mod tests {
         let mut result = Plan::default();
         plan(&world, Timestamp::UNIX_EPOCH, &mut result);
         let summary = summary(&result);
-        let acts: Vec<_> = summary
-            .iter()
-            .filter(|line| !line.starts_with("status"))
-            .collect();
+        let acts: Vec<_> = summary.iter().filter(|line| !line.starts_with("status")).collect();
         assert_eq!(acts, expected, "{spec} {pods:?}");
     }
 
@@ -503,74 +389,30 @@ mod tests {
         check(three.clone(), &["0 leaving new", "1 ready new"], &[]);
         check(three.clone(), &["0 failed new"], &["delete Pod s-0"]);
         check(three.clone(), &["1 ready new"], &["create Pod s-0"]);
-        check(
-            json!({"replicas": 1}),
-            &["0 ready new", "1 ready new", "2 ready new"],
-            &["delete Pod s-2"],
-        );
-        check(
-            json!({"replicas": 1}),
-            &["0 ready new", "1 ready new", "2 leaving new"],
-            &[],
-        );
-        check(
-            json!({"replicas": 1}),
-            &["0 starting new", "1 ready new"],
-            &[],
-        );
-        check(
-            json!({"replicas": 0}),
-            &["0 starting new"],
-            &["delete Pod s-0"],
-        );
-        check(
-            json!({"replicas": 2, "ordinals": {"start": 5}}),
-            &["5 ready new"],
-            &["create Pod s-6"],
-        );
+        check(json!({"replicas": 1}), &["0 ready new", "1 ready new", "2 ready new"], &["delete Pod s-2"]);
+        check(json!({"replicas": 1}), &["0 ready new", "1 ready new", "2 leaving new"], &[]);
+        check(json!({"replicas": 1}), &["0 starting new", "1 ready new"], &[]);
+        check(json!({"replicas": 0}), &["0 starting new"], &["delete Pod s-0"]);
+        check(json!({"replicas": 2, "ordinals": {"start": 5}}), &["5 ready new"], &["create Pod s-6"]);
     }
 
     #[test]
     fn parallel_sets_do_not_wait() {
-        let parallel =
-            |replicas: i32| json!({"replicas": replicas, "podManagementPolicy": "Parallel"});
+        let parallel = |replicas: i32| json!({"replicas": replicas, "podManagementPolicy": "Parallel"});
         check(parallel(2), &[], &["create Pod s-0", "create Pod s-1"]);
-        check(
-            parallel(1),
-            &["0 starting new", "1 ready new", "2 ready new"],
-            &["delete Pod s-2", "delete Pod s-1"],
-        );
+        check(parallel(1), &["0 starting new", "1 ready new", "2 ready new"], &["delete Pod s-2", "delete Pod s-1"]);
     }
 
     #[test]
     fn updates_roll_from_the_top_when_all_is_well() {
         let three = json!({"replicas": 3});
-        check(
-            three.clone(),
-            &["0 ready old", "1 ready old", "2 ready old"],
-            &["delete Pod s-2"],
-        );
-        check(
-            three.clone(),
-            &["0 ready old", "1 ready old", "2 leaving old"],
-            &[],
-        );
-        check(
-            three.clone(),
-            &["0 ready old", "1 ready old", "2 starting new"],
-            &[],
-        );
-        check(
-            three.clone(),
-            &["0 ready old", "1 ready old", "2 ready new"],
-            &["delete Pod s-1"],
-        );
-        let partition = json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}});
-        check(
-            partition.clone(),
-            &["0 ready old", "1 ready old", "2 ready new"],
-            &[],
-        );
+        check(three.clone(), &["0 ready old", "1 ready old", "2 ready old"], &["delete Pod s-2"]);
+        check(three.clone(), &["0 ready old", "1 ready old", "2 leaving old"], &[]);
+        check(three.clone(), &["0 ready old", "1 ready old", "2 starting new"], &[]);
+        check(three.clone(), &["0 ready old", "1 ready old", "2 ready new"], &["delete Pod s-1"]);
+        let partition =
+            json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}});
+        check(partition.clone(), &["0 ready old", "1 ready old", "2 ready new"], &[]);
         let on_delete = json!({"replicas": 2, "updateStrategy": {"type": "OnDelete"}});
         check(on_delete, &["0 ready old", "1 ready old"], &[]);
     }
@@ -578,11 +420,7 @@ mod tests {
     #[test]
     fn below_the_partition_a_lost_pod_comes_back_as_it_was() {
         let spec = json!({"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 1}}});
-        let world = World {
-            stateful_sets: vec![set(&spec, "s-old")],
-            revisions: revisions(),
-            ..World::default()
-        };
+        let world = World { stateful_sets: vec![set(&spec, "s-old")], revisions: revisions(), ..World::default() };
         let mut result = Plan::default();
         plan(&world, Timestamp::UNIX_EPOCH, &mut result);
         let created = result.actions.iter().find_map(|action| match action {
@@ -592,19 +430,12 @@ mod tests {
         let created = created.unwrap();
         assert_eq!(created["spec"]["containers"][0]["name"], "old");
         assert_eq!(created["metadata"]["labels"][REVISION_LABEL], "s-old");
-        assert_eq!(
-            (&created["spec"]["hostname"], &created["spec"]["subdomain"]),
-            (&json!("s-0"), &json!("svc"))
-        );
+        assert_eq!((&created["spec"]["hostname"], &created["spec"]["subdomain"]), (&json!("s-0"), &json!("svc")));
     }
 
     #[test]
     fn each_pod_gets_its_claims_once() {
         let spec = json!({"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]});
-        check(
-            spec,
-            &[],
-            &["create PersistentVolumeClaim data-s-0", "create Pod s-0"],
-        );
+        check(spec, &[], &["create PersistentVolumeClaim data-s-0", "create Pod s-0"]);
     }
 }

@@ -25,14 +25,8 @@ pub async fn serve(socket: &Path, pods: Arc<Pods>) -> anyhow::Result<()> {
     drop(tokio::fs::remove_file(socket).await);
     let listener = UnixListener::bind(socket)?;
     let router = Router::new()
-        .route(
-            "/containerLogs/{namespace}/{pod}/{container}",
-            get(container_logs),
-        )
-        .route(
-            "/exec/{namespace}/{pod}/{container}",
-            get(exec_in_container),
-        )
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/exec/{namespace}/{pod}/{container}", get(exec_in_container))
         .with_state(pods);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -45,26 +39,18 @@ pub async fn serve(socket: &Path, pods: Arc<Pods>) -> anyhow::Result<()> {
 type Place = UrlPath<(String, String, String)>;
 
 fn find(pods: &Pods, namespace: &str, name: &str, container: &str) -> Result<Arc<PodRun>, Refusal> {
-    let pod = pods
-        .find(namespace, name)
-        .ok_or_else(|| refuse(StatusCode::NOT_FOUND, "the pod is not on this node"))?;
+    let pod = pods.find(namespace, name).ok_or_else(|| refuse(StatusCode::NOT_FOUND, "the pod is not on this node"))?;
     let known = {
         let object = pod.pod.borrow();
         let spec = object.spec.as_ref();
         spec.is_some_and(|spec| {
             let init = spec.init_containers.iter().flatten();
-            spec.containers
-                .iter()
-                .chain(init)
-                .any(|c| c.name == container)
+            spec.containers.iter().chain(init).any(|c| c.name == container)
         })
     };
     match known {
         true => Ok(pod),
-        false => Err(refuse(
-            StatusCode::BAD_REQUEST,
-            &format!("container {container} is not valid for pod {name}"),
-        )),
+        false => Err(refuse(StatusCode::BAD_REQUEST, &format!("container {container} is not valid for pod {name}"))),
     }
 }
 
@@ -95,20 +81,11 @@ async fn container_logs(
         false => latest,
     };
     let Some(run) = run else {
-        let what = if options.previous {
-            "previous terminated"
-        } else {
-            "started"
-        };
+        let what = if options.previous { "previous terminated" } else { "started" };
         let message = format!("{what} container {container:?} in pod {name:?} not found");
         return refuse(StatusCode::BAD_REQUEST, &message).into_response();
     };
-    let stream = logs::read(
-        Log::path(&directory, run),
-        options,
-        live.map(|live| live.log),
-    )
-    .await;
+    let stream = logs::read(Log::path(&directory, run), options, live.map(|live| live.log)).await;
     ([("content-type", "text/plain")], Body::from_stream(stream)).into_response()
 }
 
@@ -123,14 +100,8 @@ async fn exec_in_container(
         Err(refusal) => return refusal.into_response(),
     };
     let Some(live) = pod.live(&container) else {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            &format!("container {container} is not running"),
-        )
-        .into_response();
+        return refuse(StatusCode::NOT_FOUND, &format!("container {container} is not running")).into_response();
     };
     let options = ExecOptions::parse(query.as_deref().unwrap_or_default());
-    upgrade
-        .protocols(PROTOCOLS)
-        .on_upgrade(move |socket| exec::serve(socket, live, options))
+    upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| exec::serve(socket, live, options))
 }

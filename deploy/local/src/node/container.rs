@@ -59,10 +59,7 @@ impl std::str::FromStr for Image {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, binary) = text.split_once('=').ok_or("expected NAME=BINARY")?;
-        Ok(Self {
-            name: name.to_owned(),
-            binary: PathBuf::from(binary),
-        })
+        Ok(Self { name: name.to_owned(), binary: PathBuf::from(binary) })
     }
 }
 
@@ -105,13 +102,7 @@ impl Bundle {
     /// The arguments of `bwrap`, without the info descriptor.
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Arguments(Vec::new());
-        for flag in [
-            "--die-with-parent",
-            "--unshare-pid",
-            "--unshare-uts",
-            "--unshare-ipc",
-            "--as-pid-1",
-        ] {
+        for flag in ["--die-with-parent", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--as-pid-1"] {
             arguments.add(&[&flag]);
         }
         arguments.add(&[&"--hostname", &self.hostname]);
@@ -142,11 +133,7 @@ impl Bundle {
             arguments.add(&[&"--ro-bind", &self.binary, &place]);
         }
         for mount in &self.mounts {
-            let flag = if mount.read_only {
-                "--ro-bind"
-            } else {
-                "--bind"
-            };
+            let flag = if mount.read_only { "--ro-bind" } else { "--bind" };
             arguments.add(&[&flag, &mount.source, &mount.path]);
         }
         arguments.add(&[&"--chdir", &self.directory, &"--"]);
@@ -168,12 +155,7 @@ impl Bundle {
         let mut net = OsString::from("--net=");
         net.push(&self.network);
         let mut command = Command::new("/usr/bin/nsenter");
-        command
-            .arg(net)
-            .arg("--")
-            .arg("/usr/bin/bwrap")
-            .arg("--info-fd")
-            .arg(write.as_raw_fd().to_string());
+        command.arg(net).arg("--").arg("/usr/bin/bwrap").arg("--info-fd").arg(write.as_raw_fd().to_string());
         let child = command
             .args(self.arguments())
             .env_clear()
@@ -186,9 +168,7 @@ impl Bundle {
             .context("cannot start nsenter")?;
         drop(write);
         let mut info = String::new();
-        tokio::net::unix::pipe::Receiver::from_owned_fd(read)?
-            .read_to_string(&mut info)
-            .await?;
+        tokio::net::unix::pipe::Receiver::from_owned_fd(read)?.read_to_string(&mut info).await?;
         let init = first_process(&info);
         if let Some(init) = init {
             executed(init).await;
@@ -200,10 +180,7 @@ impl Bundle {
 /// Waits until the container's program has taken bwrap's place: before that, joining it would find no files.
 async fn executed(init: Pid) {
     let program = format!("/proc/{}/exe", init.as_raw_nonzero());
-    while tokio::fs::read_link(&program)
-        .await
-        .is_ok_and(|exe| exe.ends_with("bwrap"))
-    {
+    while tokio::fs::read_link(&program).await.is_ok_and(|exe| exe.ends_with("bwrap")) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -247,12 +224,7 @@ impl Process {
     }
 
     /// Standard output and standard error, once.
-    pub fn outputs(
-        &mut self,
-    ) -> (
-        Option<tokio::process::ChildStdout>,
-        Option<tokio::process::ChildStderr>,
-    ) {
+    pub fn outputs(&mut self) -> (Option<tokio::process::ChildStdout>, Option<tokio::process::ChildStderr>) {
         (self.child.stdout.take(), self.child.stderr.take())
     }
 
@@ -280,10 +252,7 @@ impl Process {
 /// An exit status as Kubernetes counts it: 128 + N for signal N.
 pub fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .or(status.signal().map(|signal| 128 + signal))
-        .unwrap_or(255)
+    status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255)
 }
 
 /// A command that joins a running container, with the container's environment.
@@ -317,14 +286,10 @@ mod tests {
 
     #[test]
     fn images_are_found_by_tag_or_repository() {
-        let images: Vec<Image> = [
-            "keelson/server=/new",
-            "keelson/server:v1=/old",
-            "busybox=/bin/sh",
-        ]
-        .iter()
-        .map(|text| text.parse().unwrap())
-        .collect();
+        let images: Vec<Image> = ["keelson/server=/new", "keelson/server:v1=/old", "busybox=/bin/sh"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
         for (reference, expected) in [
             ("keelson/server:v2", Some("/new")),
             ("keelson/server:v1", Some("/old")),
@@ -334,21 +299,14 @@ mod tests {
             ("localhost:5000/busybox", None),
             ("nginx", None),
         ] {
-            assert_eq!(
-                find_image(&images, reference),
-                expected.map(Path::new),
-                "{reference}"
-            );
+            assert_eq!(find_image(&images, reference), expected.map(Path::new), "{reference}");
         }
         assert!("x".parse::<Image>().is_err());
     }
 
     #[test]
     fn the_first_process_is_read_from_bwraps_answer() {
-        assert_eq!(
-            first_process("{\n \"child-pid\": 42\n}\n"),
-            Pid::from_raw(42)
-        );
+        assert_eq!(first_process("{\n \"child-pid\": 42\n}\n"), Pid::from_raw(42));
         assert_eq!(first_process(""), None);
     }
 }

@@ -63,10 +63,7 @@ async fn serve_stream(mut stream: TcpStream, names: Names) -> Option<()> {
         let mut question = vec![0; usize::from(length)];
         stream.read_exact(&mut question).await.ok()?;
         let answer = names.answer(&question, false)?;
-        stream
-            .write_u16(u16::try_from(answer.len()).ok()?)
-            .await
-            .ok()?;
+        stream.write_u16(u16::try_from(answer.len()).ok()?).await.ok()?;
         stream.write_all(&answer).await.ok()?;
     }
 }
@@ -119,11 +116,7 @@ fn respond(request: &Message, services: &[Arc<Service>], slices: &[Arc<EndpointS
     let record = |data| Record::from_rdata(query.name().clone(), TTL_SECONDS, data);
     match (resolve(&name, services, slices), query.query_type()) {
         (Resolved::Addresses(addresses), RecordType::A | RecordType::ANY) => {
-            response.add_answers(
-                addresses
-                    .into_iter()
-                    .map(|address| record(RData::A(A(address)))),
-            );
+            response.add_answers(addresses.into_iter().map(|address| record(RData::A(A(address)))));
         }
         (Resolved::Services(targets), RecordType::SRV | RecordType::ANY) => {
             for (port, target) in targets {
@@ -155,67 +148,38 @@ fn start_of_authority() -> Option<Record> {
 /// Looks a full name (lower case, with the final dot) up.
 fn resolve(name: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Resolved {
     let Some(inside) = name.strip_suffix(ZONE).and_then(|n| n.strip_suffix("svc.")) else {
-        return if ZONE == name {
-            Resolved::Empty
-        } else {
-            Resolved::Missing
-        };
+        return if ZONE == name { Resolved::Empty } else { Resolved::Missing };
     };
     let labels: Vec<&str> = inside.trim_end_matches('.').split('.').collect();
     let (rest, service, namespace) = match labels.as_slice() {
         [] | [""] => return Resolved::Empty,
         [namespace] => {
-            let known = services
-                .iter()
-                .any(|s| s.namespace().as_deref() == Some(namespace));
-            return if known {
-                Resolved::Empty
-            } else {
-                Resolved::Missing
-            };
+            let known = services.iter().any(|s| s.namespace().as_deref() == Some(namespace));
+            return if known { Resolved::Empty } else { Resolved::Missing };
         }
         [rest @ .., service, namespace] => (rest, *service, *namespace),
     };
-    let found = services
-        .iter()
-        .find(|s| s.name_any() == service && s.namespace().as_deref() == Some(namespace));
+    let found = services.iter().find(|s| s.name_any() == service && s.namespace().as_deref() == Some(namespace));
     let Some(found) = found else {
         return Resolved::Missing;
     };
-    let cluster_ip = found
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.cluster_ip.as_deref());
+    let cluster_ip = found.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
     let cluster_ip = cluster_ip.and_then(|ip| ip.parse::<Ipv4Addr>().ok());
     let slices = slices.iter().filter(|slice| {
         slice.namespace().as_deref() == Some(namespace)
-            && slice
-                .labels()
-                .get("kubernetes.io/service-name")
-                .is_some_and(|s| s == service)
+            && slice.labels().get("kubernetes.io/service-name").is_some_and(|s| s == service)
     });
     match rest {
         [] if cluster_ip.is_some() => Resolved::Addresses(cluster_ip.into_iter().collect()),
-        [] => non_empty(
-            slices
-                .flat_map(|slice| ready(slice))
-                .filter_map(address)
-                .collect(),
-        ),
+        [] => non_empty(slices.flat_map(|slice| ready(slice)).filter_map(address).collect()),
         [port, protocol] if port.starts_with('_') && protocol.starts_with('_') => {
             let base = format!("{service}.{namespace}.svc.{ZONE}");
             let targets = slices.flat_map(|slice| srv_targets(slice, &port[1..], &base));
             let targets: Vec<_> = match cluster_ip {
-                Some(_) => service_ports(found, &port[1..])
-                    .map(|p| (p, base.clone()))
-                    .collect(),
+                Some(_) => service_ports(found, &port[1..]).map(|p| (p, base.clone())).collect(),
                 None => targets.collect(),
             };
-            if targets.is_empty() {
-                Resolved::Missing
-            } else {
-                Resolved::Services(targets)
-            }
+            if targets.is_empty() { Resolved::Missing } else { Resolved::Services(targets) }
         }
         [host] if cluster_ip.is_none() => {
             let named = |e: &&Endpoint| e.hostname.as_deref() == Some(host) || dashed(e) == *host;
@@ -230,11 +194,7 @@ fn resolve(name: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>])
 }
 
 fn non_empty(addresses: Vec<Ipv4Addr>) -> Resolved {
-    if addresses.is_empty() {
-        Resolved::Empty
-    } else {
-        Resolved::Addresses(addresses)
-    }
+    if addresses.is_empty() { Resolved::Empty } else { Resolved::Addresses(addresses) }
 }
 
 /// Endpoints that may be given out. For services that publish not-ready addresses the slice says ready for all.
@@ -249,34 +209,19 @@ fn address(endpoint: &Endpoint) -> Option<Ipv4Addr> {
 
 /// The name of an endpoint without a host name: its address with dashes.
 fn dashed(endpoint: &Endpoint) -> String {
-    endpoint
-        .addresses
-        .first()
-        .map(|a| a.replace('.', "-"))
-        .unwrap_or_default()
+    endpoint.addresses.first().map(|a| a.replace('.', "-")).unwrap_or_default()
 }
 
 fn service_ports(service: &Service, name: &str) -> impl Iterator<Item = u16> {
-    let ports = service
-        .spec
-        .iter()
-        .flat_map(|spec| spec.ports.iter().flatten());
-    ports
-        .filter(move |port| port.name.as_deref() == Some(name))
-        .filter_map(|port| u16::try_from(port.port).ok())
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter(move |port| port.name.as_deref() == Some(name)).filter_map(|port| u16::try_from(port.port).ok())
 }
 
 fn srv_targets(slice: &EndpointSlice, port: &str, base: &str) -> Vec<(u16, String)> {
-    let ports = slice
-        .ports
-        .iter()
-        .flatten()
-        .filter(|p| p.name.as_deref() == Some(port));
+    let ports = slice.ports.iter().flatten().filter(|p| p.name.as_deref() == Some(port));
     let numbers: Vec<u16> = ports.filter_map(|p| u16::try_from(p.port?).ok()).collect();
     let target = |e: &Endpoint| format!("{}.{base}", e.hostname.clone().unwrap_or(dashed(e)));
-    ready(slice)
-        .flat_map(|endpoint| numbers.iter().map(move |port| (*port, target(endpoint))))
-        .collect()
+    ready(slice).flat_map(|endpoint| numbers.iter().map(move |port| (*port, target(endpoint)))).collect()
 }
 
 #[cfg(test)]
@@ -288,7 +233,8 @@ mod tests {
     fn cluster() -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
         let service = |name: &str, ip: &str| {
             let ports = json!([{"name": "client", "port": 2379}]);
-            let value = json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"clusterIP": ip, "ports": ports}});
+            let value =
+                json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"clusterIP": ip, "ports": ports}});
             Arc::new(serde_json::from_value(value).unwrap())
         };
         let slice = json!({
@@ -301,15 +247,8 @@ mod tests {
                 {"addresses": ["10.244.0.4"], "conditions": {"ready": true}},
             ],
         });
-        let services = vec![
-            service("client", "10.96.0.7"),
-            service("members", "None"),
-            service("none", "None"),
-        ];
-        (
-            services,
-            vec![Arc::new(serde_json::from_value(slice).unwrap())],
-        )
+        let services = vec![service("client", "10.96.0.7"), service("members", "None"), service("none", "None")];
+        (services, vec![Arc::new(serde_json::from_value(slice).unwrap())])
     }
 
     #[test]
@@ -332,22 +271,11 @@ mod tests {
                 "2380 a-0.members.ns.svc.cluster.local., \
              2380 10-244-0-4.members.ns.svc.cluster.local.",
             ),
-            (
-                "_client._tcp.client.ns.svc.cluster.local.",
-                "2379 client.ns.svc.cluster.local.",
-            ),
+            ("_client._tcp.client.ns.svc.cluster.local.", "2379 client.ns.svc.cluster.local."),
         ] {
             let found = match resolve(name, &services, &slices) {
-                Resolved::Addresses(all) => all
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                Resolved::Services(all) => all
-                    .iter()
-                    .map(|(p, n)| format!("{p} {n}"))
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                Resolved::Addresses(all) => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+                Resolved::Services(all) => all.iter().map(|(p, n)| format!("{p} {n}")).collect::<Vec<_>>().join(", "),
                 Resolved::Empty => "empty".into(),
                 Resolved::Missing => "missing".into(),
             };
@@ -369,10 +297,7 @@ mod tests {
         assert_eq!(found.answers.len(), 1);
         let other_type = ask("client.ns.svc.cluster.local.", RecordType::AAAA);
         assert_eq!(other_type.metadata.response_code, ResponseCode::NoError);
-        assert_eq!(
-            (other_type.answers.len(), other_type.authorities.len()),
-            (0, 1)
-        );
+        assert_eq!((other_type.answers.len(), other_type.authorities.len()), (0, 1));
         let missing = ask("gone.ns.svc.cluster.local.", RecordType::A);
         assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(missing.authorities.len(), 1);

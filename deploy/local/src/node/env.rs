@@ -51,24 +51,22 @@ pub fn environment(
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
             match lookup.config_map(&reference.name) {
-                Some(map) => variables.extend(
-                    map.data
-                        .iter()
-                        .flatten()
-                        .map(|(k, v)| (format!("{prefix}{k}"), v.clone())),
-                ),
+                Some(map) => {
+                    variables.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())))
+                }
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("configmap {:?} not found", reference.name)),
             }
         }
         if let Some(reference) = &source.secret_ref {
             match lookup.secret(&reference.name) {
-                Some(secret) => variables.extend(secret.data.iter().flatten().map(|(k, v)| {
-                    (
-                        format!("{prefix}{k}"),
-                        String::from_utf8_lossy(&v.0).into_owned(),
-                    )
-                })),
+                Some(secret) => variables.extend(
+                    secret
+                        .data
+                        .iter()
+                        .flatten()
+                        .map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
+                ),
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("secret {:?} not found", reference.name)),
             }
@@ -90,10 +88,7 @@ fn value_of(
     lookup: &impl Lookup,
 ) -> Result<Option<String>, String> {
     let Some(source) = &variable.value_from else {
-        return Ok(Some(expand(
-            variable.value.as_deref().unwrap_or_default(),
-            variables,
-        )));
+        return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), variables)));
     };
     if let Some(key) = &source.secret_key_ref {
         let secret = lookup.secret(&key.name);
@@ -125,9 +120,9 @@ fn present<T>(
     key: &str,
 ) -> Result<Option<T>, String> {
     match value {
-        None if optional != Some(true) => Err(format!(
-            "couldn't find key {key} in {kind} {name:?}, or it does not exist"
-        )),
+        None if optional != Some(true) => {
+            Err(format!("couldn't find key {key} in {kind} {name:?}, or it does not exist"))
+        }
         value => Ok(value),
     }
 }
@@ -136,17 +131,10 @@ fn present<T>(
 pub fn pod_field(pod: &Pod, path: &str) -> Option<String> {
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
-    let lines = |map: &BTreeMap<String, String>| {
-        map.iter()
-            .map(|(k, v)| format!("{k}={v:?}"))
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
+    let lines =
+        |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n");
     let keyed = |prefix: &str, map: &BTreeMap<String, String>| {
-        let key = path
-            .strip_prefix(prefix)?
-            .strip_prefix("['")?
-            .strip_suffix("']")?;
+        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
         Some(map.get(key).cloned().unwrap_or_default())
     };
     match path {
@@ -156,16 +144,10 @@ pub fn pod_field(pod: &Pod, path: &str) -> Option<String> {
         "metadata.labels" => Some(lines(pod.labels())),
         "metadata.annotations" => Some(lines(pod.annotations())),
         "spec.nodeName" => spec?.node_name.clone(),
-        "spec.serviceAccountName" => Some(
-            spec?
-                .service_account_name
-                .clone()
-                .unwrap_or_else(|| "default".into()),
-        ),
+        "spec.serviceAccountName" => Some(spec?.service_account_name.clone().unwrap_or_else(|| "default".into())),
         "status.hostIP" | "status.hostIPs" => status?.host_ip.clone(),
         "status.podIP" | "status.podIPs" => status?.pod_ip.clone(),
-        _ => keyed("metadata.labels", pod.labels())
-            .or_else(|| keyed("metadata.annotations", pod.annotations())),
+        _ => keyed("metadata.labels", pod.labels()).or_else(|| keyed("metadata.annotations", pod.annotations())),
     }
 }
 
@@ -181,18 +163,14 @@ fn resource_field(container: &Container, resource: &str) -> String {
     let value = quantities.and_then(|q| q.get(name)).map(|q| quantity(&q.0));
     match (value, name) {
         (Some(value), _) => (value.ceil() as u64).to_string(),
-        (None, "cpu") => std::thread::available_parallelism()
-            .map_or(1, |n| n.get())
-            .to_string(),
+        (None, "cpu") => std::thread::available_parallelism().map_or(1, |n| n.get()).to_string(),
         (None, _) => "0".into(),
     }
 }
 
 /// The number that a Kubernetes quantity stands for; 0 when it is none.
 pub fn quantity(text: &str) -> f64 {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && !".+-".contains(c))
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && !".+-".contains(c)).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let number: f64 = number.parse().unwrap_or(0.0);
     let factor = match suffix {
@@ -219,15 +197,8 @@ pub fn quantity(text: &str) -> f64 {
 }
 
 /// What is executed: `command` (or else the image's entrypoint) followed by `args`, with variables expanded.
-pub fn command_line(
-    container: &Container,
-    entrypoint: &[String],
-    variables: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let own = container
-        .command
-        .as_deref()
-        .filter(|command| !command.is_empty());
+pub fn command_line(container: &Container, entrypoint: &[String], variables: &BTreeMap<String, String>) -> Vec<String> {
+    let own = container.command.as_deref().filter(|command| !command.is_empty());
     own.unwrap_or(entrypoint)
         .iter()
         .chain(container.args.iter().flatten())
@@ -294,10 +265,7 @@ mod tests {
         ]}));
         let variables = environment(&pod, &container, BTreeMap::new(), &Fixed).unwrap();
         let lines: Vec<_> = variables.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        assert_eq!(
-            lines.join(" "),
-            "APP=x IP=10.244.0.5 LEVEL=info PASS=hunter2 URL=http://10.244.0.5:80/a ZONE=a"
-        );
+        assert_eq!(lines.join(" "), "APP=x IP=10.244.0.5 LEVEL=info PASS=hunter2 URL=http://10.244.0.5:80/a ZONE=a");
     }
 
     #[test]
@@ -314,34 +282,20 @@ mod tests {
         for (container, expected) in [
             (json!({"name": "c"}), "server"),
             (json!({"name": "c", "args": ["-v"]}), "server -v"),
-            (
-                json!({"name": "c", "command": ["sh"], "args": ["-c", "x"]}),
-                "sh -c x",
-            ),
-            (
-                json!({"name": "c", "command": [], "args": ["$(V)"]}),
-                "server 7",
-            ),
+            (json!({"name": "c", "command": ["sh"], "args": ["-c", "x"]}), "sh -c x"),
+            (json!({"name": "c", "command": [], "args": ["$(V)"]}), "server 7"),
         ] {
             let container: Container = serde_json::from_value(container).unwrap();
             let variables = BTreeMap::from([("V".to_owned(), "7".to_owned())]);
-            assert_eq!(
-                command_line(&container, &entrypoint, &variables).join(" "),
-                expected
-            );
+            assert_eq!(command_line(&container, &entrypoint, &variables).join(" "), expected);
         }
     }
 
     #[test]
     fn quantities_are_numbers() {
-        for (text, expected) in [
-            ("1", 1.0),
-            ("250m", 0.25),
-            ("1Gi", 1073741824.0),
-            ("2k", 2000.0),
-            ("1e3", 1000.0),
-            ("x", 0.0),
-        ] {
+        for (text, expected) in
+            [("1", 1.0), ("250m", 0.25), ("1Gi", 1073741824.0), ("2k", 2000.0), ("1e3", 1000.0), ("x", 0.0)]
+        {
             assert_eq!(quantity(text), expected, "{text}");
         }
     }

@@ -35,10 +35,7 @@ impl Events {
                 }
             }
         });
-        Self {
-            queue,
-            seen: Mutex::default(),
-        }
+        Self { queue, seen: Mutex::default() }
     }
 
     /// Records an event about a pod; `kind` is `Normal` or `Warning`.
@@ -48,20 +45,11 @@ impl Events {
         if seen.len() > REMEMBERED {
             seen.clear();
         }
-        let fresh = || {
-            (
-                format!("{}.{:016x}", pod.name_any(), rand::random::<u64>()),
-                0,
-            )
-        };
+        let fresh = || (format!("{}.{:016x}", pod.name_any(), rand::random::<u64>()), 0);
         let (name, count) = seen.entry(key).or_insert_with(fresh);
         *count += 1;
         let event = Event {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                namespace: pod.namespace(),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(name.clone()), namespace: pod.namespace(), ..ObjectMeta::default() },
             involved_object: ObjectReference {
                 api_version: Some("v1".into()),
                 kind: Some("Pod".into()),
@@ -73,10 +61,7 @@ impl Events {
             type_: Some(kind.to_owned()),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
-            source: Some(EventSource {
-                component: Some("kubelet".into()),
-                host: Some(super::NAME.into()),
-            }),
+            source: Some(EventSource { component: Some("kubelet".into()), host: Some(super::NAME.into()) }),
             first_timestamp: Some(now()),
             last_timestamp: Some(now()),
             count: Some(*count),
@@ -92,11 +77,5 @@ async fn write(client: &Client, event: &Event, count: i32) -> kube::Result<()> {
         return api.create(&PostParams::default(), event).await.map(drop);
     }
     let patch = json!({ "count": count, "lastTimestamp": event.last_timestamp });
-    api.patch(
-        &event.name_any(),
-        &PatchParams::default(),
-        &Patch::Merge(patch),
-    )
-    .await
-    .map(drop)
+    api.patch(&event.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }

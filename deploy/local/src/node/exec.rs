@@ -71,11 +71,7 @@ pub async fn serve(mut socket: WebSocket, live: Live, options: ExecOptions) {
     let mut streams = match start(&live, &options, sender) {
         Ok(streams) => streams,
         Err(error) => {
-            drop(
-                socket
-                    .send(frame(ERROR, failure(&error.to_string(), None)))
-                    .await,
-            );
+            drop(socket.send(frame(ERROR, failure(&error.to_string(), None))).await);
             drop(socket.send(goodbye()).await);
             return;
         }
@@ -101,11 +97,7 @@ pub async fn serve(mut socket: WebSocket, live: Live, options: ExecOptions) {
         }
     }
     let Some(code) = exit else {
-        if let Some(group) = streams
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
-        {
+        if let Some(group) = streams.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process_group(group, Signal::KILL);
         }
         drop(streams.child.wait().await);
@@ -113,10 +105,7 @@ pub async fn serve(mut socket: WebSocket, live: Live, options: ExecOptions) {
     };
     let status = match code {
         0 => json!({ "metadata": {}, "status": "Success" }),
-        code => failure(
-            &format!("command terminated with exit code {code}"),
-            Some(code),
-        ),
+        code => failure(&format!("command terminated with exit code {code}"), Some(code)),
     };
     drop(socket.send(frame(ERROR, status)).await);
     drop(socket.send(goodbye()).await);
@@ -124,10 +113,7 @@ pub async fn serve(mut socket: WebSocket, live: Live, options: ExecOptions) {
 
 /// The end of a connection that kubectl does not take for a broken one.
 fn goodbye() -> Message {
-    Message::Close(Some(CloseFrame {
-        code: close_code::NORMAL,
-        reason: "".into(),
-    }))
+    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }))
 }
 
 fn failure(message: &str, code: Option<i32>) -> Value {
@@ -135,8 +121,7 @@ fn failure(message: &str, code: Option<i32>) -> Value {
     match code {
         Some(code) => {
             status["reason"] = json!("NonZeroExitCode");
-            status["details"] =
-                json!({ "causes": [{ "reason": "ExitCode", "message": code.to_string() }] });
+            status["details"] = json!({ "causes": [{ "reason": "ExitCode", "message": code.to_string() }] });
         }
         None => {
             status["reason"] = json!("InternalError");
@@ -152,63 +137,32 @@ fn frame(channel: u8, value: Value) -> Message {
     Message::Binary(data.into())
 }
 
-fn start(
-    live: &Live,
-    options: &ExecOptions,
-    sender: mpsc::Sender<Message>,
-) -> anyhow::Result<Streams> {
-    let init = live
-        .endpoint
-        .init
-        .ok_or_else(|| anyhow::anyhow!("the container is not running"))?;
+fn start(live: &Live, options: &ExecOptions, sender: mpsc::Sender<Message>) -> anyhow::Result<Streams> {
+    let init = live.endpoint.init.ok_or_else(|| anyhow::anyhow!("the container is not running"))?;
     let mut command = join(init, &live.endpoint.bundle, &options.command, options.tty);
     if options.tty {
         command.env("TERM", "xterm");
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
-        let slave = ioctl_tiocgptpeer(
-            &master,
-            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-        )?;
-        command
-            .stdin(slave.try_clone()?)
-            .stdout(slave.try_clone()?)
-            .stderr(slave);
+        let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
         let child = command.spawn()?;
         let reader = tokio::fs::File::from_std(File::from(master.try_clone()?));
         let writer = tokio::fs::File::from_std(File::from(master.try_clone()?));
         tokio::spawn(copy(reader, STDOUT, sender));
-        return Ok(Streams {
-            child,
-            input: Some(Box::new(writer)),
-            terminal: Some(master),
-        });
+        return Ok(Streams { child, input: Some(Box::new(writer)), terminal: Some(master) });
     }
-    command.stdin(if options.stdin {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    });
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    command.stdin(if options.stdin { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(out) = child.stdout.take() {
         tokio::spawn(copy(out, STDOUT, sender.clone()));
     }
     if let Some(err) = child.stderr.take() {
         tokio::spawn(copy(err, STDERR, sender));
     }
-    let input = child
-        .stdin
-        .take()
-        .map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>);
-    Ok(Streams {
-        child,
-        input,
-        terminal: None,
-    })
+    let input = child.stdin.take().map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>);
+    Ok(Streams { child, input, terminal: None })
 }
 
 /// Sends one output stream on its channel until it ends.
@@ -229,11 +183,7 @@ async fn accept(streams: &mut Streams, data: &Bytes) {
     match data.split_first() {
         Some((&STDIN, input)) => {
             let failed = match &mut streams.input {
-                Some(stdin) => stdin
-                    .write_all(input)
-                    .await
-                    .and(stdin.flush().await)
-                    .is_err(),
+                Some(stdin) => stdin.write_all(input).await.and(stdin.flush().await).is_err(),
                 None => false,
             };
             if failed {
@@ -242,15 +192,8 @@ async fn accept(streams: &mut Streams, data: &Bytes) {
         }
         Some((&CLOSE, [STDIN])) => streams.input = None,
         Some((&RESIZE, size)) => {
-            if let (Ok(size), Some(terminal)) =
-                (serde_json::from_slice::<Size>(size), &streams.terminal)
-            {
-                let size = Winsize {
-                    ws_row: size.height,
-                    ws_col: size.width,
-                    ws_xpixel: 0,
-                    ws_ypixel: 0,
-                };
+            if let (Ok(size), Some(terminal)) = (serde_json::from_slice::<Size>(size), &streams.terminal) {
+                let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
                 let _ = tcsetwinsize(terminal, size);
             }
         }
@@ -272,23 +215,15 @@ mod tests {
 
     #[test]
     fn the_query_gives_command_and_streams() {
-        let options = ExecOptions::parse(
-            "command=sh&command=-c&command=echo+%241&stdin=true&stdout=true&tty=false",
-        );
-        let expected = ExecOptions {
-            command: vec!["sh".into(), "-c".into(), "echo $1".into()],
-            stdin: true,
-            tty: false,
-        };
+        let options = ExecOptions::parse("command=sh&command=-c&command=echo+%241&stdin=true&stdout=true&tty=false");
+        let expected =
+            ExecOptions { command: vec!["sh".into(), "-c".into(), "echo $1".into()], stdin: true, tty: false };
         assert_eq!(options, expected);
     }
 
     #[test]
     fn kubectl_finds_the_exit_code_in_the_causes() {
         let status = failure("x", Some(3));
-        assert_eq!(
-            status["details"]["causes"][0],
-            json!({"reason": "ExitCode", "message": "3"})
-        );
+        assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
     }
 }

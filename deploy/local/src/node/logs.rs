@@ -38,10 +38,7 @@ impl Log {
     /// When the file cannot be made.
     pub async fn create(directory: &Path, run: i32) -> std::io::Result<Arc<Self>> {
         fs::create_dir_all(directory).await?;
-        for old in (0..run - 1)
-            .rev()
-            .take_while(|run| Self::path(directory, *run).exists())
-        {
+        for old in (0..run - 1).rev().take_while(|run| Self::path(directory, *run).exists()) {
             let path = Self::path(directory, old);
             drop(fs::remove_file(path.with_extension("log.1")).await);
             fs::remove_file(path).await?;
@@ -49,11 +46,7 @@ impl Log {
         let path = Self::path(directory, run);
         let file = File::create(&path).await?;
         let written = watch::channel(0).0;
-        Ok(Arc::new(Self {
-            path,
-            file: Mutex::new((Some(file), 0)),
-            written,
-        }))
+        Ok(Arc::new(Self { path, file: Mutex::new((Some(file), 0)), written }))
     }
 
     /// Copies lines of one of the container's outputs until it is closed.
@@ -89,8 +82,7 @@ impl Log {
             drop(file.flush().await);
             *length += entry.len() as u64;
         }
-        self.written
-            .send_modify(|written| *written += entry.len() as u64);
+        self.written.send_modify(|written| *written += entry.len() as u64);
     }
 
     fn subscribe(&self) -> watch::Receiver<u64> {
@@ -147,16 +139,12 @@ async fn send_lines(
     });
     let since = since.max(options.since_time);
     let mut budget = options.limit_bytes.unwrap_or(usize::MAX);
-    let rotated = fs::read(path.with_extension("log.1"))
-        .await
-        .unwrap_or_default();
+    let rotated = fs::read(path.with_extension("log.1")).await.unwrap_or_default();
     let current = fs::read(path).await.unwrap_or_default();
     let mut position = current.len() as u64;
     let whole = [rotated, current].concat();
-    let mut lines: Vec<&[u8]> = whole
-        .split_inclusive(|byte| *byte == b'\n')
-        .filter_map(|l| shown(l, since, options))
-        .collect();
+    let mut lines: Vec<&[u8]> =
+        whole.split_inclusive(|byte| *byte == b'\n').filter_map(|l| shown(l, since, options)).collect();
     if let Some(tail) = options.tail_lines {
         lines.drain(..lines.len().saturating_sub(tail));
     }
@@ -178,16 +166,10 @@ async fn send_lines(
         file.seek(SeekFrom::Start(position)).await?;
         let mut new = Vec::new();
         file.read_to_end(&mut new).await?;
-        new.truncate(
-            new.iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |end| end + 1),
-        );
+        new.truncate(new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
         position += new.len() as u64;
-        let lines: Vec<_> = new
-            .split_inclusive(|byte| *byte == b'\n')
-            .filter_map(|l| shown(l, since, options))
-            .collect();
+        let lines: Vec<_> =
+            new.split_inclusive(|byte| *byte == b'\n').filter_map(|l| shown(l, since, options)).collect();
         if !give(&lines, &mut budget, sender).await || !open {
             return Ok(());
         }
@@ -203,19 +185,11 @@ fn shown<'a>(line: &'a [u8], since: Option<Timestamp>, options: &LogOptions) -> 
             return None;
         }
     }
-    Some(if options.timestamps {
-        line
-    } else {
-        &line[space + 1..]
-    })
+    Some(if options.timestamps { line } else { &line[space + 1..] })
 }
 
 /// Sends lines within the budget of bytes; false when nobody wants more.
-async fn give(
-    lines: &[&[u8]],
-    budget: &mut usize,
-    sender: &mpsc::Sender<std::io::Result<Bytes>>,
-) -> bool {
+async fn give(lines: &[&[u8]], budget: &mut usize, sender: &mpsc::Sender<std::io::Result<Bytes>>) -> bool {
     let mut chunk = lines.concat();
     chunk.truncate(*budget);
     *budget -= chunk.len();
@@ -232,10 +206,7 @@ mod tests {
 
     async fn text(path: &Path, options: LogOptions) -> String {
         let chunks: Vec<_> = read(path.to_owned(), options, None).await.collect().await;
-        chunks
-            .into_iter()
-            .map(|c| String::from_utf8(c.unwrap().to_vec()).unwrap())
-            .collect()
+        chunks.into_iter().map(|c| String::from_utf8(c.unwrap().to_vec()).unwrap()).collect()
     }
 
     #[tokio::test]
@@ -244,43 +215,13 @@ mod tests {
         let log = Log::create(directory.path(), 0).await.unwrap();
         log.clone().pump(&b"one\ntwo\nthree"[..]).await;
         let path = Log::path(directory.path(), 0);
-        assert_eq!(
-            text(&path, LogOptions::default()).await,
-            "one\ntwo\nthree\n"
-        );
-        assert_eq!(
-            text(
-                &path,
-                LogOptions {
-                    tail_lines: Some(1),
-                    ..Default::default()
-                }
-            )
-            .await,
-            "three\n"
-        );
-        assert_eq!(
-            text(
-                &path,
-                LogOptions {
-                    limit_bytes: Some(5),
-                    ..Default::default()
-                }
-            )
-            .await,
-            "one\nt"
-        );
-        let old = LogOptions {
-            since_time: Some(Timestamp::MAX),
-            ..Default::default()
-        };
+        assert_eq!(text(&path, LogOptions::default()).await, "one\ntwo\nthree\n");
+        assert_eq!(text(&path, LogOptions { tail_lines: Some(1), ..Default::default() }).await, "three\n");
+        assert_eq!(text(&path, LogOptions { limit_bytes: Some(5), ..Default::default() }).await, "one\nt");
+        let old = LogOptions { since_time: Some(Timestamp::MAX), ..Default::default() };
         assert_eq!(text(&path, old).await, "");
 
-        let options = LogOptions {
-            follow: true,
-            tail_lines: Some(1),
-            ..Default::default()
-        };
+        let options = LogOptions { follow: true, tail_lines: Some(1), ..Default::default() };
         let mut follow = Box::pin(read(path, options, Some(log.clone())).await);
         assert_eq!(follow.next().await.unwrap().unwrap(), "three\n");
         log.append(b"four\n").await;

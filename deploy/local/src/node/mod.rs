@@ -98,14 +98,7 @@ impl Pods {
             let object = running.pod.pod.borrow();
             object.name_any() == name && object.namespace().as_deref() == Some(namespace)
         });
-        let youngest = named.max_by_key(|running| {
-            running
-                .pod
-                .pod
-                .borrow()
-                .creation_timestamp()
-                .map(|time| time.0)
-        });
+        let youngest = named.max_by_key(|running| running.pod.pod.borrow().creation_timestamp().map(|time| time.0));
         youngest.map(|running| running.pod.clone())
     }
 }
@@ -183,10 +176,7 @@ async fn alone(layout: &Layout) -> anyhow::Result<std::fs::File> {
 /// The given images, and `busybox` for the host's shell unless it was given.
 fn with_shell(mut images: Vec<Image>) -> Vec<Image> {
     if !images.iter().any(|image| image.name == "busybox") {
-        images.push(Image {
-            name: "busybox".into(),
-            binary: "/bin/sh".into(),
-        });
+        images.push(Image { name: "busybox".into(), binary: "/bin/sh".into() });
     }
     images
 }
@@ -200,21 +190,14 @@ async fn use_cluster_dns(layout: &Layout) -> anyhow::Result<()> {
         tracing::warn!("no /etc/resolv.conf on this machine: cluster names only resolve in pods");
         return Ok(());
     }
-    network::run(
-        Command::new("mount").arg("--bind").arg(path).arg(target),
-        "",
-    )
-    .await
+    network::run(Command::new("mount").arg("--bind").arg(path).arg(target), "").await
 }
 
 /// Returns when the parent closes our standard input, or on SIGTERM. The terminal's Ctrl-C is the parent's to handle: it
 /// reaches this process too, which must outlive it.
 async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(_interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
+    let (Ok(_interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return;
     };
     let mut input = tokio::io::stdin();
@@ -243,12 +226,9 @@ async fn follow(node: &Arc<Node>, store: &Store<Pod>, running: &Arc<Pods>) {
 
 /// Makes the running pods those that the store shows for this node.
 fn synchronize(node: &Arc<Node>, store: &Store<Pod>, running: &Arc<Pods>) {
-    let ours =
-        |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(NAME);
+    let ours = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(NAME);
     let wanted = store.state().into_iter().filter(ours);
-    let wanted: BTreeMap<_, _> = wanted
-        .map(|pod| (pod.uid().unwrap_or_default(), pod))
-        .collect();
+    let wanted: BTreeMap<_, _> = wanted.map(|pod| (pod.uid().unwrap_or_default(), pod)).collect();
     let mut pods = running.0.lock().unwrap_or_else(PoisonError::into_inner);
     for (uid, pod) in &wanted {
         let entry = pods.entry(uid.clone()).or_insert_with(|| start(node, pod));
@@ -271,17 +251,10 @@ fn synchronize(node: &Arc<Node>, store: &Store<Pod>, running: &Arc<Pods>) {
             Some(_) => None,
         };
         let Some(grace) = grace else { continue };
-        entry
-            .pod
-            .stop_within(Duration::from_secs(u64::try_from(grace).unwrap_or(0)));
+        entry.pod.stop_within(Duration::from_secs(u64::try_from(grace).unwrap_or(0)));
         if !entry.removing {
             entry.removing = true;
-            tokio::spawn(remove(
-                node.clone(),
-                store.clone(),
-                running.clone(),
-                uid.clone(),
-            ));
+            tokio::spawn(remove(node.clone(), store.clone(), running.clone(), uid.clone()));
         }
     }
 }
@@ -289,21 +262,13 @@ fn synchronize(node: &Arc<Node>, store: &Store<Pod>, running: &Arc<Pods>) {
 /// Runs a pod, unless it is over or already being deleted, when only its files and object are left to remove.
 fn start(node: &Arc<Node>, pod: &Arc<Pod>) -> Running {
     let run = pod::PodRun::new(node.clone(), pod.clone());
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    let over =
-        matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let over = matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
     let task = match over {
         true => tokio::spawn(async {}),
         false => tokio::spawn(run.clone().run()),
     };
-    Running {
-        pod: run,
-        task,
-        removing: false,
-    }
+    Running { pod: run, task, removing: false }
 }
 
 /// Waits until a pod's processes have ended, removes its files, and then the object for good.
@@ -313,19 +278,13 @@ async fn remove(node: Arc<Node>, pods: Store<Pod>, running: Arc<Pods>, uid: Stri
         let Some(entry) = entries.get_mut(&uid) else {
             return;
         };
-        (
-            entry.pod.pod.borrow().clone(),
-            std::mem::replace(&mut entry.task, tokio::spawn(async {})),
-        )
+        (entry.pod.pod.borrow().clone(), std::mem::replace(&mut entry.task, tokio::spawn(async {})))
     };
     drop(task.await);
     let api: Api<Pod> = beside(&node.client, pod.as_ref());
     let parameters = DeleteParams {
         grace_period_seconds: Some(0),
-        preconditions: Some(Preconditions {
-            uid: Some(uid.clone()),
-            resource_version: None,
-        }),
+        preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
         ..DeleteParams::default()
     };
     loop {
@@ -344,21 +303,13 @@ async fn remove(node: Arc<Node>, pods: Store<Pod>, running: Arc<Pods>, uid: Stri
     };
     let mut changed = node.changes.subscribe();
     while !gone() && changed.changed().await.is_ok() {}
-    running
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&uid);
+    running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
 }
 
 /// Directories of pods that were deleted while no node ran.
 fn remove_strangers(node: &Node, store: &Store<Pod>) {
     let known: Vec<_> = store.state().iter().filter_map(|pod| pod.uid()).collect();
-    for entry in std::fs::read_dir(node.layout.pods())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in std::fs::read_dir(node.layout.pods()).into_iter().flatten().flatten() {
         if !known.iter().any(|uid| entry.file_name() == uid.as_str()) {
             drop(std::fs::remove_dir_all(entry.path()));
         }

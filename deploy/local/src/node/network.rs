@@ -43,9 +43,7 @@ impl Addresses {
         }
         let usable = |octet: &u8| (2..=254).contains(octet) && !self.taken.contains_key(octet);
         let after = (1..=255u16).map(|step| ((u16::from(self.last) + step) % 256) as u8);
-        let octet = wanted
-            .filter(usable)
-            .or_else(|| after.clone().find(usable))?;
+        let octet = wanted.filter(usable).or_else(|| after.clone().find(usable))?;
         if wanted != Some(octet) {
             self.last = octet;
         }
@@ -54,11 +52,7 @@ impl Addresses {
     }
 
     fn release(&mut self, uid: &str) -> Option<u8> {
-        let octet = self
-            .taken
-            .iter()
-            .find(|(_, owner)| *owner == uid)
-            .map(|(octet, _)| *octet)?;
+        let octet = self.taken.iter().find(|(_, owner)| *owner == uid).map(|(octet, _)| *octet)?;
         self.taken.remove(&octet);
         Some(octet)
     }
@@ -92,10 +86,7 @@ impl Network {
         )
         .await
         .context("cannot make the pods' bridge: the kernel needs the modules bridge and veth")?;
-        Ok(Self {
-            directory,
-            addresses: Mutex::default(),
-        })
+        Ok(Self { directory, addresses: Mutex::default() })
     }
 
     /// Makes a service address local to the node, so that the proxy can listen on it.
@@ -120,10 +111,7 @@ impl Network {
     /// When all 253 addresses are taken.
     pub fn reserve(&self, uid: &str, wanted: Option<Ipv4Addr>) -> anyhow::Result<Ipv4Addr> {
         let octet = wanted.map(|address| address.octets()[3]);
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(octet) = addresses.take(uid, octet) else {
             bail!("all 253 pod addresses are in use");
         };
@@ -163,11 +151,7 @@ impl Network {
 
     /// Gives a pod's address back and lets its namespace go. Never fails: what is gone already is fine.
     pub async fn detach(&self, uid: &str) {
-        let octet = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .release(uid);
+        let octet = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(uid);
         if let Some(octet) = octet {
             let deleted = ip(None, &format!("link del veth{octet}\n")).await;
             tracing::trace!(?deleted, octet, "pod link removed");
@@ -186,13 +170,7 @@ async fn ip(namespace: Option<&Path>, lines: &str) -> anyhow::Result<()> {
         Some(path) => {
             let mut option = std::ffi::OsString::from("--net=");
             option.push(path);
-            run(
-                Command::new("nsenter")
-                    .arg(option)
-                    .args(["ip", "-batch", "-"]),
-                lines,
-            )
-            .await
+            run(Command::new("nsenter").arg(option).args(["ip", "-batch", "-"]), lines).await
         }
     }
 }
@@ -210,13 +188,10 @@ pub async fn run(command: &mut Command, input: &str) -> anyhow::Result<()> {
         .spawn()
         .with_context(|| format!("cannot start {name}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(input.as_bytes())
-            .await
-            .or_else(|error| match error.kind() {
-                std::io::ErrorKind::BrokenPipe => Ok(()),
-                _ => Err(error),
-            })?;
+        stdin.write_all(input.as_bytes()).await.or_else(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })?;
     }
     let output = child.wait_with_output().await?;
     if !output.status.success() {
@@ -233,23 +208,11 @@ mod tests {
     fn addresses_are_reused_late_and_wishes_are_granted() {
         let mut addresses = Addresses::default();
         assert_eq!(addresses.take("a", None), Some(2));
-        assert_eq!(
-            addresses.take("a", None),
-            Some(2),
-            "the same pod keeps its address"
-        );
+        assert_eq!(addresses.take("a", None), Some(2), "the same pod keeps its address");
         assert_eq!(addresses.take("b", Some(9)), Some(9));
         assert_eq!(addresses.take("c", Some(2)), Some(3), "taken by another");
         addresses.release("a");
-        assert_eq!(
-            addresses.take("d", None),
-            Some(4),
-            "not at once the one that was just freed"
-        );
-        assert_eq!(
-            addresses.take("e", Some(1)),
-            Some(5),
-            "the gateway is nobody's"
-        );
+        assert_eq!(addresses.take("d", None), Some(4), "not at once the one that was just freed");
+        assert_eq!(addresses.take("e", Some(1)), Some(5), "the gateway is nobody's");
     }
 }

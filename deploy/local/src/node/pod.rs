@@ -57,15 +57,9 @@ impl PodRun {
     /// Takes a pod over, with what its status remembers of earlier runs.
     pub fn new(node: Arc<Node>, pod: Arc<Pod>) -> Arc<Self> {
         let old = pod.status.clone().unwrap_or_default();
-        let statuses = old
-            .init_container_statuses
-            .into_iter()
-            .chain(old.container_statuses)
-            .flatten();
+        let statuses = old.init_container_statuses.into_iter().chain(old.container_statuses).flatten();
         let observed = Observed {
-            containers: statuses
-                .map(|status| (status.name.clone(), status))
-                .collect(),
+            containers: statuses.map(|status| (status.name.clone(), status)).collect(),
             start_time: Some(old.start_time.unwrap_or_else(status::now)),
             ..Observed::default()
         };
@@ -96,13 +90,8 @@ impl PodRun {
     /// The grace that the pod's spec asks for.
     pub fn grace(&self) -> Duration {
         let pod = self.pod.borrow();
-        let seconds = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.termination_grace_period_seconds);
-        seconds
-            .and_then(|s| u64::try_from(s).ok())
-            .map_or(DEFAULT_GRACE, Duration::from_secs)
+        let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        seconds.and_then(|s| u64::try_from(s).ok()).map_or(DEFAULT_GRACE, Duration::from_secs)
     }
 
     /// A container that runs now.
@@ -112,10 +101,7 @@ impl PodRun {
 
     /// How often a container was restarted: its current run's number.
     pub fn run_number(&self, container: &str) -> i32 {
-        lock(&self.observed)
-            .containers
-            .get(container)
-            .map_or(0, |status| status.restart_count)
+        lock(&self.observed).containers.get(container).map_or(0, |status| status.restart_count)
     }
 
     /// Where a container's logs are.
@@ -163,30 +149,17 @@ impl PodRun {
     async fn run_containers(&self, init: &[Container], main: &[Container]) -> bool {
         let missing = |this: &Self, container: &Container, reason: &str| {
             let fresh = status::never_ran(container, reason);
-            lock(&this.observed)
-                .containers
-                .entry(container.name.clone())
-                .or_insert(fresh);
+            lock(&this.observed).containers.entry(container.name.clone()).or_insert(fresh);
         };
-        init.iter()
-            .for_each(|c| missing(self, c, "PodInitializing"));
-        let reason = if init.is_empty() {
-            "ContainerCreating"
-        } else {
-            "PodInitializing"
-        };
+        init.iter().for_each(|c| missing(self, c, "PodInitializing"));
+        let reason = if init.is_empty() { "ContainerCreating" } else { "PodInitializing" };
         main.iter().for_each(|c| missing(self, c, reason));
-        main.iter()
-            .for_each(|c| self.update(&c.name, |status| status.ready = false));
+        main.iter().for_each(|c| self.update(&c.name, |status| status.ready = false));
         if !self.prepare().await {
             return false;
         }
         for container in init {
-            let policy = if restart_policy(&self.current()) == "Never" {
-                "Never"
-            } else {
-                "OnFailure"
-            };
+            let policy = if restart_policy(&self.current()) == "Never" { "Never" } else { "OnFailure" };
             match self.supervise(container, policy).await {
                 Some(0) => self.update(&container.name, |status| status.ready = true),
                 Some(_) => return true,
@@ -194,11 +167,7 @@ impl PodRun {
             }
         }
         let policy = restart_policy(&self.current()).to_owned();
-        let exits = join_all(
-            main.iter()
-                .map(|container| self.supervise(container, &policy)),
-        )
-        .await;
+        let exits = join_all(main.iter().map(|container| self.supervise(container, &policy))).await;
         exits.iter().all(Option::is_some)
     }
 
@@ -233,18 +202,10 @@ impl PodRun {
         if lock(&self.observed).address.is_some() {
             return Ok(());
         }
-        let wanted = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.pod_ip.as_deref()?.parse().ok());
+        let wanted = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()?.parse().ok());
         let address = self.node.network.reserve(&uid, wanted).map_err(text)?;
-        self.node
-            .network
-            .attach(&uid, address)
-            .await
-            .map_err(text)?;
-        self.write_host_files(&pod, address)
-            .map_err(|error| error.to_string())?;
+        self.node.network.attach(&uid, address).await.map_err(text)?;
+        self.write_host_files(&pod, address).map_err(|error| error.to_string())?;
         lock(&self.observed).address = Some(address);
         Ok(())
     }
@@ -253,25 +214,12 @@ impl PodRun {
         let spec = pod.spec.clone().unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
         let hostname = hostname(pod);
-        let full = spec
-            .subdomain
-            .map(|sub| format!("{hostname}.{sub}.{namespace}.svc.cluster.local "));
-        let mut hosts = format!(
-            "127.0.0.1 localhost\n::1 localhost\n{address} {}{hostname}\n",
-            full.unwrap_or_default()
-        );
+        let full = spec.subdomain.map(|sub| format!("{hostname}.{sub}.{namespace}.svc.cluster.local "));
+        let mut hosts =
+            format!("127.0.0.1 localhost\n::1 localhost\n{address} {}{hostname}\n", full.unwrap_or_default());
         for alias in spec.host_aliases.iter().flatten() {
-            hosts += &format!(
-                "{} {}\n",
-                alias.ip,
-                alias
-                    .hostnames
-                    .iter()
-                    .flatten()
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            );
+            hosts +=
+                &format!("{} {}\n", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join(" "));
         }
         let etc = self.directory().join("etc");
         std::fs::create_dir_all(&etc)?;
@@ -313,9 +261,7 @@ impl PodRun {
     }
 
     pub(super) fn event(&self, kind: &str, reason: &str, message: &str) {
-        self.node
-            .events
-            .record(&self.current(), kind, reason, message);
+        self.node.events.record(&self.current(), kind, reason, message);
     }
 
     /// The pod with the status as the node knows it, for downward fields.
@@ -336,14 +282,7 @@ impl PodRun {
             }
             let patch = json!({ "metadata": { "uid": self.uid() }, "status": json_of(&status) });
             let api: Api<Pod> = beside(&self.node.client, pod.as_ref());
-            match api
-                .patch_status(
-                    &pod.name_any(),
-                    &PatchParams::default(),
-                    &Patch::Merge(patch),
-                )
-                .await
-            {
+            match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(written) => {
                     self.pod.send_if_modified(|current| {
                         let newer = newer(&written, current);
@@ -368,10 +307,7 @@ impl PodRun {
 
 /// Whether `new` is a later version of the object than `old`.
 pub fn newer(new: &Pod, old: &Pod) -> bool {
-    let version = |pod: &Pod| {
-        pod.resource_version()
-            .and_then(|version| version.parse::<u64>().ok())
-    };
+    let version = |pod: &Pod| pod.resource_version().and_then(|version| version.parse::<u64>().ok());
     version(new) >= version(old)
 }
 

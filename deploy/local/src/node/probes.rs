@@ -40,20 +40,11 @@ pub enum Health {
 }
 
 /// Probes a container until it must be killed, and says why. Never returns for a healthy one.
-pub async fn watch(
-    container: &Container,
-    endpoint: &Endpoint,
-    report: &(impl Fn(Health) + Sync),
-) -> String {
+pub async fn watch(container: &Container, endpoint: &Endpoint, report: &(impl Fn(Health) + Sync)) -> String {
     if let Some(probe) = &container.startup_probe
-        && !Counter::new(probe)
-            .settle(container, endpoint, "Startup", report)
-            .await
+        && !Counter::new(probe).settle(container, endpoint, "Startup", report).await
     {
-        return format!(
-            "Container {} failed startup probe, will be restarted",
-            container.name
-        );
+        return format!("Container {} failed startup probe, will be restarted", container.name);
     }
     report(Health::Started);
     let ready = async {
@@ -63,9 +54,7 @@ pub async fn watch(
         };
         let mut counter = Counter::new(probe);
         loop {
-            let verdict = counter
-                .settle(container, endpoint, "Readiness", report)
-                .await;
+            let verdict = counter.settle(container, endpoint, "Readiness", report).await;
             report(Health::Ready(verdict));
         }
     };
@@ -74,19 +63,13 @@ pub async fn watch(
             return std::future::pending().await;
         };
         let mut counter = Counter::new(probe);
-        while counter
-            .settle(container, endpoint, "Liveness", report)
-            .await
-        {}
+        while counter.settle(container, endpoint, "Liveness", report).await {}
     };
     tokio::select! {
         () = ready => {}
         () = live => {}
     }
-    format!(
-        "Container {} failed liveness probe, will be restarted",
-        container.name
-    )
+    format!("Container {} failed liveness probe, will be restarted", container.name)
 }
 
 /// Counts successes and failures in a row against the probe's thresholds.
@@ -99,12 +82,7 @@ struct Counter<'a> {
 
 impl<'a> Counter<'a> {
     fn new(probe: &'a Probe) -> Self {
-        Self {
-            probe,
-            begun: false,
-            successes: 0,
-            failures: 0,
-        }
+        Self { probe, begun: false, successes: 0, failures: 0 }
     }
 
     /// Adds one attempt; a verdict once a threshold is reached.
@@ -135,8 +113,7 @@ impl<'a> Counter<'a> {
             self.begun = true;
             tokio::time::sleep(seconds(pause)).await;
             let limit = seconds(self.probe.timeout_seconds.unwrap_or(1).max(1));
-            let outcome =
-                tokio::time::timeout(limit, attempt(self.probe, container, endpoint)).await;
+            let outcome = tokio::time::timeout(limit, attempt(self.probe, container, endpoint)).await;
             let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
             let success = outcome.is_ok();
             if let Err(reason) = outcome {
@@ -157,40 +134,19 @@ async fn attempt(probe: &Probe, container: &Container, endpoint: &Endpoint) -> R
     if let Some(GRPCAction { .. }) = &probe.grpc {
         return Err("gRPC probes are not supported by keelson-local".into());
     }
-    act(
-        probe.http_get.as_ref(),
-        probe.tcp_socket.as_ref(),
-        probe.exec.as_ref(),
-        container,
-        endpoint,
-    )
-    .await
+    act(probe.http_get.as_ref(), probe.tcp_socket.as_ref(), probe.exec.as_ref(), container, endpoint).await
 }
 
 /// Runs a lifecycle hook once.
 ///
 /// # Errors
 /// Why it failed, as the event shows it.
-pub async fn run_hook(
-    hook: &LifecycleHandler,
-    container: &Container,
-    endpoint: &Endpoint,
-) -> Result<(), String> {
+pub async fn run_hook(hook: &LifecycleHandler, container: &Container, endpoint: &Endpoint) -> Result<(), String> {
     if let Some(sleep) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(
-            u64::try_from(sleep.seconds).unwrap_or(0),
-        ))
-        .await;
+        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
     }
-    act(
-        hook.http_get.as_ref(),
-        hook.tcp_socket.as_ref(),
-        hook.exec.as_ref(),
-        container,
-        endpoint,
-    )
-    .await
+    act(hook.http_get.as_ref(), hook.tcp_socket.as_ref(), hook.exec.as_ref(), container, endpoint).await
 }
 
 async fn act(
@@ -204,15 +160,9 @@ async fn act(
         return http_get(http, container, endpoint).await;
     }
     if let Some(tcp) = tcp {
-        let host = tcp
-            .host
-            .clone()
-            .unwrap_or_else(|| endpoint.address.to_string());
+        let host = tcp.host.clone().unwrap_or_else(|| endpoint.address.to_string());
         let port = port_number(&tcp.port, container)?;
-        return TcpStream::connect((host, port))
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string());
+        return TcpStream::connect((host, port)).await.map(drop).map_err(|error| error.to_string());
     }
     match exec {
         Some(exec) => run_exec(exec.command.as_deref().unwrap_or_default(), endpoint).await,
@@ -220,55 +170,32 @@ async fn act(
     }
 }
 
-async fn http_get(
-    action: &HTTPGetAction,
-    container: &Container,
-    endpoint: &Endpoint,
-) -> Result<(), String> {
+async fn http_get(action: &HTTPGetAction, container: &Container, endpoint: &Endpoint) -> Result<(), String> {
     if action.scheme.as_deref() == Some("HTTPS") {
         return Err("HTTPS probes are not supported by keelson-local".into());
     }
-    let host = action
-        .host
-        .clone()
-        .unwrap_or_else(|| endpoint.address.to_string());
+    let host = action.host.clone().unwrap_or_else(|| endpoint.address.to_string());
     let port = port_number(&action.port, container)?;
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .map_err(|e| text(&e))?;
+    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| text(&e))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| text(&e))?;
-    let path = action
-        .path
-        .as_deref()
-        .filter(|path| !path.is_empty())
-        .unwrap_or("/");
+    let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let mut request = http::Request::get(path).header("User-Agent", "kube-probe/keelson-local");
-    if !action
-        .http_headers
-        .iter()
-        .flatten()
-        .any(|h| h.name.eq_ignore_ascii_case("host"))
-    {
+    if !action.http_headers.iter().flatten().any(|h| h.name.eq_ignore_ascii_case("host")) {
         request = request.header("Host", format!("{host}:{port}"));
     }
     for header in action.http_headers.iter().flatten() {
         request = request.header(&header.name, &header.value);
     }
-    let request = request
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|e| text(&e))?;
+    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| text(&e))?;
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await;
     connection.abort();
     let status = response.map_err(|e| text(&e))?.status();
     match status.is_success() || status.is_redirection() {
         true => Ok(()),
-        false => Err(format!(
-            "HTTP probe failed with statuscode: {}",
-            status.as_u16()
-        )),
+        false => Err(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
     }
 }
 
@@ -285,10 +212,7 @@ async fn run_exec(command: &[String], endpoint: &Endpoint) -> Result<(), String>
     let mut text = [output.stdout, output.stderr].concat();
     text.truncate(OUTPUT_LIMIT);
     let text = String::from_utf8_lossy(&text).trim().to_owned();
-    Err(format!(
-        "command exited with {}: {text}",
-        exit_code(output.status)
-    ))
+    Err(format!("command exited with {}: {text}", exit_code(output.status)))
 }
 
 fn port_number(port: &IntOrString, container: &Container) -> Result<u16, String> {
@@ -302,9 +226,7 @@ fn port_number(port: &IntOrString, container: &Container) -> Result<u16, String>
             .map(|port| port.container_port)
             .or_else(|| name.parse().ok()),
     };
-    number
-        .and_then(|n| u16::try_from(n).ok())
-        .ok_or_else(|| format!("no port {port:?} in the container"))
+    number.and_then(|n| u16::try_from(n).ok()).ok_or_else(|| format!("no port {port:?} in the container"))
 }
 
 #[cfg(test)]
@@ -313,15 +235,10 @@ mod tests {
 
     #[test]
     fn thresholds_count_in_a_row() {
-        let probe = Probe {
-            failure_threshold: Some(2),
-            success_threshold: Some(2),
-            ..Probe::default()
-        };
+        let probe = Probe { failure_threshold: Some(2), success_threshold: Some(2), ..Probe::default() };
         let mut counter = Counter::new(&probe);
-        let verdicts: Vec<_> = [true, false, true, true, false, true, false, false]
-            .map(|ok| counter.count(ok))
-            .to_vec();
+        let verdicts: Vec<_> =
+            [true, false, true, true, false, true, false, false].map(|ok| counter.count(ok)).to_vec();
         let expected = [None, None, None, Some(true), None, None, None, Some(false)];
         assert_eq!(verdicts, expected);
     }
@@ -331,10 +248,7 @@ mod tests {
         let container: Container = serde_json::from_value(serde_json::json!(
             {"name": "c", "ports": [{"name": "metrics", "containerPort": 2381}]}))
         .unwrap();
-        assert_eq!(
-            port_number(&IntOrString::String("metrics".into()), &container),
-            Ok(2381)
-        );
+        assert_eq!(port_number(&IntOrString::String("metrics".into()), &container), Ok(2381));
         assert_eq!(port_number(&IntOrString::Int(80), &container), Ok(80));
         assert!(port_number(&IntOrString::String("no".into()), &container).is_err());
     }

@@ -35,11 +35,7 @@ pub async fn run(names: Names, network: Arc<Network>, changes: Changes) {
         let wanted = table(&names.services.state(), &names.slices.state());
         listeners.retain(|address, _| wanted.contains_key(address));
         let used: BTreeSet<Ipv4Addr> = wanted.keys().map(|address| *address.ip()).collect();
-        let unused: Vec<_> = listeners
-            .keys()
-            .map(|a| *a.ip())
-            .filter(|ip| !used.contains(ip))
-            .collect();
+        let unused: Vec<_> = listeners.keys().map(|a| *a.ip()).filter(|ip| !used.contains(ip)).collect();
         for address in unused {
             drop(network.remove_service_address(address).await);
         }
@@ -69,11 +65,7 @@ struct Listener {
 }
 
 impl Listener {
-    async fn open(
-        address: SocketAddrV4,
-        backends: Backends,
-        network: &Network,
-    ) -> anyhow::Result<Self> {
+    async fn open(address: SocketAddrV4, backends: Backends, network: &Network) -> anyhow::Result<Self> {
         network.add_service_address(*address.ip()).await?;
         let listener = TcpListener::bind(address).await?;
         let (sender, receiver) = watch::channel(backends);
@@ -85,10 +77,7 @@ impl Listener {
                 tokio::spawn(relay_to_one_of(client, backends, first));
             }
         });
-        Ok(Self {
-            backends: sender,
-            task,
-        })
+        Ok(Self { backends: sender, task })
     }
 }
 
@@ -119,35 +108,23 @@ async fn connect(backends: &[SocketAddr], first: usize) -> Option<TcpStream> {
 }
 
 /// Copies both ways until both sides are done.
-pub async fn splice(
-    mut left: impl AsyncRead + AsyncWrite + Unpin,
-    mut right: impl AsyncRead + AsyncWrite + Unpin,
-) {
+pub async fn splice(mut left: impl AsyncRead + AsyncWrite + Unpin, mut right: impl AsyncRead + AsyncWrite + Unpin) {
     let copied = copy_bidirectional(&mut left, &mut right).await;
     tracing::trace!(?copied, "relayed connection ended");
 }
 
 /// Which backends each service address and port stands for.
-fn table(
-    services: &[Arc<Service>],
-    slices: &[Arc<EndpointSlice>],
-) -> BTreeMap<SocketAddrV4, Backends> {
+fn table(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeMap<SocketAddrV4, Backends> {
     let mut table = BTreeMap::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
-        let address = spec
-            .cluster_ip
-            .as_deref()
-            .and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+        let address = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
         let Some(address) = address.filter(|address| *address != API_SERVICE) else {
             continue;
         };
         for port in spec.ports.iter().flatten().filter(|port| is_tcp(port)) {
             if let Ok(number) = u16::try_from(port.port) {
-                table.insert(
-                    SocketAddrV4::new(address, number),
-                    backends(service, port, slices),
-                );
+                table.insert(SocketAddrV4::new(address, number), backends(service, port, slices));
             }
         }
     }
@@ -162,8 +139,7 @@ fn is_tcp(port: &ServicePort) -> bool {
 fn backends(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>]) -> Backends {
     let name = service.name_any();
     let mine = slices.iter().filter(|slice| {
-        slice.namespace() == service.namespace()
-            && slice.labels().get("kubernetes.io/service-name") == Some(&name)
+        slice.namespace() == service.namespace() && slice.labels().get("kubernetes.io/service-name") == Some(&name)
     });
     let mut found = Vec::new();
     for slice in mine {
@@ -172,20 +148,10 @@ fn backends(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>]
         let target = ports.filter(|p| p.name.as_deref().unwrap_or_default() == port_name);
         let numbers: Vec<_> = target.filter_map(|p| u16::try_from(p.port?).ok()).collect();
         for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint
-                .conditions
-                .as_ref()
-                .is_none_or(|c| c.ready != Some(false));
-            let address = endpoint
-                .addresses
-                .first()
-                .and_then(|a| a.parse::<Ipv4Addr>().ok());
+            let ready = endpoint.conditions.as_ref().is_none_or(|c| c.ready != Some(false));
+            let address = endpoint.addresses.first().and_then(|a| a.parse::<Ipv4Addr>().ok());
             if let (true, Some(address)) = (ready, address) {
-                found.extend(
-                    numbers
-                        .iter()
-                        .map(|port| SocketAddr::from((address, *port))),
-                );
+                found.extend(numbers.iter().map(|port| SocketAddr::from((address, *port))));
             }
         }
     }
@@ -246,13 +212,11 @@ pub async fn serve_published(socket: &Path, names: Names) -> anyhow::Result<()> 
 fn named(target: &str, names: &Names) -> Option<Backends> {
     let (path, wanted) = target.rsplit_once(':')?;
     let (namespace, name) = path.split_once('/')?;
-    let service = names.services.find(|service| {
-        service.name_any() == name && service.namespace().as_deref() == Some(namespace)
-    })?;
+    let service = names
+        .services
+        .find(|service| service.name_any() == name && service.namespace().as_deref() == Some(namespace))?;
     let ports = service.spec.as_ref()?.ports.as_ref()?;
-    let port = ports
-        .iter()
-        .find(|port| port.port.to_string() == wanted || port.name.as_deref() == Some(wanted))?;
+    let port = ports.iter().find(|port| port.port.to_string() == wanted || port.name.as_deref() == Some(wanted))?;
     Some(backends(&service, port, &names.slices.state()))
 }
 

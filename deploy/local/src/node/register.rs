@@ -56,8 +56,7 @@ pub async fn register(client: &Client) -> anyhow::Result<()> {
     let api: Api<Node> = Api::all(client.clone());
     let parameters = PatchParams::apply("kubelet").force();
     api.patch(NAME, &parameters, &Patch::Apply(node)).await?;
-    api.patch_status(NAME, &PatchParams::default(), &Patch::Merge(status))
-        .await?;
+    api.patch_status(NAME, &PatchParams::default(), &Patch::Merge(status)).await?;
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -32,10 +32,7 @@ pub struct Backoff {
 impl Backoff {
     /// Starts without a pause.
     pub fn new(base: Duration) -> Self {
-        Self {
-            base,
-            next: Duration::ZERO,
-        }
+        Self { base, next: Duration::ZERO }
     }
 
     /// The pause after a run that lasted `ran`.
@@ -60,41 +57,23 @@ pub fn is_final(policy: &str, exit_code: i32) -> bool {
 
 /// The pod's restart policy.
 pub fn restart_policy(pod: &Pod) -> &str {
-    pod.spec
-        .as_ref()
-        .and_then(|spec| spec.restart_policy.as_deref())
-        .unwrap_or("Always")
+    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
 /// A state in which the container is not running.
 pub fn waiting(reason: &str, message: Option<String>) -> ContainerState {
-    let waiting = ContainerStateWaiting {
-        reason: Some(reason.to_owned()),
-        message,
-    };
-    ContainerState {
-        waiting: Some(waiting),
-        ..ContainerState::default()
-    }
+    let waiting = ContainerStateWaiting { reason: Some(reason.to_owned()), message };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
 /// Running since now.
 pub fn running() -> ContainerState {
-    let running = ContainerStateRunning {
-        started_at: Some(now()),
-    };
-    ContainerState {
-        running: Some(running),
-        ..ContainerState::default()
-    }
+    let running = ContainerStateRunning { started_at: Some(now()) };
+    ContainerState { running: Some(running), ..ContainerState::default() }
 }
 
 /// Ended now with this code; `reason` where there is a better one than the code's.
-pub fn terminated(
-    exit_code: i32,
-    reason: Option<&str>,
-    started_at: Option<Time>,
-) -> ContainerState {
+pub fn terminated(exit_code: i32, reason: Option<&str>, started_at: Option<Time>) -> ContainerState {
     let plain = if exit_code == 0 { "Completed" } else { "Error" };
     let terminated = ContainerStateTerminated {
         exit_code,
@@ -104,10 +83,7 @@ pub fn terminated(
         finished_at: Some(now()),
         ..ContainerStateTerminated::default()
     };
-    ContainerState {
-        terminated: Some(terminated),
-        ..ContainerState::default()
-    }
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 
 /// A container that has never run.
@@ -139,10 +115,7 @@ pub fn pod_status(pod: &Pod, observed: &Observed) -> PodStatus {
     let spec = pod.spec.clone().unwrap_or_default();
     let old = pod.status.clone().unwrap_or_default();
     let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
-        containers
-            .iter()
-            .filter_map(|c| observed.containers.get(&c.name).cloned())
-            .collect()
+        containers.iter().filter_map(|c| observed.containers.get(&c.name).cloned()).collect()
     };
     let init = statuses(spec.init_containers.as_deref().unwrap_or_default());
     let main = statuses(&spec.containers);
@@ -152,48 +125,25 @@ pub fn pod_status(pod: &Pod, observed: &Observed) -> PodStatus {
     let over = observed.finished;
     let gates = spec.readiness_gates.iter().flatten().all(|gate| {
         let conditions = old.conditions.iter().flatten();
-        conditions
-            .clone()
-            .any(|c| c.type_ == gate.condition_type && c.status == "True")
+        conditions.clone().any(|c| c.type_ == gate.condition_type && c.status == "True")
     });
-    let unready = if over {
-        "PodCompleted"
-    } else {
-        "ContainersNotReady"
-    };
+    let unready = if over { "PodCompleted" } else { "ContainersNotReady" };
     let uninitialized = (!initialized).then_some("ContainersNotInitialized");
     let conditions = [
         ("PodScheduled", true, None),
         ("Initialized", initialized, uninitialized),
         ("ContainersReady", ready, Some(unready)),
-        (
-            "Ready",
-            ready && gates,
-            Some(if ready {
-                "ReadinessGatesNotReady"
-            } else {
-                unready
-            }),
-        ),
+        ("Ready", ready && gates, Some(if ready { "ReadinessGatesNotReady" } else { unready })),
     ];
     PodStatus {
         phase: Some(phase.to_owned()),
-        conditions: Some(merge_conditions(
-            old.conditions.as_deref().unwrap_or_default(),
-            &conditions,
-        )),
+        conditions: Some(merge_conditions(old.conditions.as_deref().unwrap_or_default(), &conditions)),
         container_statuses: Some(main),
         init_container_statuses: (!init.is_empty()).then_some(init),
         host_ip: Some(GATEWAY.to_string()),
-        host_ips: Some(vec![HostIP {
-            ip: GATEWAY.to_string(),
-        }]),
+        host_ips: Some(vec![HostIP { ip: GATEWAY.to_string() }]),
         pod_ip: observed.address.map(|address| address.to_string()),
-        pod_ips: observed.address.map(|address| {
-            vec![PodIP {
-                ip: address.to_string(),
-            }]
-        }),
+        pod_ips: observed.address.map(|address| vec![PodIP { ip: address.to_string() }]),
         start_time: observed.start_time.clone(),
         ..old
     }
@@ -206,19 +156,11 @@ fn exit(status: &ContainerStatus) -> Option<i32> {
 fn phase(init: &[ContainerStatus], main: &[ContainerStatus], finished: bool) -> &'static str {
     let failed = |status: &ContainerStatus| exit(status).is_some_and(|code| code != 0);
     let begun = |s: &ContainerStatus| {
-        s.state
-            .as_ref()
-            .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-            || s.last_state
-                .as_ref()
-                .is_some_and(|state| state.terminated.is_some())
+        s.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+            || s.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
     };
     if finished {
-        return if init.iter().chain(main).any(failed) {
-            "Failed"
-        } else {
-            "Succeeded"
-        };
+        return if init.iter().chain(main).any(failed) { "Failed" } else { "Succeeded" };
     }
     if init.iter().all(|status| exit(status) == Some(0)) && main.iter().any(begun) {
         return "Running";
@@ -228,11 +170,8 @@ fn phase(init: &[ContainerStatus], main: &[ContainerStatus], finished: bool) -> 
 
 /// Sets the given conditions (type, truth, reason when false); the time changes only with the status.
 fn merge_conditions(old: &[PodCondition], new: &[(&str, bool, Option<&str>)]) -> Vec<PodCondition> {
-    let mut merged: Vec<PodCondition> = old
-        .iter()
-        .filter(|c| !new.iter().any(|(type_, ..)| *type_ == c.type_))
-        .cloned()
-        .collect();
+    let mut merged: Vec<PodCondition> =
+        old.iter().filter(|c| !new.iter().any(|(type_, ..)| *type_ == c.type_)).cloned().collect();
     for (type_, truth, reason) in new {
         let status = if *truth { "True" } else { "False" };
         let before = old.iter().find(|c| c.type_ == *type_ && c.status == status);
@@ -240,8 +179,7 @@ fn merge_conditions(old: &[PodCondition], new: &[(&str, bool, Option<&str>)]) ->
             type_: (*type_).to_owned(),
             status: status.to_owned(),
             reason: reason.filter(|_| !truth).map(str::to_owned),
-            last_transition_time: before
-                .map_or_else(|| Some(now()), |c| c.last_transition_time.clone()),
+            last_transition_time: before.map_or_else(|| Some(now()), |c| c.last_transition_time.clone()),
             ..PodCondition::default()
         });
     }
@@ -259,20 +197,13 @@ mod tests {
         let mut backoff = Backoff::new(second(10));
         let pauses: Vec<_> = (0..8).map(|_| backoff.after(second(1)).as_secs()).collect();
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 300, 300]);
-        assert_eq!(
-            backoff.after(second(700)),
-            second(0),
-            "a long run is forgiven"
-        );
+        assert_eq!(backoff.after(second(700)), second(0), "a long run is forgiven");
     }
 
     fn observed(containers: serde_json::Value, finished: bool) -> Observed {
         let all: Vec<ContainerStatus> = serde_json::from_value(containers).unwrap();
         Observed {
-            containers: all
-                .into_iter()
-                .map(|status| (status.name.clone(), status))
-                .collect(),
+            containers: all.into_iter().map(|status| (status.name.clone(), status)).collect(),
             finished,
             ..Observed::default()
         }
@@ -287,12 +218,7 @@ mod tests {
         let done = |code: i32| json!({"terminated": {"exitCode": code}});
         let run = json!({"running": {}});
         for (init, main, finished, expected) in [
-            (
-                run.clone(),
-                json!({"waiting": {}}),
-                false,
-                "Pending False False",
-            ),
+            (run.clone(), json!({"waiting": {}}), false, "Pending False False"),
             (done(0), json!({"waiting": {}}), false, "Pending True False"),
             (done(0), run.clone(), false, "Running True True"),
             (done(0), done(0), true, "Succeeded True False"),
@@ -308,11 +234,7 @@ mod tests {
                 found.map(|c| c.status.clone()).unwrap_or_default()
             };
             let phase = result.phase.clone().unwrap_or_default();
-            let seen = format!(
-                "{phase} {} {}",
-                condition("Initialized"),
-                condition("Ready")
-            );
+            let seen = format!("{phase} {} {}", condition("Initialized"), condition("Ready"));
             assert_eq!(seen, expected);
         }
     }

@@ -34,11 +34,7 @@ impl PodRun {
                     (Some(exit), exit)
                 }
                 Err((reason, message)) => {
-                    let failed = if reason == "ErrImagePull" {
-                        "Failed"
-                    } else {
-                        reason
-                    };
+                    let failed = if reason == "ErrImagePull" { "Failed" } else { reason };
                     self.event("Warning", failed, &message);
                     let again = unstarted && reason == "ErrImagePull";
                     let reason = if again { "ImagePullBackOff" } else { reason };
@@ -66,10 +62,7 @@ impl PodRun {
         let mut done = None;
         self.update(&container.name, |status| {
             let old = status.state.take().unwrap_or_default();
-            let was_running = old
-                .running
-                .as_ref()
-                .map(|running| running.started_at.clone());
+            let was_running = old.running.as_ref().map(|running| running.started_at.clone());
             let ended = match was_running {
                 Some(started_at) => status::terminated(255, Some("Unknown"), started_at),
                 None => old.clone(),
@@ -102,14 +95,8 @@ impl PodRun {
             return;
         }
         if ran {
-            let message = format!(
-                "back-off {pause:?} restarting failed container={}",
-                container.name
-            );
-            self.set_state(
-                &container.name,
-                status::waiting("CrashLoopBackOff", Some(message)),
-            );
+            let message = format!("back-off {pause:?} restarting failed container={}", container.name);
+            self.set_state(&container.name, status::waiting("CrashLoopBackOff", Some(message)));
             let message = format!("Back-off restarting failed container {}", container.name);
             self.event("Warning", "BackOff", &message);
         }
@@ -133,38 +120,24 @@ impl PodRun {
             return Err(("ErrImagePull", message));
         };
         if !binary.exists() {
-            return Err((
-                "ErrImagePull",
-                format!("image {image:?}: there is no {}", binary.display()),
-            ));
+            return Err(("ErrImagePull", format!("image {image:?}: there is no {}", binary.display())));
         }
         let config = |message| ("CreateContainerConfigError", message);
         let namespace = pod.namespace().unwrap_or_default();
         let sources: &Sources = &self.node.sources;
         let base = base_variables(&pod);
-        let variables = env::environment(&pod, container, base, &InNamespace(sources, &namespace))
-            .map_err(config)?;
+        let variables = env::environment(&pod, container, base, &InNamespace(sources, &namespace)).map_err(config)?;
         let volumes = lock(&self.volumes).clone();
         let mounts = volumes::mounts(container, &volumes, &variables).map_err(config)?;
-        let name = binary
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = binary.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(Bundle {
             network: self.node.network.namespace(&self.uid()),
             hostname: hostname(&pod),
             etc: self.directory().join("etc"),
             binary: binary.to_owned(),
             mounts,
-            command: env::command_line(
-                container,
-                &name.into_iter().collect::<Vec<_>>(),
-                &variables,
-            ),
-            directory: container
-                .working_dir
-                .clone()
-                .filter(|dir| !dir.is_empty())
-                .unwrap_or("/".into()),
+            command: env::command_line(container, &name.into_iter().collect::<Vec<_>>(), &variables),
+            directory: container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or("/".into()),
             variables,
         })
     }
@@ -173,11 +146,7 @@ impl PodRun {
     async fn run_once(&self, container: &Container, bundle: Bundle) -> i32 {
         let name = &container.name;
         let image = container.image.as_deref().unwrap_or_default();
-        self.event(
-            "Normal",
-            "Pulled",
-            &format!("Container image {image:?} already present on machine"),
-        );
+        self.event("Normal", "Pulled", &format!("Container image {image:?} already present on machine"));
         let run = self.run_number(name);
         let started = async {
             let log = Log::create(&self.log_directory(name), run).await?;
@@ -196,15 +165,8 @@ impl PodRun {
         let out = out.map(|out| tokio::spawn(log.clone().pump(out)));
         let err = err.map(|err| tokio::spawn(log.clone().pump(err)));
         let address = lock(&self.observed).address.unwrap_or(network::GATEWAY);
-        let endpoint = Endpoint {
-            address,
-            init: process.init(),
-            bundle,
-        };
-        let live = Live {
-            endpoint: endpoint.clone(),
-            log,
-        };
+        let endpoint = Endpoint { address, init: process.init(), bundle };
+        let live = Live { endpoint: endpoint.clone(), log };
         lock(&self.live).insert(name.clone(), live);
         self.update(name, |status| {
             status.state = Some(status::running());
@@ -219,10 +181,7 @@ impl PodRun {
         }
         let reason = reason.then_some("Error");
         self.update(name, |status| {
-            let started = status
-                .state
-                .take()
-                .and_then(|state| state.running?.started_at);
+            let started = status.state.take().and_then(|state| state.running?.started_at);
             status.state = Some(status::terminated(exit, reason, started));
             status.ready = false;
             status.started = Some(false);
@@ -231,18 +190,10 @@ impl PodRun {
     }
 
     /// Probes a running container, and ends it when it must end. The exit code, and whether it was killed for its health.
-    async fn attend(
-        &self,
-        container: &Container,
-        endpoint: &Endpoint,
-        process: &mut Process,
-    ) -> (i32, bool) {
+    async fn attend(&self, container: &Container, endpoint: &Endpoint, process: &mut Process) -> (i32, bool) {
         let report = |health| self.report(container, health);
         let healthy = async {
-            let hook = container
-                .lifecycle
-                .as_ref()
-                .and_then(|lifecycle| lifecycle.post_start.as_ref());
+            let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
             if let Some(hook) = hook
                 && let Err(error) = probes::run_hook(hook, container, endpoint).await
             {
@@ -256,31 +207,18 @@ impl PodRun {
             reason = healthy => Some(reason),
             () = self.stopping() => None,
         };
-        let message = unhealthy
-            .clone()
-            .unwrap_or_else(|| format!("Stopping container {}", container.name));
+        let message = unhealthy.clone().unwrap_or_else(|| format!("Stopping container {}", container.name));
         self.event("Normal", "Killing", &message);
         let deadline = Instant::now() + self.grace();
-        (
-            self.end(container, endpoint, process, deadline).await,
-            unhealthy.is_some(),
-        )
+        (self.end(container, endpoint, process, deadline).await, unhealthy.is_some())
     }
 
     /// preStop, SIGTERM, and SIGKILL at the deadline or at the pod's, whichever is sooner.
-    async fn end(
-        &self,
-        container: &Container,
-        endpoint: &Endpoint,
-        process: &mut Process,
-        deadline: Instant,
-    ) -> i32 {
+    async fn end(&self, container: &Container, endpoint: &Endpoint, process: &mut Process, deadline: Instant) -> i32 {
         let mut stop = self.stop.subscribe();
         let expired = async {
             loop {
-                let until = stop
-                    .borrow_and_update()
-                    .map_or(deadline, |stop| stop.min(deadline));
+                let until = stop.borrow_and_update().map_or(deadline, |stop| stop.min(deadline));
                 let until_then = tokio::time::sleep_until(until.into());
                 tokio::select! {
                     () = until_then => return,
@@ -289,10 +227,7 @@ impl PodRun {
             }
         };
         let gracefully = async {
-            let hook = container
-                .lifecycle
-                .as_ref()
-                .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+            let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
             if let Some(hook) = hook {
                 tokio::select! {
                     exit = process.wait() => return exit,
@@ -324,11 +259,7 @@ impl PodRun {
             Health::Started => self.update(&container.name, |status| status.started = Some(true)),
             Health::Ready(ready) => self.update(&container.name, |status| status.ready = ready),
             Health::Failed(probe, reason) => {
-                self.event(
-                    "Warning",
-                    "Unhealthy",
-                    &format!("{probe} probe failed: {reason}"),
-                );
+                self.event("Warning", "Unhealthy", &format!("{probe} probe failed: {reason}"));
             }
         }
     }

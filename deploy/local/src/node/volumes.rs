@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapProjection, Container, DownwardAPIVolumeFile, KeyToPath,
-    PersistentVolumeClaim, Pod, Secret, SecretProjection, Volume, VolumeMount, VolumeProjection,
+    ConfigMap, ConfigMapProjection, Container, DownwardAPIVolumeFile, KeyToPath, PersistentVolumeClaim, Pod, Secret,
+    SecretProjection, Volume, VolumeMount, VolumeProjection,
 };
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -72,17 +72,10 @@ type Files = BTreeMap<String, (Vec<u8>, u32)>;
 ///
 /// # Errors
 /// What the pod waits for, as its `FailedMount` event shows it.
-pub fn prepare(
-    pod: &Pod,
-    directory: &Path,
-    sources: &Sources,
-) -> Result<BTreeMap<String, PathBuf>, String> {
+pub fn prepare(pod: &Pod, directory: &Path, sources: &Sources) -> Result<BTreeMap<String, PathBuf>, String> {
     let mut paths = BTreeMap::new();
     let spec = pod.spec.as_ref();
-    for volume in spec
-        .into_iter()
-        .flat_map(|spec| spec.volumes.iter().flatten())
-    {
+    for volume in spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let path = volume_path(pod, volume, directory, sources)
             .map_err(|error| format!("volume {:?}: {error}", volume.name))?;
         paths.insert(volume.name.clone(), path);
@@ -90,12 +83,7 @@ pub fn prepare(
     Ok(paths)
 }
 
-fn volume_path(
-    pod: &Pod,
-    volume: &Volume,
-    directory: &Path,
-    sources: &Sources,
-) -> Result<PathBuf, String> {
+fn volume_path(pod: &Pod, volume: &Volume, directory: &Path, sources: &Sources) -> Result<PathBuf, String> {
     let namespace = pod.namespace().unwrap_or_default();
     let path = directory.join(&volume.name);
     if let Some(claim) = &volume.persistent_volume_claim {
@@ -121,19 +109,11 @@ fn volume_path(
 fn bound_claim(namespace: &str, name: &str, sources: &Sources) -> Result<PathBuf, String> {
     let claim = sources.claims.get(&ObjectRef::new(name).within(namespace));
     let claim = claim.ok_or_else(|| format!("persistentvolumeclaim {name:?} not found"))?;
-    let bound = claim
-        .status
-        .as_ref()
-        .is_some_and(|s| s.phase.as_deref() == Some("Bound"));
-    let volume = claim
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.volume_name.as_deref());
+    let bound = claim.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Bound"));
+    let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
     let volume = volume.filter(|_| bound && claim.metadata.deletion_timestamp.is_none());
     let volume = volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
-    let path = sources
-        .claims_directory
-        .join(claim_directory(volume, namespace, name));
+    let path = sources.claims_directory.join(claim_directory(volume, namespace, name));
     fs::create_dir_all(&path).map_err(|error| error.to_string())?;
     Ok(path)
 }
@@ -162,18 +142,10 @@ fn api_files(pod: &Pod, volume: &Volume, sources: &Sources) -> Result<Option<Fil
         (vec![projection], map.default_mode)
     } else if let Some(downward) = &volume.downward_api {
         let mut files = Files::new();
-        downward_files(
-            pod,
-            downward.items.as_deref(),
-            downward.default_mode,
-            &mut files,
-        )?;
+        downward_files(pod, downward.items.as_deref(), downward.default_mode, &mut files)?;
         return Ok(Some(files));
     } else if let Some(projected) = &volume.projected {
-        (
-            projected.sources.clone().unwrap_or_default(),
-            projected.default_mode,
-        )
+        (projected.sources.clone().unwrap_or_default(), projected.default_mode)
     } else {
         return Ok(None);
     };
@@ -196,24 +168,15 @@ fn project(
     if let Some(secret) = &source.secret {
         let found = lookup.secret(&secret.name).map(|s| {
             let data = s.data.iter().flatten();
-            data.map(|(key, value)| (key.clone(), value.0.clone()))
-                .collect()
+            data.map(|(key, value)| (key.clone(), value.0.clone())).collect()
         });
         let what = format!("secret {:?}", secret.name);
         select(found, &secret.items, secret.optional, mode, &what, files)?;
     }
     if let Some(map) = &source.config_map {
         let found = lookup.config_map(&map.name).map(|m| {
-            let text = m
-                .data
-                .iter()
-                .flatten()
-                .map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-            let binary = m
-                .binary_data
-                .iter()
-                .flatten()
-                .map(|(k, v)| (k.clone(), v.0.clone()));
+            let text = m.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+            let binary = m.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
             text.chain(binary).collect()
         });
         let what = format!("configmap {:?}", map.name);
@@ -223,10 +186,7 @@ fn project(
         downward_files(pod, downward.items.as_deref(), mode, files)?;
     }
     if let Some(token) = &source.service_account_token {
-        files.insert(
-            token.path.clone(),
-            (sources.token.clone().into_bytes(), mode_bits(mode, None)),
-        );
+        files.insert(token.path.clone(), (sources.token.clone().into_bytes(), mode_bits(mode, None)));
     }
     Ok(())
 }
@@ -242,18 +202,11 @@ fn select(
 ) -> Result<(), String> {
     let optional = optional == Some(true);
     let Some(data) = data else {
-        return if optional {
-            Ok(())
-        } else {
-            Err(format!("{what} not found"))
-        };
+        return if optional { Ok(()) } else { Err(format!("{what} not found")) };
     };
     match items.as_deref().filter(|items| !items.is_empty()) {
         None => {
-            files.extend(
-                data.into_iter()
-                    .map(|(key, value)| (key, (value, mode_bits(mode, None)))),
-            );
+            files.extend(data.into_iter().map(|(key, value)| (key, (value, mode_bits(mode, None)))));
         }
         Some(items) => {
             for item in items {
@@ -278,24 +231,16 @@ fn downward_files(
     files: &mut Files,
 ) -> Result<(), String> {
     for item in items.into_iter().flatten() {
-        let path = item
-            .field_ref
-            .as_ref()
-            .map(|field| field.field_path.as_str());
+        let path = item.field_ref.as_ref().map(|field| field.field_path.as_str());
         let value = path.and_then(|path| pod_field(pod, path));
         let value = value.ok_or_else(|| format!("field of {:?} is not supported", item.path))?;
-        files.insert(
-            item.path.clone(),
-            (value.into_bytes(), mode_bits(mode, item.mode)),
-        );
+        files.insert(item.path.clone(), (value.into_bytes(), mode_bits(mode, item.mode)));
     }
     Ok(())
 }
 
 fn mode_bits(default: Option<i32>, own: Option<i32>) -> u32 {
-    own.or(default)
-        .and_then(|mode| u32::try_from(mode).ok())
-        .unwrap_or(DEFAULT_MODE)
+    own.or(default).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(DEFAULT_MODE)
 }
 
 /// Makes `directory` show exactly `files`; readers see either the old set or the new one.
@@ -307,9 +252,7 @@ fn write_files(directory: &Path, files: &Files) -> io::Result<()> {
         return Ok(());
     }
     let taken = |name: &String| directory.join(name).exists();
-    let name = (0u32..)
-        .map(|number| format!("..version_{number}"))
-        .find(|name| !taken(name));
+    let name = (0u32..).map(|number| format!("..version_{number}")).find(|name| !taken(name));
     let name = name.unwrap_or_default();
     for (path, (content, mode)) in files {
         let file = directory.join(&name).join(path.trim_start_matches('/'));
@@ -336,11 +279,7 @@ fn write_files(directory: &Path, files: &Files) -> io::Result<()> {
 
 /// One link for each first path component, into `..data`; links to what is gone are removed.
 fn link_top_level(directory: &Path, files: &Files) -> io::Result<()> {
-    let wanted = |name: &str| {
-        files
-            .keys()
-            .any(|path| path.split('/').next() == Some(name))
-    };
+    let wanted = |name: &str| files.keys().any(|path| path.split('/').next() == Some(name));
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -387,29 +326,15 @@ pub fn mounts(
         let volume = volume.ok_or_else(|| format!("volume {:?} is not in the pod", mount.name))?;
         let source = sub_path(volume, mount, variables)?;
         let read_only = mount.read_only == Some(true);
-        mounts.push(Mount {
-            source,
-            path: mount.mount_path.clone(),
-            read_only,
-        });
+        mounts.push(Mount { source, path: mount.mount_path.clone(), read_only });
     }
     mounts.sort_by_key(|mount| mount.path.matches('/').count());
     Ok(mounts)
 }
 
-fn sub_path(
-    volume: &Path,
-    mount: &VolumeMount,
-    variables: &BTreeMap<String, String>,
-) -> Result<PathBuf, String> {
-    let expanded = mount
-        .sub_path_expr
-        .as_deref()
-        .map(|text| super::env::expand(text, variables));
-    let Some(path) = expanded
-        .or_else(|| mount.sub_path.clone())
-        .filter(|path| !path.is_empty())
-    else {
+fn sub_path(volume: &Path, mount: &VolumeMount, variables: &BTreeMap<String, String>) -> Result<PathBuf, String> {
+    let expanded = mount.sub_path_expr.as_deref().map(|text| super::env::expand(text, variables));
+    let Some(path) = expanded.or_else(|| mount.sub_path.clone()).filter(|path| !path.is_empty()) else {
         return Ok(volume.to_owned());
     };
     if path.starts_with('/') || path.split('/').any(|part| part == "..") {
@@ -427,10 +352,7 @@ mod tests {
     use super::*;
 
     fn files(entries: &[(&str, &str)]) -> Files {
-        entries
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (v.as_bytes().to_vec(), 0o600)))
-            .collect()
+        entries.iter().map(|(k, v)| ((*k).to_owned(), (v.as_bytes().to_vec(), 0o600))).collect()
     }
 
     #[test]
@@ -438,65 +360,33 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().join("volume");
         let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
-        write_files(
-            &directory,
-            &files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")]),
-        )
-        .unwrap();
-        assert_eq!(
-            (read("a"), read("sub/b")),
-            (Some("1".into()), Some("1".into()))
-        );
+        write_files(&directory, &files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")])).unwrap();
+        assert_eq!((read("a"), read("sub/b")), (Some("1".into()), Some("1".into())));
         let first = fs::read_link(directory.join("..data")).unwrap();
-        write_files(
-            &directory,
-            &files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")]),
-        )
-        .unwrap();
-        assert_eq!(
-            fs::read_link(directory.join("..data")).unwrap(),
-            first,
-            "no change, no switch"
-        );
+        write_files(&directory, &files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")])).unwrap();
+        assert_eq!(fs::read_link(directory.join("..data")).unwrap(), first, "no change, no switch");
         write_files(&directory, &files(&[("a", "2"), ("sub/b", "2")])).unwrap();
         assert_ne!(fs::read_link(directory.join("..data")).unwrap(), first);
         assert!(!directory.join(first).exists());
-        assert_eq!(
-            (read("a"), read("sub/b"), read("gone")),
-            (Some("2".into()), Some("2".into()), None)
-        );
-        assert_eq!(
-            fs::metadata(directory.join("a"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o600
-        );
+        assert_eq!((read("a"), read("sub/b"), read("gone")), (Some("2".into()), Some("2".into()), None));
+        assert_eq!(fs::metadata(directory.join("a")).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn a_path_out_of_the_volume_is_refused() {
         let temporary = tempfile::tempdir().unwrap();
         assert!(write_files(temporary.path(), &files(&[("../x", "1")])).is_err());
-        let mount = VolumeMount {
-            sub_path: Some("a/../../b".into()),
-            ..VolumeMount::default()
-        };
+        let mount = VolumeMount { sub_path: Some("a/../../b".into()), ..VolumeMount::default() };
         assert!(sub_path(temporary.path(), &mount, &BTreeMap::new()).is_err());
     }
 
     #[test]
     fn outer_mounts_come_before_inner_ones() {
-        let container: Container =
-            serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": [
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": [
             {"name": "v", "mountPath": "/data/inner/deep"}, {"name": "v", "mountPath": "/data"}]}))
-            .unwrap();
+        .unwrap();
         let volumes = BTreeMap::from([("v".to_owned(), PathBuf::from("/v"))]);
         let mounts = mounts(&container, &volumes, &BTreeMap::new()).unwrap();
-        assert_eq!(
-            mounts.iter().map(|m| m.path.as_str()).collect::<Vec<_>>(),
-            ["/data", "/data/inner/deep"]
-        );
+        assert_eq!(mounts.iter().map(|m| m.path.as_str()).collect::<Vec<_>>(), ["/data", "/data/inner/deep"]);
     }
 }
