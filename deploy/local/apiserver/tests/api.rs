@@ -1,32 +1,28 @@
 //! Drives the server with kube-rs over a real etcd, the program that `KEELSON_REFERENCE_ETCD` names or `etcd` on the
 //! PATH. Without either there is nothing to test against, and that is an error.
 
-use base64::Engine;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keelson_local_apiserver::{Config, serve, write_kubeconfig};
 use kube::api::{
-    Api, ApiResource, AttachParams, DeleteParams, DynamicObject, EvictParams, ListParams, LogParams, Patch,
-    PatchParams, PostParams, WatchEvent, WatchParams,
+    Api, ApiResource, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams, WatchEvent,
+    WatchParams,
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, Error, ResourceExt};
 use serde_json::{Value, json};
-use sha1::Digest;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct Cluster {
     client: Client,
     server: tokio::task::JoinHandle<anyhow::Result<()>>,
     etcd: Child,
     etcd_endpoint: String,
-    node_socket: std::path::PathBuf,
     _directory: tempfile::TempDir,
 }
 
@@ -83,7 +79,6 @@ async fn cluster() -> Cluster {
         pki_dir: directory.path().join("pki"),
         token: "secret".into(),
     };
-    let node_socket = config.node_socket.clone();
     let kubeconfig = directory.path().join("kubeconfig");
     write_kubeconfig(&config, &kubeconfig).unwrap();
     let kubeconfig = Kubeconfig::read_from(&kubeconfig).unwrap();
@@ -106,7 +101,7 @@ async fn cluster() -> Cluster {
     eventually("the server", || async { client.apiserver_version().await.ok() }).await;
     let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), "default");
     eventually("the default ServiceAccount", || async { accounts.get("default").await.ok() }).await;
-    Cluster { client, server, etcd, etcd_endpoint, node_socket, _directory: directory }
+    Cluster { client, server, etcd, etcd_endpoint, _directory: directory }
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -208,60 +203,6 @@ async fn streaming_lists_end_with_a_bookmark() {
         }
         other => panic!("{other:?}"),
     }
-}
-
-/// A node agent that knows one container: its log, and a command that says hello.
-async fn node(socket: std::path::PathBuf) {
-    let listener = tokio::net::UnixListener::bind(socket).unwrap();
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            request.push(stream.read_u8().await.unwrap());
-        }
-        let request = String::from_utf8(request).unwrap();
-        let header = |name: &str| {
-            request
-                .lines()
-                .find_map(|line| line.to_lowercase().starts_with(name).then(|| line[name.len()..].trim().to_owned()))
-        };
-        if request.starts_with("GET /containerLogs/default/p/c?") {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n").await.unwrap();
-            continue;
-        }
-        assert!(request.starts_with("GET /exec/default/p/c?"), "{request}");
-        assert!(request.contains("command=say") && request.contains("&output=1"), "{request}");
-        let key = header("sec-websocket-key:").unwrap() + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-        let accept = base64::engine::general_purpose::STANDARD.encode(sha1::Sha1::digest(key.as_bytes()));
-        let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Protocol: v5.channel.k8s.io\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-        );
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        stream.write_all(b"\x82\x06\x01hello").await.unwrap();
-        let status = b"\x03{\"status\":\"Success\"}";
-        stream.write_all(&[&[0x82, status.len() as u8], &status[..], b"\x88\x00"].concat()).await.unwrap();
-        // The client closes.
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    }
-}
-
-#[tokio::test]
-async fn logs_and_exec_are_relayed_to_the_node() {
-    let cluster = cluster().await;
-    let node = tokio::spawn(node(cluster.node_socket.clone()));
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "default");
-    let pod = object(
-        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}}),
-    );
-    pods.create(&PostParams::default(), &pod).await.unwrap();
-    assert_eq!(pods.logs("p", &LogParams::default()).await.unwrap(), "hello\n");
-    let mut process = pods.exec("p", ["say", "hello"], &AttachParams::default().stderr(false)).await.unwrap();
-    let mut said = String::new();
-    process.stdout().unwrap().read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, "hello");
-    let unknown = LogParams { container: Some("other".into()), ..LogParams::default() };
-    assert_eq!(code(pods.logs("p", &unknown).await.unwrap_err()).0, 400);
-    node.abort();
 }
 
 #[tokio::test]
