@@ -134,8 +134,10 @@ fn pod_spec(spec: &mut Value) {
 fn service(old: Option<&Value>, service: &mut Value) {
     let spec = &mut service["spec"];
     for port in spec["ports"].as_array_mut().into_iter().flatten() {
-        let number = port["port"].clone();
-        set(port, "targetPort", number);
+        // Go's clients write a target that is not set as 0.
+        if port["targetPort"].is_null() || port["targetPort"] == 0 {
+            port["targetPort"] = port["port"].clone();
+        }
     }
     if spec["type"] != "ExternalName" {
         set(spec, "internalTrafficPolicy", json!("Cluster"));
@@ -189,8 +191,10 @@ fn crd(crd: &mut Value, created: bool) {
     let kind = names["kind"].as_str().unwrap_or_default().to_owned();
     set(names, "singular", json!(kind.to_lowercase()));
     set(names, "listKind", json!(format!("{kind}List")));
-    if created {
-        object::set_finalizers(crd, vec![CRD_CLEANUP.to_owned()]);
+    let mut finalizers = object::finalizers(crd);
+    if created && !finalizers.iter().any(|finalizer| finalizer == CRD_CLEANUP) {
+        finalizers.push(CRD_CLEANUP.to_owned());
+        object::set_finalizers(crd, finalizers);
     }
 }
 

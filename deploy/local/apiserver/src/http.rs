@@ -126,13 +126,11 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> ApiResult<Response
         ["version"] => return Ok(json_response(200, &crate::discovery::version())),
         _ => authorize(&app, request.headers())?,
     }
-    let accept = text(request.headers(), header::ACCEPT).to_owned();
     match segments.as_slice() {
-        ["openapi", rest @ ..] => crate::openapi::document(&app.registry(), rest, &accept),
+        ["openapi", rest @ ..] => Ok(json_response(200, &crate::openapi::document(&app.registry(), rest)?)),
         ["api", version, rest @ ..] if !rest.is_empty() => objects(app, request, "", version, rest).await,
         ["apis", group, version, rest @ ..] if !rest.is_empty() => objects(app, request, group, version, rest).await,
-        other => crate::discovery::document(&app.registry(), other, &accept)
-            .map(|(media_type, document)| bytes_response(200, media_type, document.to_string())),
+        other => Ok(json_response(200, &crate::discovery::document(&app.registry(), other)?)),
     }
 }
 
@@ -144,6 +142,7 @@ async fn objects(
     segments: &[&str],
 ) -> ApiResult<Response<Body>> {
     let target = Target::parse(&app.registry(), group, version, segments)?;
+    check_method(request.method(), &target)?;
     let query = Query::parse(request.uri().query());
     if matches!(target.subresource.as_deref(), Some("log" | "exec")) {
         return app.relay(&target, request).await;
@@ -172,11 +171,7 @@ async fn objects(
     } else if method == Method::PATCH {
         change(&app, &target, &media_type, &body, &options).await?
     } else {
-        return Err(ApiError::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(not_allowed());
     };
     let mut response = json_response(answer.code, &table::shown(&target.kind, form, answer.object, &query));
     for warning in answer.warnings {
@@ -187,10 +182,25 @@ async fn objects(
     Ok(response)
 }
 
+fn not_allowed() -> ApiError {
+    ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+/// Refuses what discovery does not name, and the creation of an object at its own path.
+fn check_method(method: &Method, target: &Target) -> ApiResult<()> {
+    let subresource = target.subresource.as_deref();
+    let verb = match *method {
+        Method::GET => "get",
+        Method::POST if subresource.is_some() || target.name.is_none() => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => return Err(not_allowed()),
+    };
+    if crate::discovery::allows(&target.kind, subresource, verb) { Ok(()) } else { Err(not_allowed()) }
+}
+
 async fn get(app: &App, target: &Target, query: &Query, form: Form) -> ApiResult<Response<Body>> {
-    if target.kind.ephemeral {
-        return Err(ApiError::no_such_path());
-    }
     if query.flag("watch") {
         let events = ReceiverStream::new(app.watch(target, query).await?);
         let (kind, query) = (target.kind.clone(), query.clone());
@@ -273,16 +283,9 @@ fn part(target: &Target) -> Part {
 impl App {
     async fn post(&self, target: &Target, body: Value, options: &WriteOptions) -> ApiResult<Answer> {
         match target.subresource.as_deref() {
-            Some("eviction") => self.evict(target, &body).await,
-            Some("binding") => self.bind(target, &body).await,
-            Some("token") => Ok(Answer { code: 201, ..Answer::ok(self.token_request(body)) }),
+            Some("eviction") => self.evict(target, &body, options).await,
+            Some("binding") => self.bind(target, &body, options).await,
             Some(_) => Err(ApiError::no_such_path()),
-            None if target.name.is_some() => Err(ApiError::new(
-                405,
-                "MethodNotAllowed",
-                "the server does not allow this method on the requested resource",
-            )),
-            None if target.kind.ephemeral => Ok(Answer { code: 201, ..Answer::ok(self.review(&target.kind, body)) }),
             None => self.create(target, body, options).await,
         }
     }

@@ -2,8 +2,7 @@
 
 use crate::schema::{self, Schema};
 use k8s_openapi::api::{
-    admissionregistration::v1 as admission, apps::v1 as apps, authentication::v1 as authentication,
-    authorization::v1 as authorization, autoscaling::v2 as autoscaling, batch::v1 as batch,
+    admissionregistration::v1 as admission, apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch,
     coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
     networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling,
     storage::v1 as storage,
@@ -41,8 +40,6 @@ pub struct Kind {
     pub custom: Option<Custom>,
     /// Where the objects are kept: `GROUP/PLURAL`; versions and Events' two groups share it.
     pub storage: String,
-    /// Requests that are answered without keeping an object, like SelfSubjectAccessReview.
-    pub ephemeral: bool,
 }
 
 /// The parts of a CRD version that requests need.
@@ -82,7 +79,7 @@ impl Kind {
     pub fn has_status(&self) -> bool {
         match &self.custom {
             Some(custom) => custom.status,
-            None => !self.ephemeral && self.schema.node().property("status").is_some(),
+            None => self.schema.node().property("status").is_some(),
         }
     }
 
@@ -111,9 +108,8 @@ impl Kind {
             names.push("scale");
         }
         match (self.group.as_str(), self.kind.as_str()) {
-            ("", "Pod") => names.extend(["log", "exec", "eviction", "binding", "ephemeralcontainers", "resize"]),
+            ("", "Pod") => names.extend(["log", "exec", "eviction", "binding"]),
             ("", "Namespace") => names.push("finalize"),
-            ("", "ServiceAccount") => names.push("token"),
             _ => {}
         }
         names
@@ -145,16 +141,6 @@ where
     T: Resource + ListableResource + JsonSchema,
     T::Scope: 'static,
 {
-    let namespaced = TypeId::of::<T::Scope>() == TypeId::of::<NamespaceResourceScope>();
-    kind_of::<T>(short_names, categories, T::LIST_KIND, namespaced)
-}
-
-/// A kind whose objects are questions: they are answered, not kept.
-fn review<T: Resource + JsonSchema>(namespaced: bool) -> Kind {
-    Kind { ephemeral: true, ..kind_of::<T>("", "", "", namespaced) }
-}
-
-fn kind_of<T: Resource + JsonSchema>(short_names: &str, categories: &str, list_kind: &str, namespaced: bool) -> Kind {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let plural = T::URL_PATH_SEGMENT;
     // Both groups of Events show the same objects.
@@ -163,16 +149,15 @@ fn kind_of<T: Resource + JsonSchema>(short_names: &str, categories: &str, list_k
         group: T::GROUP.into(),
         version: T::VERSION.into(),
         kind: T::KIND.into(),
-        list_kind: list_kind.into(),
+        list_kind: T::LIST_KIND.into(),
         plural: plural.into(),
         singular: T::KIND.to_lowercase(),
         short_names: words(short_names),
         categories: words(categories),
-        namespaced,
+        namespaced: TypeId::of::<T::Scope>() == TypeId::of::<NamespaceResourceScope>(),
         schema: Schema::builtin(&schema::register::<T>()),
         custom: None,
         storage: if group.is_empty() { plural.into() } else { format!("{group}/{plural}") },
-        ephemeral: false,
     }
 }
 
@@ -217,12 +202,6 @@ static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         row::<admission::ValidatingWebhookConfiguration>("", ""),
         row::<admission::MutatingWebhookConfiguration>("", ""),
         row::<apiextensions::CustomResourceDefinition>("crd crds", "api-extensions"),
-        review::<authorization::SelfSubjectAccessReview>(false),
-        review::<authorization::SelfSubjectRulesReview>(false),
-        review::<authorization::SubjectAccessReview>(false),
-        review::<authorization::LocalSubjectAccessReview>(true),
-        review::<authentication::TokenReview>(false),
-        review::<authentication::SelfSubjectReview>(false),
     ];
     // Bodies of subresources, for their schemas.
     schema::register::<policy::Eviction>();
@@ -261,7 +240,7 @@ impl Registry {
 
     /// The kind whose objects are kept below `storage` (the first version in the table).
     pub fn of_storage(&self, storage: &str) -> Option<Arc<Kind>> {
-        self.kinds.iter().find(|k| k.storage == storage && !k.ephemeral).cloned()
+        self.kinds.iter().find(|k| k.storage == storage).cloned()
     }
 
     /// Groups and versions in the table's order, each once.

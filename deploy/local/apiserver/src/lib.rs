@@ -24,7 +24,6 @@ mod pki;
 mod pods;
 mod protobuf;
 mod request;
-mod reviews;
 mod schema;
 mod selectors;
 mod status;
@@ -33,6 +32,8 @@ mod table;
 mod validation;
 mod verbs;
 mod watch;
+
+pub use pki::write_private;
 
 use anyhow::Context;
 use serde_json::json;

@@ -1,26 +1,17 @@
 //! OpenAPI v3: one document for each group and version, for `kubectl apply`, `explain` and generated clients.
 
-use crate::http::{Body, bytes_response, json_response};
 use crate::kinds::{Kind, Registry};
 use crate::schema;
 use crate::status::{ApiError, ApiResult};
-use hyper::Response;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// kubectl asks for OpenAPI v2 in protobuf where v3 does not know a kind; it learns that v2 does not, either.
-const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-/// A document with the version `2.0`, a title, and no definitions.
-const V2_PROTOBUF: &[u8] = b"\x0a\x032.0\x12\x12\x0a\x0aKubernetes\x12\x04v1.0";
-
-/// `/openapi/v3`, `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION` and `/openapi/v2`.
-pub fn document(registry: &Registry, segments: &[&str], accept: &str) -> ApiResult<Response<Body>> {
+/// `/openapi/v3`, `/openapi/v3/api/v1` and `/openapi/v3/apis/GROUP/VERSION`.
+pub fn document(registry: &Registry, segments: &[&str]) -> ApiResult<Value> {
     match segments {
-        ["v2"] if accept.contains("protobuf") => Ok(bytes_response(200, V2_PROTOBUF_TYPE, V2_PROTOBUF)),
-        ["v2"] => Ok(json_response(200, &v2(registry))),
-        ["v3"] => Ok(json_response(200, &index(registry))),
-        ["v3", "api", version] => Ok(group_version(registry, "", version)?),
-        ["v3", "apis", group, version] => Ok(group_version(registry, group, version)?),
+        ["v3"] => Ok(index(registry)),
+        ["v3", "api", version] => group_version(registry, "", version),
+        ["v3", "apis", group, version] => group_version(registry, group, version),
         _ => Err(ApiError::no_such_path()),
     }
 }
@@ -40,11 +31,11 @@ fn index(registry: &Registry) -> Value {
     json!({"paths": paths})
 }
 
-fn group_version(registry: &Registry, group: &str, version: &str) -> ApiResult<Response<Body>> {
+fn group_version(registry: &Registry, group: &str, version: &str) -> ApiResult<Value> {
     if !registry.group_versions().iter().any(|(g, v)| g == group && v == version) {
         return Err(ApiError::no_such_path());
     }
-    Ok(bytes_response(200, "application/json", group_document(registry, group, version).to_string()))
+    Ok(group_document(registry, group, version))
 }
 
 /// The name of a custom kind's definition: the group's parts reversed, as Kubernetes names them.
@@ -100,20 +91,4 @@ fn operations(definition: &str, identity: &Value, methods: &[&str]) -> Value {
         path.insert((*method).to_owned(), operation);
     }
     Value::Object(path)
-}
-
-/// The same definitions in the form of Swagger 2, for clients that still ask.
-fn v2(registry: &Registry) -> Value {
-    let roots: Vec<Value> = registry.kinds().iter().map(|kind| kind.schema.value().clone()).collect();
-    let mut definitions = schema::reachable(&roots);
-    for kind in registry.kinds() {
-        let definition = definitions.entry(definition_name(kind)).or_insert_with(|| kind.schema.value().clone());
-        definition["x-kubernetes-group-version-kind"] =
-            json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
-    }
-    let text = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.37.0"}, "paths": {},
-        "definitions": definitions})
-    .to_string();
-    let text = text.replace(&format!("\"#{}/", schema::DEFINITIONS_PATH), "\"#/definitions/");
-    serde_json::from_str(&text).unwrap_or(Value::Null)
 }

@@ -74,7 +74,7 @@ fn merge_map(map: &mut Map<String, Value>, patch: &Map<String, Value>, node: Opt
             }
         } else if field.starts_with('$') {
             continue;
-        } else if change.is_null() {
+        } else if change.is_null() || directive(change) == Some("delete") {
             map.remove(field);
         } else {
             let at = map.entry(field).or_insert(Value::Null);
@@ -200,6 +200,7 @@ mod tests {
             (json!({"containers": [{"name": "z"}, {"$patch": "replace"}]}), "containers", json!([{"name": "z"}])),
             (json!({"tolerations": [{"key": "y"}]}), "tolerations", json!([{"key": "y"}])),
             (json!({"nodeSelector": null}), "nodeSelector", Value::Null),
+            (json!({"nodeSelector": {"$patch": "delete"}}), "nodeSelector", Value::Null),
             (json!({"nodeSelector": {"$patch": "replace", "n": "w"}}), "nodeSelector", json!({"n": "w"})),
             (
                 json!({"volumes": [{"name": "v", "$retainKeys": ["name", "secret"], "secret": {"secretName": "s"}}]}),

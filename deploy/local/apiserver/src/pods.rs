@@ -74,7 +74,9 @@ impl App {
     }
 
     /// Deletes a pod if its PodDisruptionBudget allows one more disruption, which it then counts.
-    pub async fn evict(&self, target: &Target, body: &Value) -> ApiResult<Answer> {
+    pub async fn evict(&self, target: &Target, body: &Value, write: &WriteOptions) -> ApiResult<Answer> {
+        let mut options = DeleteOptions::new(&Query::default(), &body["deleteOptions"]);
+        options.dry_run |= write.dry_run;
         let pod = self.read(target).await?.value;
         let registry = self.registry();
         let kind = registry.find("policy", "v1", "poddisruptionbudgets").ok_or_else(ApiError::no_such_path)?;
@@ -97,21 +99,15 @@ impl App {
                 name: Some(object::name(&budget.value).to_owned()),
                 subresource: None,
             };
-            self.count_disruption(&target, object::name(&pod)).await?;
+            self.count_disruption(&target, object::name(&pod), options.dry_run).await?;
         }
-        let mut options = DeleteOptions::new(&Query::default(), &body["deleteOptions"]);
         options.uid = options.uid.or_else(|| pod["metadata"]["uid"].as_str().map(str::to_owned));
         self.delete(target, &options).await?;
-        Ok(Answer {
-            code: 201,
-            ..Answer::ok(
-                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-            )
-        })
+        Ok(created())
     }
 
-    async fn count_disruption(&self, target: &Target, pod: &str) -> ApiResult<()> {
-        let options = WriteOptions { manager: "kube-apiserver".into(), ..WriteOptions::default() };
+    async fn count_disruption(&self, target: &Target, pod: &str, dry_run: bool) -> ApiResult<()> {
+        let options = WriteOptions { manager: "kube-apiserver".into(), dry_run, ..WriteOptions::default() };
         let write = self.modify(target, Part::Status, &options, |old| {
             let status = &old["status"];
             let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
@@ -128,21 +124,15 @@ impl App {
     }
 
     /// Gives a pod its node.
-    pub async fn bind(&self, target: &Target, body: &Value) -> ApiResult<Answer> {
+    pub async fn bind(&self, target: &Target, body: &Value, options: &WriteOptions) -> ApiResult<Answer> {
         let node = body["target"]["name"].clone();
-        let options = WriteOptions { manager: "kube-scheduler".into(), ..WriteOptions::default() };
-        let write = self.modify(target, Part::Main, &options, |old| {
+        let write = self.modify(target, Part::Main, options, |old| {
             let mut new = old.clone();
             new["spec"]["nodeName"] = node.clone();
             Ok(new)
         });
         write.await?;
-        Ok(Answer {
-            code: 201,
-            ..Answer::ok(
-                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-            )
-        })
+        Ok(created())
     }
 
     /// Forwards a request for logs or exec to the node's socket, and the streams after an upgrade.
@@ -151,12 +141,9 @@ impl App {
         let query = Query::parse(request.uri().query());
         let container = container(&pod, &query)?;
         let raw = request.uri().query().unwrap_or_default();
-        let (endpoint, extra) = match target.subresource.as_deref() {
-            Some("log") => ("containerLogs", String::new()),
-            _ => ("exec", node_streams(&query)),
-        };
+        let endpoint = if target.subresource.as_deref() == Some("log") { "containerLogs" } else { "exec" };
         let namespace = target.namespace.as_deref().unwrap_or_default();
-        let uri = format!("/{endpoint}/{namespace}/{}/{container}?{raw}{extra}", target.name()?);
+        let uri = format!("/{endpoint}/{namespace}/{}/{container}?{raw}", target.name()?);
         let unavailable = |error: String| ApiError::internal(format!("error dialing the node: {error}"));
         let stream = UnixStream::connect(&self.config.node_socket).await.map_err(|e| unavailable(e.to_string()))?;
         let (mut sender, connection) =
@@ -193,10 +180,9 @@ impl App {
     }
 }
 
-/// The streams' names in a kubelet's query.
-fn node_streams(query: &Query) -> String {
-    let names = [("stdin", "input"), ("stdout", "output"), ("stderr", "error")];
-    names.iter().filter(|(name, _)| query.flag(name)).map(|(_, name)| format!("&{name}=1")).collect()
+fn created() -> Answer {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    Answer { code: 201, ..Answer::ok(status) }
 }
 
 fn disruption_refused(budget: &Value) -> ApiError {

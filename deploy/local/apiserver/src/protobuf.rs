@@ -3,14 +3,16 @@
 //!
 //! `protobuf_fields.tsv` has a line for each message of Kubernetes' API: its name, a tab, and its fields, separated by
 //! `;`, each with number, JSON name and type. Types: `s` string, `b` bytes, `i` integer, `?` bool, `d` double, `=NAME`
-//! message, with `*` before it repeated and `{` before it a map from strings. A name with `~` is embedded: its fields
-//! are those of the message around it.
+//! message, with `*` before it repeated, `{` before it a map from strings, and `&` before it a value that Go writes in
+//! JSON even when it is zero. A name with `~` is embedded: its fields are those of the message around it.
 
 use crate::object::timestamp;
 use crate::status::{ApiError, ApiResult};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Buf;
 use chrono::{DateTime, SecondsFormat};
+use prost::encoding::{WireType, decode_key, decode_varint};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -24,13 +26,16 @@ const MAX_DEPTH: usize = 64;
 struct Field {
     name: &'static str,
     kind: &'static str,
+    /// Zero is a value of its own, not the absence of one.
+    keeps_zero: bool,
 }
 
-static MESSAGES: LazyLock<HashMap<&'static str, HashMap<u64, Field>>> = LazyLock::new(|| {
+static MESSAGES: LazyLock<HashMap<&'static str, HashMap<u32, Field>>> = LazyLock::new(|| {
     let parse = |field: &'static str| {
         let mut words = field.split(' ');
-        let number = words.next()?.parse().ok()?;
-        Some((number, Field { name: words.next()?, kind: words.next()? }))
+        let (number, name, kind) = (words.next()?.parse().ok()?, words.next()?, words.next()?);
+        let pointer = kind.strip_prefix('&');
+        Some((number, Field { name, kind: pointer.unwrap_or(kind), keeps_zero: pointer.is_some() }))
     };
     let lines = include_str!("protobuf_fields.tsv").lines().filter_map(|line| line.split_once('\t'));
     lines.map(|(message, fields)| (message, fields.split(';').filter_map(parse).collect())).collect()
@@ -46,46 +51,25 @@ fn truncated() -> ApiError {
     ApiError::bad_request("the protobuf body is truncated or malformed")
 }
 
-fn varint(bytes: &mut &[u8]) -> ApiResult<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first().ok_or_else(truncated)?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(truncated())
-}
-
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> ApiResult<&'a [u8]> {
-    let (head, rest) = bytes.split_at_checked(count).ok_or_else(truncated)?;
-    *bytes = rest;
-    Ok(head)
-}
-
-fn little_endian(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
-}
-
 /// The next field's number and value; None at the end.
-fn next<'a>(bytes: &mut &'a [u8]) -> ApiResult<Option<(u64, Wire<'a>)>> {
+fn next<'a>(bytes: &mut &'a [u8]) -> ApiResult<Option<(u32, Wire<'a>)>> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let tag = varint(bytes)?;
-    let wire = match tag & 7 {
-        0 => Wire::Number(varint(bytes)?),
-        1 => Wire::Number(little_endian(take(bytes, 8)?)),
-        2 => {
-            let length = usize::try_from(varint(bytes)?).map_err(|_| truncated())?;
-            Wire::Bytes(take(bytes, length)?)
+    let (number, wire_type) = decode_key(bytes).map_err(|_| truncated())?;
+    let wire = match wire_type {
+        WireType::Varint => Wire::Number(decode_varint(bytes).map_err(|_| truncated())?),
+        WireType::SixtyFourBit => Wire::Number(bytes.try_get_u64_le().map_err(|_| truncated())?),
+        WireType::ThirtyTwoBit => Wire::Number(bytes.try_get_u32_le().map_err(|_| truncated())?.into()),
+        WireType::LengthDelimited => {
+            let length = decode_varint(bytes).ok().and_then(|length| usize::try_from(length).ok());
+            let (head, rest) = length.and_then(|length| bytes.split_at_checked(length)).ok_or_else(truncated)?;
+            *bytes = rest;
+            Wire::Bytes(head)
         }
-        5 => Wire::Number(little_endian(take(bytes, 4)?)),
         _ => return Err(truncated()),
     };
-    Ok(Some((tag >> 3, wire)))
+    Ok(Some((number, wire)))
 }
 
 /// The object in a body: an envelope with the type, and the message.
@@ -120,7 +104,7 @@ pub fn decode(body: &[u8]) -> ApiResult<Value> {
     Ok(object)
 }
 
-/// A message as JSON. Empty texts are left out: Go's clients write them for fields that are not set.
+/// A message as JSON. Zeros that Go would leave out of JSON are left out: in protobuf it writes them all.
 fn message(name: &str, mut bytes: &[u8], depth: usize) -> ApiResult<Value> {
     if depth > MAX_DEPTH {
         return Err(truncated());
@@ -149,7 +133,7 @@ fn message(name: &str, mut bytes: &[u8], depth: usize) -> ApiResult<Value> {
             }
             (_, wire) => match (field.name.strip_prefix('~'), scalar(field.kind, wire, depth)?) {
                 (_, Value::Null) => {}
-                (_, Value::String(text)) if text.is_empty() => {}
+                (_, value) if !field.keeps_zero && is_zero(&value) => {}
                 (Some(_), Value::Object(embedded)) => object.extend(embedded),
                 (_, value) => {
                     object.insert(field.name.to_owned(), value);
@@ -158,6 +142,10 @@ fn message(name: &str, mut bytes: &[u8], depth: usize) -> ApiResult<Value> {
         }
     }
     Ok(Value::Object(object))
+}
+
+fn is_zero(value: &Value) -> bool {
+    matches!(value, Value::Bool(false)) || *value == json!("") || value.as_f64() == Some(0.0)
 }
 
 fn map_entry(kind: &str, mut entry: &[u8], depth: usize) -> ApiResult<(String, Value)> {
@@ -264,6 +252,9 @@ mod tests {
             decode(&body("apps/v1", "Deployment", &message)).unwrap()["spec"],
             json!({"replicas": 0, "template": {"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}})
         );
+        // A Service's port: port 80, and a node port 0 that nobody asked for.
+        let service = field(2, &field(1, &[3 << 3, 80, 5 << 3, 0]));
+        assert_eq!(decode(&body("v1", "Service", &service)).unwrap()["spec"], json!({"ports": [{"port": 80}]}));
         let lease = field(2, &field(4, &[1 << 3, 1, 2 << 3, 0]));
         assert_eq!(
             decode(&body("coordination.k8s.io/v1", "Lease", &lease)).unwrap()["spec"],

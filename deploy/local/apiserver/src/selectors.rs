@@ -1,20 +1,15 @@
 //! Label and field selectors.
 
 use crate::status::{ApiError, ApiResult};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use kube::core::{Expression, Selector, SelectorExt};
+use serde::Deserialize;
 use serde_json::Value;
-
-/// One requirement of a selector; all must hold.
-#[derive(Debug, Clone, PartialEq)]
-enum Requirement {
-    In(String, Vec<String>),
-    NotIn(String, Vec<String>),
-    Exists(String),
-    Absent(String),
-}
+use std::collections::BTreeMap;
 
 /// A conjunction of requirements over labels.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct LabelSelector(Vec<Requirement>);
+pub struct LabelSelector(Selector);
 
 impl LabelSelector {
     /// Parses `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
@@ -23,47 +18,24 @@ impl LabelSelector {
         Ok(LabelSelector(requirements))
     }
 
-    /// The selector that an object's spec holds (`matchLabels`, `matchExpressions`).
+    /// The selector that an object's spec holds (`matchLabels`, `matchExpressions`); one that cannot be read matches
+    /// everything, as an empty one does.
     pub fn of_object(selector: &Value) -> LabelSelector {
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-        let mut requirements = Vec::new();
-        for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
-            requirements.push(Requirement::In(key.clone(), vec![text(value)]));
-        }
-        for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
-            let key = text(&expression["key"]);
-            let values = expression["values"].as_array().into_iter().flatten().map(text).collect();
-            requirements.push(match expression["operator"].as_str() {
-                Some("In") => Requirement::In(key, values),
-                Some("NotIn") => Requirement::NotIn(key, values),
-                Some("DoesNotExist") => Requirement::Absent(key),
-                _ => Requirement::Exists(key),
-            });
-        }
-        LabelSelector(requirements)
+        let read = meta::LabelSelector::deserialize(selector).ok();
+        LabelSelector(read.and_then(|selector| selector.try_into().ok()).unwrap_or_default())
     }
 
     /// Whether an object's labels fulfil it.
     pub fn matches(&self, object: &Value) -> bool {
-        let labels = &object["metadata"]["labels"];
-        self.0.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => labels[key].as_str().is_some_and(|v| values.iter().any(|w| w == v)),
-            Requirement::NotIn(key, values) => labels[key].as_str().is_none_or(|v| values.iter().all(|w| w != v)),
-            Requirement::Exists(key) => labels[key].is_string(),
-            Requirement::Absent(key) => !labels[key].is_string(),
-        })
+        self.0.selects_all() || {
+            let labels = BTreeMap::deserialize(&object["metadata"]["labels"]).unwrap_or_default();
+            self.0.matches(&labels)
+        }
     }
 
     /// The text form, as the scale subresource reports it.
     pub fn text(&self) -> String {
-        let part = |requirement: &Requirement| match requirement {
-            Requirement::In(key, values) if values.len() == 1 => format!("{key}={}", values[0]),
-            Requirement::In(key, values) => format!("{key} in ({})", values.join(",")),
-            Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
-            Requirement::Exists(key) => key.clone(),
-            Requirement::Absent(key) => format!("!{key}"),
-        };
-        self.0.iter().map(part).collect::<Vec<_>>().join(",")
+        self.0.to_string()
     }
 }
 
@@ -86,33 +58,27 @@ fn split_top_level(text: &str) -> Vec<&str> {
     parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).collect()
 }
 
-fn parse_requirement(part: &str) -> ApiResult<Requirement> {
-    let one = |key: &str, value: &str| (key.trim().to_owned(), vec![value.trim().to_owned()]);
+fn parse_requirement(part: &str) -> ApiResult<Expression> {
+    let word = |text: &str| text.trim().to_owned();
     if let Some((key, value)) = part.split_once("!=") {
-        let (key, values) = one(key, value);
-        return Ok(Requirement::NotIn(key, values));
+        return Ok(Expression::NotEqual(word(key), word(value)));
     }
     if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        let (key, values) = one(key, value);
-        return Ok(Requirement::In(key, values));
+        return Ok(Expression::Equal(word(key), word(value)));
     }
     if let Some(key) = part.strip_prefix('!') {
-        return Ok(Requirement::Absent(key.trim().to_owned()));
+        return Ok(Expression::DoesNotExist(word(key)));
     }
-    if let Some((head, list)) = part.split_once('(') {
-        let list = list.trim().strip_suffix(')');
-        let values = list.map(|l| l.split(',').map(|v| v.trim().to_owned()).collect::<Vec<_>>());
-        let words: Vec<&str> = head.split_whitespace().collect();
-        return match (words.as_slice(), values) {
-            ([key, "in"], Some(values)) => Ok(Requirement::In((*key).to_owned(), values)),
-            ([key, "notin"], Some(values)) => Ok(Requirement::NotIn((*key).to_owned(), values)),
-            _ => Err(ApiError::bad_request(format!("unable to parse requirement: {part}"))),
-        };
+    let bad = || ApiError::bad_request(format!("unable to parse requirement: {part}"));
+    let Some((head, list)) = part.split_once('(') else {
+        return if part.contains(char::is_whitespace) { Err(bad()) } else { Ok(Expression::Exists(part.to_owned())) };
+    };
+    let values = list.trim().strip_suffix(')').ok_or_else(bad)?.split(',').map(word).collect();
+    match head.split_whitespace().collect::<Vec<_>>().as_slice() {
+        [key, "in"] => Ok(Expression::In(word(key), values)),
+        [key, "notin"] => Ok(Expression::NotIn(word(key), values)),
+        _ => Err(bad()),
     }
-    if part.contains(char::is_whitespace) {
-        return Err(ApiError::bad_request(format!("unable to parse requirement: {part}")));
-    }
-    Ok(Requirement::Exists(part.to_owned()))
 }
 
 /// Field paths that may be selected by, on any kind that has them.

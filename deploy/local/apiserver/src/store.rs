@@ -3,13 +3,18 @@
 
 use crate::status::ApiError;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, KeyValue, Txn, TxnOp, WatchOptions, WatchStream,
+    Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, KeyValue, PutOptions, Txn, TxnOp, WatchOptions,
+    WatchStream,
 };
 use serde_json::Value;
 use std::time::Duration;
 
 /// Every object's key begins with this.
 pub const ROOT: &str = "/registry/";
+
+/// Events are forgotten an hour after they were last written, by the store itself.
+const EVENTS: &str = "/registry/events/";
+const EVENT_SECONDS: i64 = 3600;
 
 /// Lists of many objects exceed gRPC's default of 4 MiB.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -72,8 +77,13 @@ impl Store {
 
     /// Replaces an object whose mod revision is `revision` (0: that does not exist).
     pub async fn put_if(&self, key: &str, value: &Value, revision: i64) -> Result<Written, ApiError> {
-        let put = TxnOp::put(key, encode(value), None);
-        self.txn(key, revision, put).await
+        let options = if key.starts_with(EVENTS) {
+            let lease = self.client.lease_client().grant(EVENT_SECONDS, None).await?;
+            Some(PutOptions::new().with_lease(lease.id()))
+        } else {
+            None
+        };
+        self.txn(key, revision, TxnOp::put(key, encode(value), options)).await
     }
 
     /// Removes an object whose mod revision is `revision`.

@@ -9,244 +9,195 @@ use jsonpath_rust::JsonPath;
 use serde_json::{Value, json};
 
 /// Where a cell's value comes from.
+#[derive(Debug, Clone)]
 enum Cell {
-    /// A JSONPath below the object.
-    Path(&'static str),
-    /// Time since the RFC 3339 text at a path.
-    Since(&'static str),
+    /// What a JSONPath finds, as the column's type says.
+    Path(String),
+    /// A text in which `{.path|other}` stands for what is found there, or for the other text when there is nothing, and
+    /// `{#.path}` for the number of entries.
+    Text(&'static str),
     /// Computed from the object.
     Of(fn(&Value) -> Value),
 }
-use Cell::{Of, Path, Since};
+use Cell::{Of, Path, Text};
 
-/// Name, whether it is only shown by `-o wide`, and the source.
-type Column = (&'static str, bool, Cell);
+/// Columns of builtin kinds: names and cells.
+type Row = &'static [(&'static str, Cell)];
 
-const AGE: Column = ("Age", false, Since("metadata.creationTimestamp"));
-const CONTAINERS: [Column; 2] = [
-    ("Containers", true, Of(|o| joined(o, "$.spec.template.spec.containers[*].name"))),
-    ("Images", true, Of(|o| joined(o, "$.spec.template.spec.containers[*].image"))),
-];
-const SELECTOR: Column =
-    ("Selector", true, Of(|o| none_if_empty(LabelSelector::of_object(&o["spec"]["selector"]).text())));
+const CONTAINERS: (&str, Cell) = ("Containers", Text("{.spec.template.spec.containers[*].name}"));
+const IMAGES: (&str, Cell) = ("Images", Text("{.spec.template.spec.containers[*].image}"));
+const WORKLOAD: Row = &[CONTAINERS, IMAGES, ("Selector", Of(|o| selector_text(&o["spec"]["selector"])))];
+const READY: (&str, Cell) = ("Ready", Text("{.status.readyReplicas|0}/{.spec.replicas|0}"));
 
-/// The columns of kinds that run containers, after the name.
-fn workload_columns(kind: &str) -> Option<Vec<Column>> {
-    let [containers, images] = CONTAINERS;
-    Some(match kind {
-        "Pod" => vec![
-            ("Ready", false, Of(pod_ready)),
-            ("Status", false, Of(|o| json!(pod_status(o)))),
-            ("Restarts", false, Of(pod_restarts)),
-            AGE,
-            ("IP", true, Of(|o| or_none(&o["status"]["podIP"]))),
-            ("Node", true, Of(|o| or_none(&o["spec"]["nodeName"]))),
-            ("Nominated Node", true, Of(|o| or_none(&o["status"]["nominatedNodeName"]))),
-            ("Readiness Gates", true, Of(|_| json!("<none>"))),
-        ],
-        "StatefulSet" => {
-            vec![
-                ("Ready", false, Of(|o| of(&o["status"]["readyReplicas"], &o["spec"]["replicas"]))),
-                AGE,
-                containers,
-                images,
-            ]
+/// The columns of a builtin kind between its name and its age, and those that `-o wide` adds.
+fn columns(kind: &str) -> (Row, Row) {
+    match kind {
+        "Pod" => (
+            &[("Ready", Of(pod_ready)), ("Status", Of(pod_status)), ("Restarts", Of(pod_restarts))],
+            &[
+                ("IP", Text("{.status.podIP|<none>}")),
+                ("Node", Text("{.spec.nodeName|<none>}")),
+                ("Nominated Node", Text("{.status.nominatedNodeName|<none>}")),
+                ("Readiness Gates", Text("<none>")),
+            ],
+        ),
+        "StatefulSet" => (&[READY], &[CONTAINERS, IMAGES]),
+        "Deployment" => (
+            &[
+                READY,
+                ("Up-to-date", Text("{.status.updatedReplicas|0}")),
+                ("Available", Text("{.status.availableReplicas|0}")),
+            ],
+            WORKLOAD,
+        ),
+        "ReplicaSet" => (
+            &[
+                ("Desired", Text("{.spec.replicas|0}")),
+                ("Current", Text("{.status.replicas|0}")),
+                ("Ready", Text("{.status.readyReplicas|0}")),
+            ],
+            WORKLOAD,
+        ),
+        "Job" => (
+            &[
+                ("Status", Of(job_status)),
+                ("Completions", Text("{.status.succeeded|0}/{.spec.completions|1}")),
+                ("Duration", Of(job_duration)),
+            ],
+            WORKLOAD,
+        ),
+        "CronJob" => (
+            &[
+                ("Schedule", Text("{.spec.schedule}")),
+                ("Timezone", Text("{.spec.timeZone|<none>}")),
+                ("Suspend", Text("{.spec.suspend|false}")),
+                ("Active", Text("{#.status.active}")),
+                (
+                    "Last Schedule",
+                    Of(|o| json!(o["status"]["lastScheduleTime"].as_str().map_or("<none>".into(), since))),
+                ),
+            ],
+            &[],
+        ),
+        "Service" => (
+            &[
+                ("Type", Text("{.spec.type}")),
+                ("Cluster-IP", Text("{.spec.clusterIP|<none>}")),
+                ("External-IP", Text("{.spec.externalName|<none>}")),
+                ("Port(s)", Of(service_ports)),
+            ],
+            &[("Selector", Of(|o| selector_text(&json!({"matchLabels": o["spec"]["selector"]}))))],
+        ),
+        "PersistentVolumeClaim" => (
+            &[
+                ("Status", Of(phase)),
+                ("Volume", Text("{.spec.volumeName}")),
+                ("Capacity", Text("{.status.capacity.storage}")),
+                ("Access Modes", Text("{.status.accessModes[*]}")),
+                ("StorageClass", Text("{.spec.storageClassName}")),
+            ],
+            &[("VolumeMode", Text("{.spec.volumeMode}"))],
+        ),
+        "PersistentVolume" => (
+            &[
+                ("Capacity", Text("{.spec.capacity.storage}")),
+                ("Access Modes", Text("{.spec.accessModes[*]}")),
+                ("Reclaim Policy", Text("{.spec.persistentVolumeReclaimPolicy}")),
+                ("Status", Of(phase)),
+                ("Claim", Text("{.spec.claimRef.namespace}/{.spec.claimRef.name}")),
+                ("StorageClass", Text("{.spec.storageClassName}")),
+            ],
+            &[],
+        ),
+        "Event" => (
+            &[
+                ("Last Seen", Of(|o| event_time(o, ["lastTimestamp", "eventTime", "firstTimestamp"]))),
+                ("Type", Text("{.type}")),
+                ("Reason", Text("{.reason}")),
+                ("Object", Of(event_object)),
+                // The two groups of Events have names of their own.
+                ("Message", Text("{.message}{.note}")),
+            ],
+            &[
+                ("Source", Text("{.reportingComponent}{.reportingController}")),
+                ("First Seen", Of(|o| event_time(o, ["firstTimestamp", "eventTime", "lastTimestamp"]))),
+                ("Count", Of(|o| json!(o["series"]["count"].as_i64().or(o["count"].as_i64()).unwrap_or(1)))),
+                ("Name", Text("{.metadata.name}")),
+            ],
+        ),
+        "Node" => (
+            &[("Status", Of(node_status)), ("Version", Text("{.status.nodeInfo.kubeletVersion}"))],
+            &[("Internal-IP", Text("{.status.addresses[?(@.type=='InternalIP')].address}"))],
+        ),
+        "PodDisruptionBudget" => (
+            &[
+                ("Min Available", Text("{.spec.minAvailable|N/A}")),
+                ("Max Unavailable", Text("{.spec.maxUnavailable|N/A}")),
+                ("Allowed Disruptions", Text("{.status.disruptionsAllowed|0}")),
+            ],
+            &[],
+        ),
+        "EndpointSlice" => (
+            &[
+                ("AddressType", Text("{.addressType}")),
+                ("Ports", Text("{.ports[*].port|<unset>}")),
+                ("Endpoints", Text("{.endpoints[*].addresses[*]|<unset>}")),
+            ],
+            &[],
+        ),
+        "ConfigMap" => (&[("Data", Text("{#.data}"))], &[]),
+        "Secret" => (&[("Type", Text("{.type}")), ("Data", Text("{#.data}"))], &[]),
+        "Lease" => (&[("Holder", Text("{.spec.holderIdentity}"))], &[]),
+        "Namespace" => (&[("Status", Text("{.status.phase}"))], &[]),
+        "RoleBinding" | "ClusterRoleBinding" => (&[("Role", Text("{.roleRef.kind}/{.roleRef.name}"))], &[]),
+        "StorageClass" => {
+            (&[("Provisioner", Text("{.provisioner}")), ("ReclaimPolicy", Text("{.reclaimPolicy}"))], &[])
         }
-        "Deployment" => vec![
-            ("Ready", false, Of(|o| of(&o["status"]["readyReplicas"], &o["spec"]["replicas"]))),
-            ("Up-to-date", false, Of(|o| json!(o["status"]["updatedReplicas"].as_i64().unwrap_or(0)))),
-            ("Available", false, Of(|o| json!(o["status"]["availableReplicas"].as_i64().unwrap_or(0)))),
-            AGE,
-            containers,
-            images,
-            SELECTOR,
-        ],
-        "ReplicaSet" => vec![
-            ("Desired", false, Of(|o| json!(o["spec"]["replicas"].as_i64().unwrap_or(0)))),
-            ("Current", false, Of(|o| json!(o["status"]["replicas"].as_i64().unwrap_or(0)))),
-            ("Ready", false, Of(|o| json!(o["status"]["readyReplicas"].as_i64().unwrap_or(0)))),
-            AGE,
-            containers,
-            images,
-            SELECTOR,
-        ],
-        "Job" => vec![
-            ("Status", false, Of(job_status)),
-            ("Completions", false, Of(|o| of(&o["status"]["succeeded"], &o["spec"]["completions"]))),
-            ("Duration", false, Of(job_duration)),
-            AGE,
-            containers,
-            images,
-            SELECTOR,
-        ],
-        "CronJob" => vec![
-            ("Schedule", false, Path("$.spec.schedule")),
-            ("Timezone", false, Of(|o| or_none(&o["spec"]["timeZone"]))),
-            ("Suspend", false, Of(|o| json!(if o["spec"]["suspend"] == true { "True" } else { "False" }))),
-            ("Active", false, Of(|o| json!(o["status"]["active"].as_array().map_or(0, Vec::len)))),
-            ("Last Schedule", false, Since("status.lastScheduleTime")),
-            AGE,
-        ],
-        _ => return None,
-    })
+        _ => (&[], &[]),
+    }
 }
 
-/// The columns of a builtin kind after its name.
-fn columns(kind: &str) -> Vec<Column> {
-    if let Some(columns) = workload_columns(kind) {
-        return columns;
-    }
-    match kind {
-        "Service" => vec![
-            ("Type", false, Path("$.spec.type")),
-            ("Cluster-IP", false, Of(|o| or_none(&o["spec"]["clusterIP"]))),
-            ("External-IP", false, Of(|o| or_none(&o["spec"]["externalName"]))),
-            ("Port(s)", false, Of(service_ports)),
-            AGE,
-            ("Selector", true, Of(|o| none_if_empty(pairs(&o["spec"]["selector"])))),
-        ],
-        "PersistentVolumeClaim" => vec![
-            ("Status", false, Of(|o| json!(phase(o)))),
-            ("Volume", false, Path("$.spec.volumeName")),
-            ("Capacity", false, Path("$.status.capacity.storage")),
-            ("Access Modes", false, Of(|o| access_modes(&o["status"]["accessModes"]))),
-            ("StorageClass", false, Path("$.spec.storageClassName")),
-            ("VolumeAttributesClass", false, Of(|o| or(&o["spec"]["volumeAttributesClassName"], "<unset>"))),
-            AGE,
-            ("VolumeMode", true, Path("$.spec.volumeMode")),
-        ],
-        "PersistentVolume" => vec![
-            ("Capacity", false, Path("$.spec.capacity.storage")),
-            ("Access Modes", false, Of(|o| access_modes(&o["spec"]["accessModes"]))),
-            ("Reclaim Policy", false, Path("$.spec.persistentVolumeReclaimPolicy")),
-            ("Status", false, Of(|o| json!(phase(o)))),
-            ("Claim", false, Of(|o| json!(reference(&o["spec"]["claimRef"], "namespace", "name")))),
-            ("StorageClass", false, Path("$.spec.storageClassName")),
-            AGE,
-        ],
-        "ConfigMap" => vec![("Data", false, Of(|o| json!(size(&o["data"]) + size(&o["binaryData"])))), AGE],
-        "Secret" => vec![("Type", false, Path("$.type")), ("Data", false, Of(|o| json!(size(&o["data"])))), AGE],
-        "Event" => vec![
-            ("Last Seen", false, Of(|o| event_time(o, ["lastTimestamp", "eventTime", "firstTimestamp"]))),
-            ("Type", false, Path("$.type")),
-            ("Reason", false, Path("$.reason")),
-            ("Object", false, Of(|o| json!(event_object(o)))),
-            ("Subobject", true, Path("$.involvedObject.fieldPath")),
-            (
-                "Source",
-                true,
-                Of(|o| or(&o["source"]["component"], o["reportingComponent"].as_str().unwrap_or_default())),
-            ),
-            ("Message", false, Of(|o| or(&o["message"], o["note"].as_str().unwrap_or_default()))),
-            ("First Seen", true, Of(|o| event_time(o, ["firstTimestamp", "eventTime", "lastTimestamp"]))),
-            ("Count", true, Of(|o| json!(o["series"]["count"].as_i64().or(o["count"].as_i64()).unwrap_or(1)))),
-            ("Name", true, Path("$.metadata.name")),
-        ],
-        "Lease" => vec![("Holder", false, Path("$.spec.holderIdentity")), AGE],
-        "PodDisruptionBudget" => vec![
-            ("Min Available", false, Of(|o| or(&o["spec"]["minAvailable"], "N/A"))),
-            ("Max Unavailable", false, Of(|o| or(&o["spec"]["maxUnavailable"], "N/A"))),
-            ("Allowed Disruptions", false, Of(|o| json!(o["status"]["disruptionsAllowed"].as_i64().unwrap_or(0)))),
-            AGE,
-        ],
-        "Namespace" => vec![("Status", false, Path("$.status.phase")), AGE],
-        "Node" => vec![
-            ("Status", false, Of(node_status)),
-            ("Roles", false, Of(node_roles)),
-            AGE,
-            ("Version", false, Path("$.status.nodeInfo.kubeletVersion")),
-            ("Internal-IP", true, Of(|o| joined(o, "$.status.addresses[?(@.type=='InternalIP')].address"))),
-            ("OS-Image", true, Path("$.status.nodeInfo.osImage")),
-            ("Kernel-Version", true, Path("$.status.nodeInfo.kernelVersion")),
-            ("Container-Runtime", true, Path("$.status.nodeInfo.containerRuntimeVersion")),
-        ],
-        "CustomResourceDefinition" | "Role" | "ClusterRole" => {
-            vec![("Created At", false, Path("$.metadata.creationTimestamp"))]
+/// Fills a text in.
+fn fill(text: &str, object: &Value) -> String {
+    let mut filled = String::new();
+    for (index, part) in text.split(['{', '}']).enumerate() {
+        let (path, other) = part.split_once('|').unwrap_or((part, ""));
+        match path.strip_prefix('#') {
+            _ if index % 2 == 0 => filled.push_str(part),
+            Some(path) => {
+                filled.push_str(&found(object, &format!("${path}")).first().map_or(0, |v| size(v)).to_string())
+            }
+            None => match found(object, &format!("${path}")).as_slice() {
+                [] => filled.push_str(other),
+                values => filled.push_str(&joined(values)),
+            },
         }
-        "RoleBinding" | "ClusterRoleBinding" => {
-            vec![("Role", false, Of(|o| json!(reference(&o["roleRef"], "kind", "name")))), AGE]
-        }
-        "EndpointSlice" => vec![
-            ("AddressType", false, Path("$.addressType")),
-            ("Ports", false, Of(|o| joined(o, "$.ports[*].port"))),
-            ("Endpoints", false, Of(|o| joined(o, "$.endpoints[*].addresses[*]"))),
-            AGE,
-        ],
-        "Endpoints" => vec![("Endpoints", false, Of(|o| joined(o, "$.subsets[*].addresses[*].ip"))), AGE],
-        "StorageClass" => vec![
-            ("Provisioner", false, Path("$.provisioner")),
-            ("ReclaimPolicy", false, Path("$.reclaimPolicy")),
-            ("VolumeBindingMode", false, Path("$.volumeBindingMode")),
-            AGE,
-        ],
-        "PriorityClass" => vec![("Value", false, Path("$.value")), AGE],
-        "ServiceAccount" => vec![("Secrets", false, Of(|o| json!(size(&o["secrets"])))), AGE],
-        _ => vec![AGE],
     }
+    filled
 }
 
 fn size(value: &Value) -> usize {
     value.as_object().map_or_else(|| value.as_array().map_or(0, Vec::len), |map| map.len())
 }
 
-fn none_if_empty(text: String) -> Value {
-    if text.is_empty() { json!("<none>") } else { json!(text) }
-}
-
-fn or(value: &Value, other: &str) -> Value {
-    match value {
-        Value::Null => json!(other),
-        Value::String(text) if text.is_empty() => json!(other),
-        Value::String(_) => value.clone(),
-        other => json!(other.to_string()),
-    }
-}
-
-fn or_none(value: &Value) -> Value {
-    or(value, "<none>")
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
+/// What a JSONPath finds, without nulls and empty texts.
 fn found<'a>(object: &'a Value, path: &str) -> Vec<&'a Value> {
-    object.query(path).unwrap_or_default()
+    let values = object.query(path).unwrap_or_default().into_iter();
+    values.filter(|value| !value.is_null() && *value != "").collect()
 }
 
-fn joined(object: &Value, path: &str) -> Value {
-    none_if_empty(found(object, path).into_iter().map(text).collect::<Vec<_>>().join(","))
+fn joined(values: &[&Value]) -> String {
+    let text = |value: &&Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    values.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-fn pairs(map: &Value) -> String {
-    let pairs = map.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={}", text(value)));
-    pairs.collect::<Vec<_>>().join(",")
+fn selector_text(selector: &Value) -> Value {
+    let text = LabelSelector::of_object(selector).text();
+    json!(if text.is_empty() { "<none>".to_owned() } else { text })
 }
 
-fn of(part: &Value, whole: &Value) -> Value {
-    json!(format!("{}/{}", part.as_i64().unwrap_or(0), whole.as_i64().unwrap_or(0)))
-}
-
-fn phase(object: &Value) -> &str {
-    if object::is_deleting(object) { "Terminating" } else { object["status"]["phase"].as_str().unwrap_or_default() }
-}
-
-fn reference(value: &Value, first: &str, second: &str) -> String {
-    match (value[first].as_str(), value[second].as_str()) {
-        (Some(first), Some(second)) => format!("{first}/{second}"),
-        _ => String::new(),
-    }
-}
-
-fn access_modes(modes: &Value) -> Value {
-    let short = |mode: &Value| match mode.as_str() {
-        Some("ReadWriteOnce") => "RWO",
-        Some("ReadOnlyMany") => "ROX",
-        Some("ReadWriteMany") => "RWX",
-        Some("ReadWriteOncePod") => "RWOP",
-        _ => "",
-    };
-    json!(modes.as_array().into_iter().flatten().map(short).collect::<Vec<_>>().join(","))
+fn phase(object: &Value) -> Value {
+    if object::is_deleting(object) { json!("Terminating") } else { object["status"]["phase"].clone() }
 }
 
 fn pod_ready(pod: &Value) -> Value {
@@ -255,7 +206,7 @@ fn pod_ready(pod: &Value) -> Value {
     json!(format!("{ready}/{}", size(&pod["spec"]["containers"])))
 }
 
-fn pod_status(pod: &Value) -> String {
+fn pod_status(pod: &Value) -> Value {
     let status = &pod["status"];
     let mut shown = status["reason"].as_str().or(status["phase"].as_str()).unwrap_or_default().to_owned();
     for (index, container) in status["initContainerStatuses"].as_array().into_iter().flatten().enumerate() {
@@ -278,7 +229,7 @@ fn pod_status(pod: &Value) -> String {
             shown = reason.map_or(shown, str::to_owned);
         }
     }
-    if object::is_deleting(pod) { "Terminating".into() } else { shown }
+    json!(if object::is_deleting(pod) { "Terminating".into() } else { shown })
 }
 
 fn pod_restarts(pod: &Value) -> Value {
@@ -296,7 +247,7 @@ fn service_ports(service: &Value) -> Value {
         let node = port["nodePort"].as_i64().map_or_else(String::new, |n| format!(":{n}"));
         format!("{}{node}/{}", port["port"], port["protocol"].as_str().unwrap_or("TCP"))
     });
-    none_if_empty(ports.collect::<Vec<_>>().join(","))
+    json!(ports.collect::<Vec<_>>().join(","))
 }
 
 fn condition(object: &Value, kind: &str) -> bool {
@@ -326,22 +277,16 @@ fn node_status(node: &Value) -> Value {
     json!(format!("{ready}{cordoned}"))
 }
 
-fn node_roles(node: &Value) -> Value {
-    let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
-    let roles: Vec<&str> = labels.filter_map(|(label, _)| label.strip_prefix("node-role.kubernetes.io/")).collect();
-    none_if_empty(roles.join(","))
-}
-
 fn event_time(event: &Value, fields: [&str; 3]) -> Value {
     let series = event["series"]["lastObservedTime"].as_str().filter(|_| fields[0] == "lastTimestamp");
     let time = series.or_else(|| fields.iter().find_map(|field| event[field].as_str()));
     json!(time.map_or_else(|| "<unknown>".to_owned(), since))
 }
 
-fn event_object(event: &Value) -> String {
+fn event_object(event: &Value) -> Value {
     let object = if event["regarding"].is_object() { &event["regarding"] } else { &event["involvedObject"] };
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-    format!("{kind}/{}", object["name"].as_str().unwrap_or_default())
+    json!(format!("{kind}/{}", object["name"].as_str().unwrap_or_default()))
 }
 
 /// Time since an RFC 3339 time, as kubectl shows ages.
@@ -407,9 +352,72 @@ fn metadata_only(mut value: Value) -> Value {
     json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": value["metadata"]})
 }
 
-fn definition(name: &str, kind: &str, wide: bool, description: &str) -> Value {
-    let format = if name == "Name" && !wide { "name" } else { "" };
-    json!({"name": name, "type": kind, "format": format, "description": description, "priority": i32::from(wide)})
+/// One column of a table.
+struct Column {
+    name: String,
+    /// `string`, `integer`, `number`, `boolean` or `date`.
+    type_: String,
+    wide: bool,
+    description: String,
+    cell: Cell,
+}
+
+impl Column {
+    fn of((name, cell): &(&str, Cell), wide: bool) -> Column {
+        let (name, type_) = ((*name).to_owned(), "string".to_owned());
+        Column { name, type_, wide, description: String::new(), cell: cell.clone() }
+    }
+
+    /// A column that a CRD declares.
+    fn declared(column: &Value) -> Column {
+        let text = |field: &str| column[field].as_str().unwrap_or_default().to_owned();
+        Column {
+            name: text("name"),
+            type_: text("type"),
+            wide: column["priority"].as_i64().unwrap_or(0) > 0,
+            description: text("description"),
+            cell: Path(standard_path(&text("jsonPath"))),
+        }
+    }
+
+    fn definition(&self) -> Value {
+        let format = if self.name == "Name" && !self.wide { "name" } else { "" };
+        json!({"name": self.name, "type": self.type_, "format": format, "description": self.description,
+            "priority": i32::from(self.wide)})
+    }
+
+    fn value(&self, object: &Value) -> Value {
+        let path = match &self.cell {
+            Path(path) => path,
+            Text(text) => return json!(fill(text, object)),
+            Of(compute) => return compute(object),
+        };
+        match (found(object, path).as_slice(), self.type_.as_str()) {
+            ([], _) => Value::Null,
+            ([Value::String(time)], "date") => json!(since(time)),
+            ([one], "integer" | "number" | "boolean") => (*one).clone(),
+            (many, _) => json!(joined(many)),
+        }
+    }
+}
+
+/// All columns: those of a CRD, or only the age when it declares none.
+fn all_columns(kind: &Kind) -> Vec<Column> {
+    let name = Column::of(&("Name", Text("{.metadata.name}")), false);
+    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
+    let age = Column::declared(&age);
+    if let Some(custom) = &kind.custom {
+        let declared: Vec<Column> = custom.columns.iter().map(Column::declared).collect();
+        return [name].into_iter().chain(if declared.is_empty() { vec![age] } else { declared }).collect();
+    }
+    let (narrow, wide) = columns(&kind.kind);
+    let mut all: Vec<Column> = narrow.iter().map(|column| Column::of(column, false)).collect();
+    if kind.kind != "Event" {
+        all.insert(0, name);
+        all.push(age);
+    }
+    all.extend(wide.iter().map(|column| Column::of(column, true)));
+    all
 }
 
 fn table(kind: &Kind, mut value: Value, include: &str, with_columns: bool) -> Value {
@@ -420,14 +428,11 @@ fn table(kind: &Kind, mut value: Value, include: &str, with_columns: bool) -> Va
             (vec![value], metadata)
         }
     };
-    let (definitions, cells) = match &kind.custom {
-        Some(custom) => custom_columns(&custom.columns),
-        None => builtin_columns(&kind.kind),
-    };
+    let columns = all_columns(kind);
     let rows: Vec<Value> = objects
         .into_iter()
         .map(|object| {
-            let cells: Vec<Value> = cells.iter().map(|cell| cell(&object)).collect();
+            let cells: Vec<Value> = columns.iter().map(|column| column.value(&object)).collect();
             match include {
                 "None" => json!({"cells": cells}),
                 "Object" => json!({"cells": cells, "object": object}),
@@ -435,55 +440,9 @@ fn table(kind: &Kind, mut value: Value, include: &str, with_columns: bool) -> Va
             }
         })
         .collect();
-    let definitions = if with_columns { definitions } else { Vec::new() };
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": definitions,
+    let columns = if with_columns { columns.iter().map(Column::definition).collect() } else { Vec::new() };
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns,
         "rows": rows})
-}
-
-type Cells = Vec<Box<dyn Fn(&Value) -> Value>>;
-
-fn builtin_columns(kind: &str) -> (Vec<Value>, Cells) {
-    let (mut definitions, mut cells): (Vec<Value>, Cells) = (Vec::new(), Vec::new());
-    if kind != "Event" {
-        definitions.push(definition("Name", "string", false, "Name must be unique within a namespace."));
-        cells.push(Box::new(|object| object["metadata"]["name"].clone()));
-    }
-    for (name, wide, cell) in columns(kind) {
-        definitions.push(definition(name, "string", wide, ""));
-        cells.push(match cell {
-            Path(path) => Box::new(move |object| found(object, path).first().map_or(json!(""), |v| (*v).clone())),
-            Since(path) => Box::new(move |object| {
-                let time = path.split('.').fold(object, |value, step| &value[step]);
-                json!(time.as_str().map_or_else(|| "<none>".to_owned(), since))
-            }),
-            Of(compute) => Box::new(compute),
-        });
-    }
-    (definitions, cells)
-}
-
-/// Columns that a CRD declares; without any there is the age.
-fn custom_columns(declared: &[Value]) -> (Vec<Value>, Cells) {
-    let mut definitions = vec![definition("Name", "string", false, "Name must be unique within a namespace.")];
-    let mut cells: Cells = vec![Box::new(|object| object["metadata"]["name"].clone())];
-    let age = [json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})];
-    for column in if declared.is_empty() { &age } else { declared } {
-        let kind = column["type"].as_str().unwrap_or("string").to_owned();
-        let wide = column["priority"].as_i64().unwrap_or(0) > 0;
-        let description = column["description"].as_str().unwrap_or_default();
-        definitions.push(definition(column["name"].as_str().unwrap_or_default(), &kind, wide, description));
-        let path = standard_path(column["jsonPath"].as_str().unwrap_or_default());
-        cells.push(Box::new(move |object| {
-            let values = found(object, &path);
-            match values.as_slice() {
-                [] | [Value::Null] => Value::Null,
-                [Value::String(time)] if kind == "date" => json!(since(time)),
-                [one] if kind == "integer" || kind == "number" || kind == "boolean" => (*one).clone(),
-                many => json!(many.iter().map(|value| text(value)).collect::<Vec<_>>().join(",")),
-            }
-        }));
-    }
-    (definitions, cells)
 }
 
 /// Kubernetes' JSONPath as RFC 9535's: with a root, and escaped dots as quoted names.
@@ -510,7 +469,7 @@ mod tests {
             table["columnDefinitions"].as_array().unwrap().len(),
             table["rows"][0]["cells"].as_array().unwrap().len()
         );
-        table["rows"][0]["cells"].as_array().unwrap().iter().map(text).collect()
+        table["rows"][0]["cells"].as_array().unwrap().iter().map(|cell| joined(&[cell])).collect()
     }
 
     #[test]
@@ -565,11 +524,13 @@ mod tests {
             json!({"name": "Label", "type": "string", "jsonPath": ".metadata.labels.app\\.kubernetes\\.io/name"}),
             json!({"name": "Missing", "type": "string", "jsonPath": ".spec.nothing", "priority": 1}),
         ];
-        let (definitions, cells) = custom_columns(&columns);
+        let columns = columns.each_ref().map(Column::declared);
         let object = json!({"metadata": {"name": "a", "labels": {"app.kubernetes.io/name": "keelson"}}, "spec": {"size": 3},
             "status": {"conditions": [{"type": "Other", "status": "False"}, {"type": "Ready", "status": "True"}]}});
-        let row: Vec<Value> = cells.iter().map(|cell| cell(&object)).collect();
-        assert_eq!(row, [json!("a"), json!("True"), json!(3), json!("keelson"), Value::Null]);
-        assert_eq!(definitions[4]["priority"], 1);
+        assert_eq!(
+            columns.each_ref().map(|column| column.value(&object)),
+            [json!("True"), json!(3), json!("keelson"), Value::Null]
+        );
+        assert_eq!(columns[3].definition()["priority"], 1);
     }
 }

@@ -258,13 +258,28 @@ impl App {
         options: &WriteOptions,
         change: impl Fn(&Value) -> ApiResult<Value>,
     ) -> ApiResult<Answer> {
+        let track = |old: &Value, new: &mut Value| {
+            apply::track(&target.kind, part, old, new, &options.manager, Utc::now());
+        };
+        self.rewrite(target, part, options, change, track).await
+    }
+
+    /// As [`App::modify`], with a way of its own to keep the record of who owns which field.
+    async fn rewrite(
+        &self,
+        target: &Target,
+        part: Part,
+        options: &WriteOptions,
+        change: impl Fn(&Value) -> ApiResult<Value>,
+        track: impl Fn(&Value, &mut Value),
+    ) -> ApiResult<Answer> {
         for _ in 0..ATTEMPTS {
             let old = self.read(target).await?;
             let changed = change(&old.value)?;
             let mut new = object::prepare_update(&target.kind, part, &old.value, changed)?;
             let warnings = self.admit(target, Some(&old.value), &mut new, options).await?;
             object::count_generation(&target.kind, &old.value, &mut new);
-            apply::track(&target.kind, part, &old.value, &mut new, &options.manager, Utc::now());
+            track(&old.value, &mut new);
             // Someone else wrote: a change that names a resource version is refused in the next turn.
             if let Some(object) = self.replace(target, old, new, options).await? {
                 return Ok(Answer { code: 200, object, warnings });
@@ -275,9 +290,9 @@ impl App {
 
     /// Server-side apply: creates the object, or merges the configuration into it.
     pub async fn apply(&self, target: &Target, part: Part, config: Value, options: &WriteOptions) -> ApiResult<Answer> {
-        let mut config = config;
-        object::check_type(&target.kind, &mut config)?;
-        object::check_namespace(&target.kind, target.namespace.as_deref(), &mut config)?;
+        let (kind, mut config) = (&target.kind, config);
+        object::check_type(kind, &mut config)?;
+        object::check_namespace(kind, target.namespace.as_deref(), &mut config)?;
         if config["metadata"]["managedFields"].as_array().is_some_and(|m| !m.is_empty()) {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
@@ -285,30 +300,18 @@ impl App {
             config["metadata"]["name"] = json!(target.name()?);
         }
         // What is compared with the stored object has its form.
-        let warnings = validation::shape(&target.kind, &mut config, options.validation)?;
-        admission::write_only(&target.kind, &mut config);
+        let warnings = validation::shape(kind, &mut config, options.validation)?;
+        admission::write_only(kind, &mut config);
+        let merge = |old: &Value| apply::apply(kind, part, old, &config, &options.manager, options.force, Utc::now());
+        let may_create = part == Part::Main && object::meta(&config, "uid").is_empty();
         for _ in 0..ATTEMPTS {
-            let old = match self.read(target).await {
-                Ok(old) => old,
-                Err(error) if error.code == 404 && part == Part::Main && object::meta(&config, "uid").is_empty() => {
-                    match self.apply_new(target, &config, options).await {
-                        Err(error) if error.reason == "AlreadyExists" => continue,
-                        created => return created.map(|answer| Answer { warnings, ..answer }),
-                    }
-                }
-                Err(error) => return Err(error),
+            let applied = match self.rewrite(target, part, options, merge, |_, _| {}).await {
+                Err(error) if error.code == 404 && may_create => self.apply_new(target, &config, options).await,
+                applied => applied,
             };
-            let merged =
-                apply::apply(&target.kind, part, &old.value, &config, &options.manager, options.force, Utc::now())?;
-            let managers = merged["metadata"]["managedFields"].clone();
-            let mut new = object::prepare_update(&target.kind, part, &old.value, merged)?;
-            self.admit(target, Some(&old.value), &mut new, options).await?;
-            object::count_generation(&target.kind, &old.value, &mut new);
-            if managers.is_array() {
-                new["metadata"]["managedFields"] = managers;
-            }
-            if let Some(object) = self.replace(target, old, new, options).await? {
-                return Ok(Answer { code: 200, object, warnings });
+            match applied {
+                Err(error) if error.reason == "AlreadyExists" => {}
+                applied => return applied.map(|answer| Answer { warnings, ..answer }),
             }
         }
         Err(target.stale())

@@ -2,10 +2,9 @@
 
 use crate::App;
 use crate::convert;
-use crate::object;
 use crate::request::{Query, Target};
 use crate::status::{ApiError, ApiResult};
-use crate::store::{ROOT, Stored, decode};
+use crate::store::{Stored, decode};
 use crate::verbs::Selection;
 use etcd_client::{Event, EventType, WatchResponse, WatchStream};
 use serde_json::{Value, json};
@@ -162,9 +161,10 @@ impl Watch {
         let revision = json!(kv.mod_revision().to_string());
         let before = old.as_ref().is_some_and(|old| self.selection.matches(old));
         if event.event_type() == EventType::Delete {
-            let mut last = old.unwrap_or_else(|| self.nameless(kv.key()));
+            // Compacted in this moment: the client has to list again.
+            let mut last = old.ok_or_else(|| ApiError::expired("too old resource version"))?;
             last["metadata"]["resourceVersion"] = revision;
-            return Ok((before || event.prev_kv().is_none()).then_some(("DELETED", last)));
+            return Ok(before.then_some(("DELETED", last)));
         }
         let new = read(kv)?;
         Ok(match (before, self.selection.matches(&new)) {
@@ -177,19 +177,5 @@ impl Watch {
             }
             (false, false) => None,
         })
-    }
-
-    /// A deleted object whose last value the store no longer has: only its key is known.
-    fn nameless(&self, key: &[u8]) -> Value {
-        let key = String::from_utf8_lossy(key);
-        let mut parts = key.strip_prefix(ROOT).unwrap_or(&key).rsplit('/');
-        let name = parts.next().unwrap_or_default();
-        let mut value = json!({"metadata": {"name": name}});
-        if self.target.kind.namespaced {
-            value["metadata"]["namespace"] = json!(parts.next().unwrap_or_default());
-        }
-        convert::from_storage(&self.target.kind, &mut value);
-        debug_assert_eq!(object::name(&value), name);
-        value
     }
 }

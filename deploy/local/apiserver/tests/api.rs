@@ -287,6 +287,11 @@ fn crd() -> CustomResourceDefinition {
 async fn custom_resources_are_pruned_defaulted_validated_and_scaled() {
     let cluster = cluster().await;
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    let mut held = crd();
+    held.metadata.finalizers = Some(vec!["example.com/hold".into()]);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let held = crds.create(&dry_run, &held).await.unwrap();
+    assert_eq!(held.finalizers(), ["example.com/hold", "customresourcecleanup.apiextensions.k8s.io"]);
     crds.create(&PostParams::default(), &crd()).await.unwrap();
     let established = await_condition(crds.clone(), "things.example.com", conditions::is_crd_established());
     tokio::time::timeout(Duration::from_secs(10), established).await.unwrap().unwrap();
@@ -345,16 +350,44 @@ async fn pods_stop_gracefully_and_budgets_refuse_evictions() {
     budgets.create(&PostParams::default(), &object(budget)).await.unwrap();
     let error = pods.evict("p", &EvictParams::default()).await.unwrap_err();
     assert_eq!(code(error), (429, "Cannot evict pod as it would violate the pod's disruption budget.".into()));
+    for (method, path) in [
+        ("DELETE", "pods/p/status"),
+        ("DELETE", "pods/p/eviction"),
+        ("PUT", "pods/p/binding"),
+        ("PATCH", "pods/p/eviction"),
+        ("GET", "pods/p/binding"),
+        ("POST", "pods/p"),
+    ] {
+        let request = http::Request::builder().method(method).uri(format!("/api/v1/namespaces/default/{path}"));
+        let request = request.header("Content-Type", "application/merge-patch+json").body(b"{}".to_vec()).unwrap();
+        assert_eq!(code(cluster.client.request_text(request).await.unwrap_err()).0, 405, "{method} {path}");
+    }
     let allowed =
         Patch::Merge(json!({"status": {"disruptionsAllowed": 1, "observedGeneration": 1, "currentHealthy": 2,
         "desiredHealthy": 1, "expectedPods": 2}}));
     budgets.patch_status("b", &PatchParams::default(), &allowed).await.unwrap();
+    let left = async || budgets.get("b").await.unwrap().status.unwrap().disruptions_allowed;
+    let dry_run =
+        EvictParams { post_options: PostParams { dry_run: true, ..PostParams::default() }, ..EvictParams::default() };
+    pods.evict("p", &dry_run).await.unwrap();
+    assert_eq!(left().await, Some(1), "nothing was done");
     pods.evict("p", &EvictParams::default()).await.unwrap();
     let leaving = pods.get("p").await.unwrap();
     assert_eq!(leaving.metadata.deletion_grace_period_seconds, Some(30));
-    assert_eq!(budgets.get("b").await.unwrap().status.unwrap().disruptions_allowed, Some(0));
+    assert_eq!(left().await, Some(0));
     pods.delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
     assert!(pods.get_opt("p").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn events_are_forgotten_after_an_hour() {
+    let cluster = cluster().await;
+    let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(cluster.client.clone(), "default");
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}});
+    events.create(&PostParams::default(), &object(event)).await.unwrap();
+    let mut etcd = etcd_client::Client::connect([&cluster.etcd_endpoint], None).await.unwrap();
+    let stored = etcd.get("/registry/events/default/e", None).await.unwrap().take_kvs().remove(0);
+    assert_eq!(etcd.lease_time_to_live(stored.lease(), None).await.unwrap().granted_ttl(), 3600);
 }
 
 #[tokio::test]
