@@ -12,7 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// Generous: the machine may be busy with other tests.
@@ -176,6 +176,23 @@ async fn check_network(cluster: &Cluster) {
     assert_eq!(status, "Failure 3");
 }
 
+/// More than all pipes on the way hold: it only comes back if output is read while input is written.
+async fn check_long_input(cluster: &Cluster) {
+    const LENGTH: usize = 4 << 20;
+    let parameters = AttachParams::default().stdin(true).stderr(false);
+    let script = format!("head -c {LENGTH}");
+    let mut process = cluster.pods().exec("web-0", ["sh", "-c", &script], &parameters).await.unwrap();
+    let (mut input, mut output) = (process.stdin().unwrap(), process.stdout().unwrap());
+    let copied = async {
+        let write = async { input.write_all(&vec![b'x'; LENGTH]).await.unwrap() };
+        let mut back = Vec::new();
+        let (_, read) = tokio::join!(write, output.read_to_end(&mut back));
+        read.unwrap();
+        back.len()
+    };
+    assert_eq!(tokio::time::timeout(DEADLINE, copied).await.expect("exec hangs"), LENGTH);
+}
+
 async fn check_restart_and_logs(cluster: &Cluster) {
     let logs = async |previous: bool| {
         let parameters = LogParams { previous, ..LogParams::default() };
@@ -204,6 +221,7 @@ async fn a_cluster_lives_and_lives_again() {
     let cluster = Cluster::up(directory.path()).await;
     create_workloads(&cluster).await;
     check_network(&cluster).await;
+    check_long_input(&cluster).await;
     check_restart_and_logs(&cluster).await;
     check_live_update(&cluster).await;
 

@@ -18,9 +18,6 @@ use super::logs::{self, Log, LogOptions};
 use super::pod::PodRun;
 
 /// Serves until the process ends.
-///
-/// # Errors
-/// When the socket cannot be made.
 pub async fn serve(socket: &Path, pods: Arc<Pods>) -> anyhow::Result<()> {
     drop(tokio::fs::remove_file(socket).await);
     let listener = UnixListener::bind(socket)?;

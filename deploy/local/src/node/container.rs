@@ -99,54 +99,38 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// The arguments of `bwrap`, without the info descriptor.
-    fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = Arguments(Vec::new());
-        for flag in ["--die-with-parent", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--as-pid-1"] {
-            arguments.add(&[&flag]);
-        }
-        arguments.add(&[&"--hostname", &self.hostname]);
-        arguments.add(&[&"--cap-drop", &"ALL"]);
+    /// Adds the arguments of `bwrap` that come after the info descriptor.
+    fn describe(&self, command: &mut Command) {
+        command.args(["--die-with-parent", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--as-pid-1"]);
+        command.args(["--hostname", &self.hostname, "--cap-drop", "ALL"]);
         for capability in CAPABILITIES {
-            arguments.add(&[&"--cap-add", &capability]);
+            command.args(["--cap-add", capability]);
         }
         for path in HOST_DIRECTORIES {
             match std::fs::read_link(path) {
-                Ok(target) => arguments.add(&[&"--symlink", &target, &path]),
-                Err(_) => arguments.add(&[&"--ro-bind-try", &path, &path]),
-            }
+                Ok(target) => command.arg("--symlink").arg(target).arg(path),
+                Err(_) => command.args(["--ro-bind-try", path, path]),
+            };
         }
         for path in HOST_FILES {
-            arguments.add(&[&"--ro-bind-try", &path, &path]);
+            command.args(["--ro-bind-try", path, path]);
         }
         for name in ["hosts", "resolv.conf", "hostname"] {
-            arguments.add(&[&"--ro-bind", &self.etc.join(name), &format!("/etc/{name}")]);
+            command.arg("--ro-bind").arg(self.etc.join(name)).arg(format!("/etc/{name}"));
         }
-        arguments.add(&[&"--proc", &"/proc"]);
-        arguments.add(&[&"--dev", &"/dev"]);
-        arguments.add(&[&"--tmpfs", &"/tmp"]);
-        arguments.add(&[&"--tmpfs", &"/run"]);
-        arguments.add(&[&"--dir", &"/root"]);
-        arguments.add(&[&"--tmpfs", &"/usr/local/bin"]);
+        command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/root"]);
+        command.args(["--tmpfs", "/usr/local/bin"]);
         if let Some(name) = self.binary.file_name() {
-            let place = Path::new("/usr/local/bin").join(name);
-            arguments.add(&[&"--ro-bind", &self.binary, &place]);
+            command.arg("--ro-bind").arg(&self.binary).arg(Path::new("/usr/local/bin").join(name));
         }
         for mount in &self.mounts {
             let flag = if mount.read_only { "--ro-bind" } else { "--bind" };
-            arguments.add(&[&flag, &mount.source, &mount.path]);
+            command.arg(flag).arg(&mount.source).arg(&mount.path);
         }
-        arguments.add(&[&"--chdir", &self.directory, &"--"]);
-        for word in &self.command {
-            arguments.add(&[word]);
-        }
-        arguments.0
+        command.args(["--chdir", &self.directory, "--"]).args(&self.command);
     }
 
     /// Starts the container's process; its outputs are pipes of the returned child.
-    ///
-    /// # Errors
-    /// When `nsenter` or `bwrap` cannot be started or set the mounts up.
     pub async fn start(&self) -> anyhow::Result<Process> {
         // The write end goes to bwrap by inheritance. This runtime has one thread, and nothing else is started between
         // here and spawn(), so no other child gets it.
@@ -156,8 +140,8 @@ impl Bundle {
         net.push(&self.network);
         let mut command = Command::new("/usr/bin/nsenter");
         command.arg(net).arg("--").arg("/usr/bin/bwrap").arg("--info-fd").arg(write.as_raw_fd().to_string());
+        self.describe(&mut command);
         let child = command
-            .args(self.arguments())
             .env_clear()
             .envs(&self.variables)
             .stdin(Stdio::null())
@@ -189,25 +173,6 @@ async fn executed(init: Pid) {
 fn first_process(info: &str) -> Option<Pid> {
     let info: serde_json::Value = serde_json::from_str(info).ok()?;
     Pid::from_raw(i32::try_from(info.get("child-pid")?.as_i64()?).ok()?)
-}
-
-/// A growing list of arguments of mixed string types.
-struct Arguments(Vec<OsString>);
-
-impl Arguments {
-    fn add(&mut self, words: &[&dyn AsOsStr]) {
-        self.0.extend(words.iter().map(|word| word.os()));
-    }
-}
-
-trait AsOsStr {
-    fn os(&self) -> OsString;
-}
-
-impl<T: AsRef<std::ffi::OsStr>> AsOsStr for T {
-    fn os(&self) -> OsString {
-        self.as_ref().to_owned()
-    }
 }
 
 /// A running container.

@@ -1,27 +1,27 @@
 //! Cluster DNS: names of services and of pods behind headless services, answered from the watched Services and EndpointSlices.
 //!
-//! Names outside `cluster.local` do not exist here: pods have no way out of the machine anyway.
+//! There are only addresses (type A), over UDP. Names outside `cluster.local` do not exist here: pods have no way out of the
+//! machine anyway.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, SOA, SRV};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record, RecordType};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 
 use super::network::DNS_SERVICE;
 
-const ZONE: &str = "cluster.local.";
+const SERVICES: &str = ".svc.cluster.local.";
 /// Seconds that an answer may be kept, as in CoreDNS's Kubernetes plugin.
 const TTL_SECONDS: u32 = 5;
-/// What fits an answer over UDP when the client says nothing else.
-const UDP_LIMIT: usize = 512;
+/// So many addresses fit an answer of 512 bytes, the most that every client takes over UDP.
+const MOST_ADDRESSES: usize = 20;
 
 /// Where names come from.
 #[derive(Clone, Debug)]
@@ -32,70 +32,30 @@ pub struct Names {
     pub slices: Store<EndpointSlice>,
 }
 
-/// Serves DNS on UDP and TCP until the process ends.
-///
-/// # Errors
-/// When the address cannot be bound.
+/// Serves DNS on UDP until the process ends.
 pub async fn serve(names: Names) -> anyhow::Result<()> {
-    let udp = UdpSocket::bind((DNS_SERVICE, 53)).await?;
-    let tcp = TcpListener::bind((DNS_SERVICE, 53)).await?;
-    let mut buffer = [0; 4096];
-    loop {
-        tokio::select! {
-            received = udp.recv_from(&mut buffer) => {
-                let Ok((length, peer)) = received else { continue };
-                if let Some(answer) = names.answer(&buffer[..length], true) {
-                    drop(udp.send_to(&answer, peer).await);
-                }
-            }
-            accepted = tcp.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
-                tokio::spawn(serve_stream(stream, names.clone()));
+    let socket = UdpSocket::bind((DNS_SERVICE, 53)).await?;
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+            if let Some(answer) = names.answer(&buffer[..length]) {
+                drop(socket.send_to(&answer, peer).await);
             }
         }
-    }
-}
-
-/// Questions over TCP: each with its length in two bytes before it.
-async fn serve_stream(mut stream: TcpStream, names: Names) -> Option<()> {
-    loop {
-        let length = stream.read_u16().await.ok()?;
-        let mut question = vec![0; usize::from(length)];
-        stream.read_exact(&mut question).await.ok()?;
-        let answer = names.answer(&question, false)?;
-        stream.write_u16(u16::try_from(answer.len()).ok()?).await.ok()?;
-        stream.write_all(&answer).await.ok()?;
-    }
+    });
+    Ok(())
 }
 
 impl Names {
     /// The encoded answer to an encoded question; none to what is not a question.
-    fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
+    fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
         let request = Message::from_vec(question).ok()?;
         if request.metadata.message_type != MessageType::Query {
             return None;
         }
-        let response = respond(&request, &self.services.state(), &self.slices.state());
-        let encoded = response.to_vec().ok()?;
-        let limit = usize::from(request.max_payload()).max(UDP_LIMIT);
-        if udp && encoded.len() > limit {
-            return response.truncate().to_vec().ok();
-        }
-        Some(encoded)
+        respond(&request, &self.services.state(), &self.slices.state()).to_vec().ok()
     }
-}
-
-/// What a name stands for.
-#[derive(Debug, PartialEq)]
-enum Resolved {
-    /// Addresses, in the order of the endpoints.
-    Addresses(Vec<Ipv4Addr>),
-    /// Targets of an SRV question: port and name.
-    Services(Vec<(u16, String)>),
-    /// A CNAME-like alias (ExternalName) or an inner node of the tree: exists without records of its own.
-    Empty,
-    /// NXDOMAIN.
-    Missing,
 }
 
 fn respond(request: &Message, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Message {
@@ -112,89 +72,39 @@ fn respond(request: &Message, services: &[Arc<Service>], slices: &[Arc<EndpointS
         response.metadata.response_code = ResponseCode::NotImp;
         return response;
     }
-    let name = query.name().to_ascii().to_ascii_lowercase();
-    let record = |data| Record::from_rdata(query.name().clone(), TTL_SECONDS, data);
-    match (resolve(&name, services, slices), query.query_type()) {
-        (Resolved::Addresses(addresses), RecordType::A | RecordType::ANY) => {
-            response.add_answers(addresses.into_iter().map(|address| record(RData::A(A(address)))));
+    match addresses(&query.name().to_ascii().to_ascii_lowercase(), services, slices) {
+        None => response.metadata.response_code = ResponseCode::NXDomain,
+        Some(found) if query.query_type() == RecordType::A => {
+            let record = |address| Record::from_rdata(query.name().clone(), TTL_SECONDS, RData::A(A(address)));
+            response.add_answers(found.into_iter().take(MOST_ADDRESSES).map(record));
         }
-        (Resolved::Services(targets), RecordType::SRV | RecordType::ANY) => {
-            for (port, target) in targets {
-                if let Ok(target) = Name::from_ascii(&target) {
-                    response.add_answer(record(RData::SRV(SRV::new(0, 100, port, target))));
-                }
-            }
-        }
-        (Resolved::Missing, _) => response.metadata.response_code = ResponseCode::NXDomain,
-        _ => {}
-    }
-    if response.answers.is_empty()
-        && let Some(authority) = start_of_authority()
-    {
-        response.add_authority(authority);
+        Some(_) => {}
     }
     response
 }
 
-/// The zone's SOA record: how long a "no" may be kept.
-fn start_of_authority() -> Option<Record> {
-    let zone = Name::from_ascii(ZONE).ok()?;
-    let server = Name::from_ascii("ns.dns.cluster.local.").ok()?;
-    let person = Name::from_ascii("hostmaster.cluster.local.").ok()?;
-    let soa = SOA::new(server, person, 1, 7200, 1800, 86400, TTL_SECONDS);
-    Some(Record::from_rdata(zone, TTL_SECONDS, RData::SOA(soa)))
-}
-
-/// Looks a full name (lower case, with the final dot) up.
-fn resolve(name: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Resolved {
-    let Some(inside) = name.strip_suffix(ZONE).and_then(|n| n.strip_suffix("svc.")) else {
-        return if ZONE == name { Resolved::Empty } else { Resolved::Missing };
+/// The addresses of a full name (lower case, with the final dot), in the order of the endpoints; none if there is no such
+/// name.
+fn addresses(name: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Option<Vec<Ipv4Addr>> {
+    let labels: Vec<&str> = name.strip_suffix(SERVICES)?.split('.').collect();
+    let (host, name, namespace) = match labels.as_slice() {
+        [service, namespace] => (None, *service, *namespace),
+        [host, service, namespace] => (Some(*host), *service, *namespace),
+        _ => return None,
     };
-    let labels: Vec<&str> = inside.trim_end_matches('.').split('.').collect();
-    let (rest, service, namespace) = match labels.as_slice() {
-        [] | [""] => return Resolved::Empty,
-        [namespace] => {
-            let known = services.iter().any(|s| s.namespace().as_deref() == Some(namespace));
-            return if known { Resolved::Empty } else { Resolved::Missing };
-        }
-        [rest @ .., service, namespace] => (rest, *service, *namespace),
-    };
-    let found = services.iter().find(|s| s.name_any() == service && s.namespace().as_deref() == Some(namespace));
-    let Some(found) = found else {
-        return Resolved::Missing;
-    };
-    let cluster_ip = found.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
-    let cluster_ip = cluster_ip.and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+    let service = services.iter().find(|s| s.name_any() == name && s.namespace().as_deref() == Some(namespace))?;
+    let cluster_ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()?.parse().ok());
+    if cluster_ip.is_some() {
+        return cluster_ip.filter(|_| host.is_none()).map(|address| vec![address]);
+    }
     let slices = slices.iter().filter(|slice| {
         slice.namespace().as_deref() == Some(namespace)
-            && slice.labels().get("kubernetes.io/service-name").is_some_and(|s| s == service)
+            && slice.labels().get("kubernetes.io/service-name").is_some_and(|service| service == name)
     });
-    match rest {
-        [] if cluster_ip.is_some() => Resolved::Addresses(cluster_ip.into_iter().collect()),
-        [] => non_empty(slices.flat_map(|slice| ready(slice)).filter_map(address).collect()),
-        [port, protocol] if port.starts_with('_') && protocol.starts_with('_') => {
-            let base = format!("{service}.{namespace}.svc.{ZONE}");
-            let targets = slices.flat_map(|slice| srv_targets(slice, &port[1..], &base));
-            let targets: Vec<_> = match cluster_ip {
-                Some(_) => service_ports(found, &port[1..]).map(|p| (p, base.clone())).collect(),
-                None => targets.collect(),
-            };
-            if targets.is_empty() { Resolved::Missing } else { Resolved::Services(targets) }
-        }
-        [host] if cluster_ip.is_none() => {
-            let named = |e: &&Endpoint| e.hostname.as_deref() == Some(host) || dashed(e) == *host;
-            let endpoints = slices.flat_map(|slice| ready(slice)).filter(named);
-            match non_empty(endpoints.filter_map(address).collect()) {
-                Resolved::Empty => Resolved::Missing,
-                found => found,
-            }
-        }
-        _ => Resolved::Missing,
-    }
-}
-
-fn non_empty(addresses: Vec<Ipv4Addr>) -> Resolved {
-    if addresses.is_empty() { Resolved::Empty } else { Resolved::Addresses(addresses) }
+    let endpoints = slices.flat_map(|slice| ready(slice));
+    let named = endpoints.filter(|e| host.is_none_or(|host| e.hostname.as_deref() == Some(host) || dashed(e) == host));
+    let found: Vec<_> = named.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()).collect();
+    (host.is_none() || !found.is_empty()).then_some(found)
 }
 
 /// Endpoints that may be given out. For services that publish not-ready addresses the slice says ready for all.
@@ -203,31 +113,16 @@ fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
     slice.endpoints.iter().flatten().filter(ready)
 }
 
-fn address(endpoint: &Endpoint) -> Option<Ipv4Addr> {
-    endpoint.addresses.first()?.parse().ok()
-}
-
 /// The name of an endpoint without a host name: its address with dashes.
 fn dashed(endpoint: &Endpoint) -> String {
     endpoint.addresses.first().map(|a| a.replace('.', "-")).unwrap_or_default()
-}
-
-fn service_ports(service: &Service, name: &str) -> impl Iterator<Item = u16> {
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports.filter(move |port| port.name.as_deref() == Some(name)).filter_map(|port| u16::try_from(port.port).ok())
-}
-
-fn srv_targets(slice: &EndpointSlice, port: &str, base: &str) -> Vec<(u16, String)> {
-    let ports = slice.ports.iter().flatten().filter(|p| p.name.as_deref() == Some(port));
-    let numbers: Vec<u16> = ports.filter_map(|p| u16::try_from(p.port?).ok()).collect();
-    let target = |e: &Endpoint| format!("{}.{base}", e.hostname.clone().unwrap_or(dashed(e)));
-    ready(slice).flat_map(|endpoint| numbers.iter().map(move |port| (*port, target(endpoint)))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use hickory_proto::op::Query;
+    use hickory_proto::rr::Name;
     use serde_json::json;
 
     fn cluster() -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
@@ -255,51 +150,39 @@ mod tests {
     fn names_resolve_as_in_kubernetes() {
         let (services, slices) = cluster();
         for (name, expected) in [
-            ("client.ns.svc.cluster.local.", "10.96.0.7"),
-            ("members.ns.svc.cluster.local.", "10.244.0.2 10.244.0.4"),
-            ("a-0.members.ns.svc.cluster.local.", "10.244.0.2"),
-            ("a-1.members.ns.svc.cluster.local.", "missing"),
-            ("10-244-0-4.members.ns.svc.cluster.local.", "10.244.0.4"),
-            ("none.ns.svc.cluster.local.", "empty"),
-            ("a-0.client.ns.svc.cluster.local.", "missing"),
-            ("gone.ns.svc.cluster.local.", "missing"),
-            ("client.other.svc.cluster.local.", "missing"),
-            ("example.org.", "missing"),
-            ("ns.svc.cluster.local.", "empty"),
-            (
-                "_peer._tcp.members.ns.svc.cluster.local.",
-                "2380 a-0.members.ns.svc.cluster.local., \
-             2380 10-244-0-4.members.ns.svc.cluster.local.",
-            ),
-            ("_client._tcp.client.ns.svc.cluster.local.", "2379 client.ns.svc.cluster.local."),
+            ("client.ns", Some("10.96.0.7")),
+            ("members.ns", Some("10.244.0.2 10.244.0.4")),
+            ("a-0.members.ns", Some("10.244.0.2")),
+            ("a-1.members.ns", None),
+            ("10-244-0-4.members.ns", Some("10.244.0.4")),
+            ("none.ns", Some("")),
+            ("a-0.client.ns", None),
+            ("gone.ns", None),
+            ("client.other", None),
+            ("ns", None),
         ] {
-            let found = match resolve(name, &services, &slices) {
-                Resolved::Addresses(all) => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-                Resolved::Services(all) => all.iter().map(|(p, n)| format!("{p} {n}")).collect::<Vec<_>>().join(", "),
-                Resolved::Empty => "empty".into(),
-                Resolved::Missing => "missing".into(),
-            };
-            assert_eq!(found, expected, "{name}");
+            let found = addresses(&format!("{name}.svc.cluster.local."), &services, &slices);
+            let found = found.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+            assert_eq!(found.as_deref(), expected, "{name}");
         }
+        assert_eq!(addresses("example.org.", &services, &slices), None);
     }
 
     #[test]
-    fn answers_keep_the_case_and_refuse_with_an_soa() {
+    fn answers_keep_the_case_and_know_only_addresses() {
         let (services, slices) = cluster();
-        let ask = |name: &str, kind| {
+        for (name, kind, code, answers) in [
+            ("CLIENT.ns", RecordType::A, ResponseCode::NoError, 1),
+            ("client.ns", RecordType::AAAA, ResponseCode::NoError, 0),
+            ("gone.ns", RecordType::A, ResponseCode::NXDomain, 0),
+        ] {
             let mut request = Message::query();
-            request.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-            let request = Message::from_vec(&request.to_vec().unwrap()).unwrap();
+            let name = Name::from_ascii(format!("{name}.svc.cluster.local.")).unwrap();
+            request.add_query(Query::query(name.clone(), kind));
             let response = respond(&request, &services, &slices).to_vec().unwrap();
-            Message::from_vec(&response).unwrap()
-        };
-        let found = ask("CLIENT.ns.svc.cluster.local.", RecordType::A);
-        assert_eq!(found.answers.len(), 1);
-        let other_type = ask("client.ns.svc.cluster.local.", RecordType::AAAA);
-        assert_eq!(other_type.metadata.response_code, ResponseCode::NoError);
-        assert_eq!((other_type.answers.len(), other_type.authorities.len()), (0, 1));
-        let missing = ask("gone.ns.svc.cluster.local.", RecordType::A);
-        assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
-        assert_eq!(missing.authorities.len(), 1);
+            let response = Message::from_vec(&response).unwrap();
+            assert_eq!((response.metadata.response_code, response.answers.len()), (code, answers), "{name}");
+            assert!(response.answers.iter().all(|answer| answer.name == name));
+        }
     }
 }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 use kube::ResourceExt;
 
-/// Where `valueFrom` and `envFrom` look things up: the Secrets and ConfigMaps of the pod's namespace by name.
+/// What a Secret or ConfigMap holds, by key.
+pub type Data = BTreeMap<String, Vec<u8>>;
+
+/// Where data is looked up by name: the Secrets and ConfigMaps of the pod's namespace.
 pub trait Lookup {
-    /// The ConfigMap of this name.
-    fn config_map(&self, name: &str) -> Option<std::sync::Arc<ConfigMap>>;
-    /// The Secret of this name.
-    fn secret(&self, name: &str) -> Option<std::sync::Arc<Secret>>;
+    /// The data of the ConfigMap of this name.
+    fn config_map(&self, name: &str) -> Option<Data>;
+    /// The data of the Secret of this name.
+    fn secret(&self, name: &str) -> Option<Data>;
 }
 
 /// Replaces `$(NAME)` by the variable; `$$(NAME)` stays as a literal `$(NAME)`, and unknown names stay as written.
@@ -37,9 +40,6 @@ pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
 }
 
 /// All variables of a container in the order of precedence: the given base, `envFrom`, then `env`.
-///
-/// # Errors
-/// The message that the container's `CreateContainerConfigError` shows: a Secret, ConfigMap or key is missing.
 pub fn environment(
     pod: &Pod,
     container: &Container,
@@ -49,28 +49,16 @@ pub fn environment(
     let mut variables = base;
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
-        if let Some(reference) = &source.config_map_ref {
-            match lookup.config_map(&reference.name) {
-                Some(map) => {
-                    variables.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())))
-                }
-                None if reference.optional == Some(true) => {}
-                None => return Err(format!("configmap {:?} not found", reference.name)),
-            }
+        let (kind, name, optional, data) = match (&source.config_map_ref, &source.secret_ref) {
+            (Some(map), _) => ("configmap", &map.name, map.optional, lookup.config_map(&map.name)),
+            (_, Some(secret)) => ("secret", &secret.name, secret.optional, lookup.secret(&secret.name)),
+            _ => continue,
+        };
+        if data.is_none() && optional != Some(true) {
+            return Err(format!("{kind} {name:?} not found"));
         }
-        if let Some(reference) = &source.secret_ref {
-            match lookup.secret(&reference.name) {
-                Some(secret) => variables.extend(
-                    secret
-                        .data
-                        .iter()
-                        .flatten()
-                        .map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
-                ),
-                None if reference.optional == Some(true) => {}
-                None => return Err(format!("secret {:?} not found", reference.name)),
-            }
-        }
+        let entries = data.unwrap_or_default().into_iter();
+        variables.extend(entries.map(|(key, value)| (format!("{prefix}{key}"), text(&value))));
     }
     for variable in container.env.iter().flatten() {
         if let Some(value) = value_of(pod, container, variable, &variables, lookup)? {
@@ -91,14 +79,11 @@ fn value_of(
         return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), variables)));
     };
     if let Some(key) = &source.secret_key_ref {
-        let secret = lookup.secret(&key.name);
-        let value = secret.and_then(|s| s.data.as_ref()?.get(&key.key).cloned());
-        return present(value, key.optional, "secret", &key.name, &key.key)
-            .map(|value| value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()));
+        let value = lookup.secret(&key.name).and_then(|mut data| data.remove(&key.key));
+        return present(value, key.optional, "secret", &key.name, &key.key);
     }
     if let Some(key) = &source.config_map_key_ref {
-        let map = lookup.config_map(&key.name);
-        let value = map.and_then(|m| m.data.as_ref()?.get(&key.key).cloned());
+        let value = lookup.config_map(&key.name).and_then(|mut data| data.remove(&key.key));
         return present(value, key.optional, "configmap", &key.name, &key.key);
     }
     if let Some(field) = &source.field_ref {
@@ -112,19 +97,21 @@ fn value_of(
     Ok(None)
 }
 
-fn present<T>(
-    value: Option<T>,
+fn present(
+    value: Option<Vec<u8>>,
     optional: Option<bool>,
     kind: &str,
     name: &str,
     key: &str,
-) -> Result<Option<T>, String> {
-    match value {
-        None if optional != Some(true) => {
-            Err(format!("couldn't find key {key} in {kind} {name:?}, or it does not exist"))
-        }
-        value => Ok(value),
+) -> Result<Option<String>, String> {
+    if value.is_none() && optional != Some(true) {
+        return Err(format!("couldn't find key {key} in {kind} {name:?}, or it does not exist"));
     }
+    Ok(value.map(|value| text(&value)))
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
 }
 
 /// A downward API field of a pod, `metadata.labels` and `metadata.annotations` in the format of downward volumes.
@@ -210,17 +197,15 @@ pub fn command_line(container: &Container, entrypoint: &[String], variables: &BT
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::sync::Arc;
 
     struct Fixed;
     impl Lookup for Fixed {
-        fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
-            let map = json!({"data": {"LEVEL": "debug", "ZONE": "a"}});
-            (name == "settings").then(|| Arc::new(serde_json::from_value(map).unwrap()))
+        fn config_map(&self, name: &str) -> Option<Data> {
+            let data = [("LEVEL", "debug"), ("ZONE", "a")];
+            (name == "settings").then(|| data.map(|(key, value)| (key.to_owned(), value.into())).into())
         }
-        fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-            let secret = json!({"data": {"password": "aHVudGVyMg=="}});
-            (name == "login").then(|| Arc::new(serde_json::from_value(secret).unwrap()))
+        fn secret(&self, name: &str) -> Option<Data> {
+            (name == "login").then(|| [("password".to_owned(), b"hunter2".to_vec())].into())
         }
     }
 

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use bytes::Bytes;
+use futures::SinkExt;
+use futures::stream::{SplitStream, StreamExt};
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -58,24 +59,29 @@ impl ExecOptions {
     }
 }
 
-/// The running command's streams.
-struct Streams {
+/// The running command, its input and, where it has one, its terminal.
+struct Running {
     child: tokio::process::Child,
-    input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    input: Option<Input>,
     terminal: Option<OwnedFd>,
 }
 
+type Input = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// Runs the command to its end, or until the client leaves, and reports its exit on the error channel.
-pub async fn serve(mut socket: WebSocket, live: Live, options: ExecOptions) {
+pub async fn serve(socket: WebSocket, live: Live, options: ExecOptions) {
+    let (mut socket, incoming) = socket.split();
     let (sender, mut outgoing) = mpsc::channel::<Message>(QUEUE);
-    let mut streams = match start(&live, &options, sender) {
-        Ok(streams) => streams,
+    let Running { mut child, input, terminal } = match start(&live, &options, sender) {
+        Ok(running) => running,
         Err(error) => {
             drop(socket.send(frame(ERROR, failure(&error.to_string(), None))).await);
             drop(socket.send(goodbye()).await);
             return;
         }
     };
+    // A task of its own: a command that does not take its input for now can still be heard.
+    let mut client = tokio::spawn(listen(incoming, input, terminal));
     let mut draining = true;
     let mut exit = None;
     while draining || exit.is_none() {
@@ -84,23 +90,16 @@ pub async fn serve(mut socket: WebSocket, live: Live, options: ExecOptions) {
                 Some(message) => if socket.send(message).await.is_err() { break },
                 None => draining = false,
             },
-            received = socket.recv() => match received {
-                Some(Ok(Message::Binary(data))) => accept(&mut streams, &data).await,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                Some(Ok(_)) => {}
-            },
-            status = streams.child.wait(), if exit.is_none() => {
-                exit = Some(status.map_or(255, exit_code));
-                // What the command left running may hold the pipes: it goes on, but nobody waits for it.
-                streams.terminal = None;
-            }
+            _ = &mut client => break,
+            status = child.wait(), if exit.is_none() => exit = Some(status.map_or(255, exit_code)),
         }
     }
+    client.abort();
     let Some(code) = exit else {
-        if let Some(group) = streams.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+        if let Some(group) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process_group(group, Signal::KILL);
         }
-        drop(streams.child.wait().await);
+        drop(child.wait().await);
         return;
     };
     let status = match code {
@@ -137,7 +136,7 @@ fn frame(channel: u8, value: Value) -> Message {
     Message::Binary(data.into())
 }
 
-fn start(live: &Live, options: &ExecOptions, sender: mpsc::Sender<Message>) -> anyhow::Result<Streams> {
+fn start(live: &Live, options: &ExecOptions, sender: mpsc::Sender<Message>) -> anyhow::Result<Running> {
     let init = live.endpoint.init.ok_or_else(|| anyhow::anyhow!("the container is not running"))?;
     let mut command = join(init, &live.endpoint.bundle, &options.command, options.tty);
     if options.tty {
@@ -151,7 +150,7 @@ fn start(live: &Live, options: &ExecOptions, sender: mpsc::Sender<Message>) -> a
         let reader = tokio::fs::File::from_std(File::from(master.try_clone()?));
         let writer = tokio::fs::File::from_std(File::from(master.try_clone()?));
         tokio::spawn(copy(reader, STDOUT, sender));
-        return Ok(Streams { child, input: Some(Box::new(writer)), terminal: Some(master) });
+        return Ok(Running { child, input: Some(Box::new(writer)), terminal: Some(master) });
     }
     command.stdin(if options.stdin { Stdio::piped() } else { Stdio::null() });
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -161,8 +160,8 @@ fn start(live: &Live, options: &ExecOptions, sender: mpsc::Sender<Message>) -> a
     if let Some(err) = child.stderr.take() {
         tokio::spawn(copy(err, STDERR, sender));
     }
-    let input = child.stdin.take().map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>);
-    Ok(Streams { child, input, terminal: None })
+    let input = child.stdin.take().map(|stdin| Box::new(stdin) as Input);
+    Ok(Running { child, input, terminal: None })
 }
 
 /// Sends one output stream on its channel until it ends.
@@ -178,26 +177,27 @@ async fn copy(mut output: impl AsyncRead + Unpin, channel: u8, sender: mpsc::Sen
     }
 }
 
-/// Takes one message of the client.
-async fn accept(streams: &mut Streams, data: &Bytes) {
-    match data.split_first() {
-        Some((&STDIN, input)) => {
-            let failed = match &mut streams.input {
-                Some(stdin) => stdin.write_all(input).await.and(stdin.flush().await).is_err(),
-                None => false,
-            };
-            if failed {
-                streams.input = None;
+/// Takes what the client sends, until it leaves.
+async fn listen(mut incoming: SplitStream<WebSocket>, mut input: Option<Input>, terminal: Option<OwnedFd>) {
+    while let Some(Ok(message)) = incoming.next().await {
+        let Message::Binary(data) = message else { continue };
+        match data.split_first() {
+            Some((&STDIN, data)) => {
+                if let Some(stdin) = &mut input
+                    && stdin.write_all(data).await.and(stdin.flush().await).is_err()
+                {
+                    input = None;
+                }
             }
-        }
-        Some((&CLOSE, [STDIN])) => streams.input = None,
-        Some((&RESIZE, size)) => {
-            if let (Ok(size), Some(terminal)) = (serde_json::from_slice::<Size>(size), &streams.terminal) {
-                let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
-                let _ = tcsetwinsize(terminal, size);
+            Some((&CLOSE, [STDIN])) => input = None,
+            Some((&RESIZE, size)) => {
+                if let (Ok(size), Some(terminal)) = (serde_json::from_slice::<Size>(size), &terminal) {
+                    let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+                    let _ = tcsetwinsize(terminal, size);
+                }
             }
+            _ => {}
         }
-        _ => {}
     }
 }
 

@@ -33,9 +33,6 @@ impl Log {
     }
 
     /// Starts the log of run number `run` and drops those older than the previous run.
-    ///
-    /// # Errors
-    /// When the file cannot be made.
     pub async fn create(directory: &Path, run: i32) -> std::io::Result<Arc<Self>> {
         fs::create_dir_all(directory).await?;
         for old in (0..run - 1).rev().take_while(|run| Self::path(directory, *run).exists()) {

@@ -1,14 +1,13 @@
 //! The node: runs the pods that are bound to it as processes of this machine, in network and mount namespaces of its own.
 //!
 //! It knows the API server only through the `kube` client. Files in the order in which a pod meets them: `pod` (its life),
-//! `network`, `volumes`, `supervise` (the life of a container), `env`, `container`, `probes`, `logs`, `status`, `events`;
+//! `network`, `volumes`, `supervise` (the life of a container), `env`, `container`, `probes`, `logs`, `status`;
 //! for others: `dns`, `proxy`, `agent`, `exec`; `register` is the node itself.
 
 mod agent;
 mod container;
 mod dns;
 mod env;
-mod events;
 mod exec;
 mod logs;
 mod network;
@@ -26,9 +25,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Preconditions};
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 use tokio::io::AsyncReadExt;
@@ -63,10 +65,10 @@ pub struct Node {
     layout: Layout,
     images: Vec<Image>,
     restart_backoff: Duration,
-    network: Arc<network::Network>,
+    network: network::Network,
     client: Client,
     sources: volumes::Sources,
-    events: events::Events,
+    recorder: Recorder,
     /// Bumped when anything watched changes.
     changes: Changes,
     /// Bumped when a Secret or ConfigMap changes.
@@ -85,8 +87,8 @@ pub struct Pods(Mutex<BTreeMap<String, Running>>);
 
 struct Running {
     pod: Arc<pod::PodRun>,
-    /// The task that runs it; finished when no process is left.
-    task: tokio::task::JoinHandle<()>,
+    /// Over when no process is left.
+    ended: Shared<BoxFuture<'static, ()>>,
     removing: bool,
 }
 
@@ -105,13 +107,10 @@ impl Pods {
 
 /// Runs the node until standard input ends (the parent has gone or wants it to end) or SIGTERM, and then stops all pods
 /// gracefully.
-///
-/// # Errors
-/// When the network cannot be made, or the API server cannot be reached.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let layout = config.layout.clone();
     let _lock = alone(&layout).await?;
-    let network = Arc::new(network::Network::create(layout.networks()).await?);
+    let network = network::Network::create(layout.networks()).await?;
     use_cluster_dns(&layout).await?;
     proxy::relay_api_server(layout.api_socket()).await?;
     let client = crate::layout::client(&layout.pod_kubeconfig()).await?;
@@ -132,15 +131,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     sources.config_maps.wait_until_ready().await?;
     sources.claims.wait_until_ready().await?;
     pods.wait_until_ready().await?;
-    tokio::spawn(dns::serve(names.clone()));
-    tokio::spawn(proxy::run(names.clone(), network.clone(), changes.clone()));
+    dns::serve(names.clone()).await?;
+    tokio::spawn(proxy::run(names.clone(), changes.clone()));
     proxy::serve_published(&layout.publish_socket(), names).await?;
+    let reporter = Reporter { controller: "kubelet".into(), instance: Some(NAME.into()) };
     let node = Arc::new(Node {
         layout: layout.clone(),
         images: with_shell(config.images),
         restart_backoff: config.restart_backoff,
         network,
-        events: events::Events::start(client.clone()),
+        recorder: Recorder::new(client.clone(), reporter),
         client: client.clone(),
         sources,
         changes,
@@ -264,23 +264,23 @@ fn start(node: &Arc<Node>, pod: &Arc<Pod>) -> Running {
     let run = pod::PodRun::new(node.clone(), pod.clone());
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let over = matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
-    let task = match over {
-        true => tokio::spawn(async {}),
-        false => tokio::spawn(run.clone().run()),
+    let ended = match over {
+        true => std::future::ready(()).boxed(),
+        false => tokio::spawn(run.clone().run()).map(drop).boxed(),
     };
-    Running { pod: run, task, removing: false }
+    Running { pod: run, ended: ended.shared(), removing: false }
 }
 
 /// Waits until a pod's processes have ended, removes its files, and then the object for good.
 async fn remove(node: Arc<Node>, pods: Store<Pod>, running: Arc<Pods>, uid: String) {
-    let (pod, task) = {
-        let mut entries = running.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = entries.get_mut(&uid) else {
+    let (pod, ended) = {
+        let entries = running.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.get(&uid) else {
             return;
         };
-        (entry.pod.pod.borrow().clone(), std::mem::replace(&mut entry.task, tokio::spawn(async {})))
+        (entry.pod.pod.borrow().clone(), entry.ended.clone())
     };
-    drop(task.await);
+    ended.await;
     let api: Api<Pod> = beside(&node.client, pod.as_ref());
     let parameters = DeleteParams {
         grace_period_seconds: Some(0),
@@ -318,14 +318,10 @@ fn remove_strangers(node: &Node, store: &Store<Pod>) {
 
 /// Ends all pods, each within its own grace. Their objects stay, to be started again next time.
 async fn stop_all(running: &Pods) {
-    let tasks: Vec<_> = {
-        let mut pods = running.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.values_mut()
-            .map(|entry| {
-                entry.pod.stop_within(entry.pod.grace());
-                std::mem::replace(&mut entry.task, tokio::spawn(async {}))
-            })
-            .collect()
+    let ends: Vec<_> = {
+        let pods = running.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.values().for_each(|entry| entry.pod.stop_within(entry.pod.grace()));
+        pods.values().map(|entry| entry.ended.clone()).collect()
     };
-    futures::future::join_all(tasks).await;
+    futures::future::join_all(ends).await;
 }

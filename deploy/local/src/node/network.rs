@@ -17,6 +17,8 @@ use tokio::process::Command;
 pub const BRIDGE: &str = "k0";
 /// The node's own address on the bridge, the pods' default route.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// Service addresses: all of them are local to the node, so that the proxy can listen on any.
+const SERVICES: &str = "10.96.0.0/16";
 /// The address of the `kubernetes` service.
 pub const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The address of cluster DNS.
@@ -66,11 +68,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Sets up loopback, bridge and fixed service addresses in the calling process's network namespace, which must be the node's
+    /// Sets up loopback, bridge and service addresses in the calling process's network namespace, which must be the node's
     /// own.
-    ///
-    /// # Errors
-    /// When the kernel refuses bridges, or the directory cannot be made.
     pub async fn create(directory: PathBuf) -> anyhow::Result<Self> {
         tokio::fs::create_dir_all(&directory).await?;
         ip(
@@ -80,8 +79,7 @@ impl Network {
                  link add {BRIDGE} type bridge\n\
                  addr add {GATEWAY}/24 dev {BRIDGE}\n\
                  link set {BRIDGE} up\n\
-                 addr add {API_SERVICE}/32 dev {BRIDGE}\n\
-                 addr add {DNS_SERVICE}/32 dev {BRIDGE}\n"
+                 route add local {SERVICES} dev {BRIDGE}\n"
             ),
         )
         .await
@@ -89,26 +87,7 @@ impl Network {
         Ok(Self { directory, addresses: Mutex::default() })
     }
 
-    /// Makes a service address local to the node, so that the proxy can listen on it.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub async fn add_service_address(&self, address: Ipv4Addr) -> anyhow::Result<()> {
-        ip(None, &format!("addr replace {address}/32 dev {BRIDGE}\n")).await
-    }
-
-    /// Takes a service address away again.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub async fn remove_service_address(&self, address: Ipv4Addr) -> anyhow::Result<()> {
-        ip(None, &format!("addr del {address}/32 dev {BRIDGE}\n")).await
-    }
-
     /// Reserves an address for a pod: `wanted` if nobody else has it.
-    ///
-    /// # Errors
-    /// When all 253 addresses are taken.
     pub fn reserve(&self, uid: &str, wanted: Option<Ipv4Addr>) -> anyhow::Result<Ipv4Addr> {
         let octet = wanted.map(|address| address.octets()[3]);
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,11 +102,16 @@ impl Network {
         self.directory.join(uid)
     }
 
-    /// Creates the pod's network namespace and connects it to the bridge.
-    ///
-    /// # Errors
-    /// When the kernel or `ip` refuses.
+    /// Creates the pod's network namespace and connects it to the bridge; what was half done is undone.
     pub async fn attach(&self, uid: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        let attached = self.connect(uid, address).await;
+        if attached.is_err() {
+            self.disconnect(uid, address.octets()[3]).await;
+        }
+        attached
+    }
+
+    async fn connect(&self, uid: &str, address: Ipv4Addr) -> anyhow::Result<()> {
         let namespace = self.namespace(uid);
         tokio::fs::write(&namespace, b"").await?;
         let mut option = std::ffi::OsString::from("--net=");
@@ -153,9 +137,13 @@ impl Network {
     pub async fn detach(&self, uid: &str) {
         let octet = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(uid);
         if let Some(octet) = octet {
-            let deleted = ip(None, &format!("link del veth{octet}\n")).await;
-            tracing::trace!(?deleted, octet, "pod link removed");
+            self.disconnect(uid, octet).await;
         }
+    }
+
+    async fn disconnect(&self, uid: &str, octet: u8) {
+        let deleted = ip(None, &format!("link del veth{octet}\n")).await;
+        tracing::trace!(?deleted, octet, "pod link removed");
         let namespace = self.namespace(uid);
         let unmounted = run(Command::new("umount").arg("-l").arg(&namespace), "").await;
         tracing::trace!(?unmounted, uid, "pod network namespace released");
@@ -176,9 +164,6 @@ async fn ip(namespace: Option<&Path>, lines: &str) -> anyhow::Result<()> {
 }
 
 /// Runs a program to its end with `input` on standard input.
-///
-/// # Errors
-/// When it cannot be started or fails; the message has what it wrote to standard error.
 pub async fn run(command: &mut Command, input: &str) -> anyhow::Result<()> {
     let name = format!("{:?}", command.as_std());
     let mut child = command

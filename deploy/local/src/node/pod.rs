@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Pod};
-use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
@@ -182,7 +183,7 @@ impl PodRun {
                 }
                 Err(error) => error,
             };
-            self.event("Warning", "FailedMount", &error);
+            self.event(EventType::Warning, "FailedMount", &error);
             self.dirty.notify_one();
             tokio::select! {
                 () = self.stopping() => return false,
@@ -260,8 +261,16 @@ impl PodRun {
         }
     }
 
-    pub(super) fn event(&self, kind: &str, reason: &str, message: &str) {
-        self.node.events.record(&self.current(), kind, reason, message);
+    /// Writes an event about the pod in the background.
+    pub(super) fn event(&self, type_: EventType, reason: &str, note: &str) {
+        let (recorder, pod) = (self.node.recorder.clone(), self.current().object_ref(&()));
+        let (reason, note) = (reason.to_owned(), Some(note.to_owned()));
+        let event = Event { type_, action: reason.clone(), reason, note, secondary: None };
+        tokio::spawn(async move {
+            if let Err(error) = recorder.publish(&event, &pod).await {
+                tracing::debug!(%error, "event lost");
+            }
+        });
     }
 
     /// The pod with the status as the node knows it, for downward fields.

@@ -138,9 +138,6 @@ async fn attempt(probe: &Probe, container: &Container, endpoint: &Endpoint) -> R
 }
 
 /// Runs a lifecycle hook once.
-///
-/// # Errors
-/// Why it failed, as the event shows it.
 pub async fn run_hook(hook: &LifecycleHandler, container: &Container, endpoint: &Endpoint) -> Result<(), String> {
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;

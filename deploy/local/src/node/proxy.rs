@@ -1,7 +1,7 @@
 //! Service addresses: a userspace TCP proxy that spreads connections over ready endpoints, one listener for each address and
 //! port. UDP is not proxied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::dns::Names;
-use super::network::{API_SERVICE, Network};
+use super::network::API_SERVICE;
 use crate::objects::Changes;
 
 /// How long a connection to an endpoint may take before the next one is tried.
@@ -28,17 +28,12 @@ const LINE_LIMIT: u64 = 1024;
 type Backends = Vec<SocketAddr>;
 
 /// Keeps one listener for each service port, following Services and EndpointSlices until the process ends.
-pub async fn run(names: Names, network: Arc<Network>, changes: Changes) {
+pub async fn run(names: Names, changes: Changes) {
     let mut changed = changes.subscribe();
     let mut listeners: BTreeMap<SocketAddrV4, Listener> = BTreeMap::new();
     loop {
         let wanted = table(&names.services.state(), &names.slices.state());
         listeners.retain(|address, _| wanted.contains_key(address));
-        let used: BTreeSet<Ipv4Addr> = wanted.keys().map(|address| *address.ip()).collect();
-        let unused: Vec<_> = listeners.keys().map(|a| *a.ip()).filter(|ip| !used.contains(ip)).collect();
-        for address in unused {
-            drop(network.remove_service_address(address).await);
-        }
         for (address, backends) in wanted {
             match listeners.get(&address) {
                 Some(listener) => drop(listener.backends.send_if_modified(|current| {
@@ -46,7 +41,7 @@ pub async fn run(names: Names, network: Arc<Network>, changes: Changes) {
                     *current = backends;
                     changed
                 })),
-                None => match Listener::open(address, backends, &network).await {
+                None => match Listener::open(address, backends).await {
                     Ok(listener) => drop(listeners.insert(address, listener)),
                     Err(error) => tracing::warn!(%address, %error, "service address not served"),
                 },
@@ -65,8 +60,7 @@ struct Listener {
 }
 
 impl Listener {
-    async fn open(address: SocketAddrV4, backends: Backends, network: &Network) -> anyhow::Result<Self> {
-        network.add_service_address(*address.ip()).await?;
+    async fn open(address: SocketAddrV4, backends: Backends) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let (sender, receiver) = watch::channel(backends);
         let task = tokio::spawn(async move {
@@ -159,9 +153,6 @@ fn backends(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>]
 }
 
 /// Relays the `kubernetes` service to the API server's unix socket, byte by byte: TLS ends in the API server.
-///
-/// # Errors
-/// When the service address cannot be bound.
 pub async fn relay_api_server(socket: PathBuf) -> anyhow::Result<()> {
     let listener = TcpListener::bind((API_SERVICE, 443)).await?;
     tokio::spawn(async move {
@@ -180,9 +171,6 @@ pub async fn relay_api_server(socket: PathBuf) -> anyhow::Result<()> {
 
 /// Serves ports published on the host: a connection to the unix socket starts with a line `NAMESPACE/SERVICE:PORT`, and the rest
 /// is relayed to an endpoint of that service.
-///
-/// # Errors
-/// When the socket cannot be made.
 pub async fn serve_published(socket: &Path, names: Names) -> anyhow::Result<()> {
     drop(tokio::fs::remove_file(socket).await);
     let listener = UnixListener::bind(socket)?;

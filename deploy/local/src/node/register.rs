@@ -17,9 +17,6 @@ use super::status::now;
 const RENEW: Duration = Duration::from_secs(120);
 
 /// Creates or updates the Node.
-///
-/// # Errors
-/// When the API server refuses.
 pub async fn register(client: &Client) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
+use kube::runtime::events::EventType;
 use rustix::process::Signal;
 
 use super::container::{Bundle, DEFAULT_PATH, Process, find_image};
@@ -35,7 +36,7 @@ impl PodRun {
                 }
                 Err((reason, message)) => {
                     let failed = if reason == "ErrImagePull" { "Failed" } else { reason };
-                    self.event("Warning", failed, &message);
+                    self.event(EventType::Warning, failed, &message);
                     let again = unstarted && reason == "ErrImagePull";
                     let reason = if again { "ImagePullBackOff" } else { reason };
                     unstarted = true;
@@ -98,7 +99,7 @@ impl PodRun {
             let message = format!("back-off {pause:?} restarting failed container={}", container.name);
             self.set_state(&container.name, status::waiting("CrashLoopBackOff", Some(message)));
             let message = format!("Back-off restarting failed container {}", container.name);
-            self.event("Warning", "BackOff", &message);
+            self.event(EventType::Warning, "BackOff", &message);
         }
         let mut changed = self.node.config_changes.subscribe();
         tokio::select! {
@@ -146,7 +147,7 @@ impl PodRun {
     async fn run_once(&self, container: &Container, bundle: Bundle) -> i32 {
         let name = &container.name;
         let image = container.image.as_deref().unwrap_or_default();
-        self.event("Normal", "Pulled", &format!("Container image {image:?} already present on machine"));
+        self.event(EventType::Normal, "Pulled", &format!("Container image {image:?} already present on machine"));
         let run = self.run_number(name);
         let started = async {
             let log = Log::create(&self.log_directory(name), run).await?;
@@ -155,12 +156,12 @@ impl PodRun {
         let (log, mut process) = match started.await {
             Ok(started) => started,
             Err(error) => {
-                self.event("Warning", "Failed", &format!("Error: {error:#}"));
+                self.event(EventType::Warning, "Failed", &format!("Error: {error:#}"));
                 self.set_state(name, status::terminated(128, Some("StartError"), None));
                 return 128;
             }
         };
-        self.event("Normal", "Created", &format!("Created container: {name}"));
+        self.event(EventType::Normal, "Created", &format!("Created container: {name}"));
         let (out, err) = process.outputs();
         let out = out.map(|out| tokio::spawn(log.clone().pump(out)));
         let err = err.map(|err| tokio::spawn(log.clone().pump(err)));
@@ -173,7 +174,7 @@ impl PodRun {
             status.container_id = Some(format!("local://{}-{name}-{run}", self.uid()));
             status.image_id = endpoint.bundle.binary.display().to_string();
         });
-        self.event("Normal", "Started", &format!("Started container {name}"));
+        self.event(EventType::Normal, "Started", &format!("Started container {name}"));
         let (exit, reason) = self.attend(container, &endpoint, &mut process).await;
         lock(&self.live).remove(name);
         for pump in out.into_iter().chain(err) {
@@ -197,7 +198,7 @@ impl PodRun {
             if let Some(hook) = hook
                 && let Err(error) = probes::run_hook(hook, container, endpoint).await
             {
-                self.event("Warning", "FailedPostStartHook", &error);
+                self.event(EventType::Warning, "FailedPostStartHook", &error);
                 return "PostStartHook failed".to_owned();
             }
             probes::watch(container, endpoint, &report).await
@@ -208,7 +209,7 @@ impl PodRun {
             () = self.stopping() => None,
         };
         let message = unhealthy.clone().unwrap_or_else(|| format!("Stopping container {}", container.name));
-        self.event("Normal", "Killing", &message);
+        self.event(EventType::Normal, "Killing", &message);
         let deadline = Instant::now() + self.grace();
         (self.end(container, endpoint, process, deadline).await, unhealthy.is_some())
     }
@@ -233,7 +234,7 @@ impl PodRun {
                     exit = process.wait() => return exit,
                     ran = probes::run_hook(hook, container, endpoint) => {
                         if let Err(error) = ran {
-                            self.event("Warning", "FailedPreStopHook", &error);
+                            self.event(EventType::Warning, "FailedPreStopHook", &error);
                         }
                     }
                 }
@@ -259,7 +260,7 @@ impl PodRun {
             Health::Started => self.update(&container.name, |status| status.started = Some(true)),
             Health::Ready(ready) => self.update(&container.name, |status| status.ready = ready),
             Health::Failed(probe, reason) => {
-                self.event("Warning", "Unhealthy", &format!("{probe} probe failed: {reason}"));
+                self.event(EventType::Warning, "Unhealthy", &format!("{probe} probe failed: {reason}"));
             }
         }
     }

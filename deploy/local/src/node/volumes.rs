@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapProjection, Container, DownwardAPIVolumeFile, KeyToPath, PersistentVolumeClaim, Pod, Secret,
@@ -17,7 +16,7 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::env::{Lookup, pod_field};
+use super::env::{Data, Lookup, pod_field};
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -41,11 +40,14 @@ pub struct Sources {
 pub struct InNamespace<'a>(pub &'a Sources, pub &'a str);
 
 impl Lookup for InNamespace<'_> {
-    fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
-        self.0.config_maps.get(&ObjectRef::new(name).within(self.1))
+    fn config_map(&self, name: &str) -> Option<Data> {
+        let map = self.0.config_maps.get(&ObjectRef::new(name).within(self.1))?;
+        let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+        Some(text.chain(map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()))).collect())
     }
-    fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-        self.0.secrets.get(&ObjectRef::new(name).within(self.1))
+    fn secret(&self, name: &str) -> Option<Data> {
+        let secret = self.0.secrets.get(&ObjectRef::new(name).within(self.1))?;
+        Some(secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect())
     }
 }
 
@@ -69,9 +71,6 @@ pub fn claim_directory(volume: &str, namespace: &str, claim: &str) -> String {
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
 /// Makes or updates all volumes of a pod and gives their directories by name.
-///
-/// # Errors
-/// What the pod waits for, as its `FailedMount` event shows it.
 pub fn prepare(pod: &Pod, directory: &Path, sources: &Sources) -> Result<BTreeMap<String, PathBuf>, String> {
     let mut paths = BTreeMap::new();
     let spec = pod.spec.as_ref();
@@ -166,21 +165,12 @@ fn project(
     let namespace = pod.namespace().unwrap_or_default();
     let lookup = InNamespace(sources, &namespace);
     if let Some(secret) = &source.secret {
-        let found = lookup.secret(&secret.name).map(|s| {
-            let data = s.data.iter().flatten();
-            data.map(|(key, value)| (key.clone(), value.0.clone())).collect()
-        });
         let what = format!("secret {:?}", secret.name);
-        select(found, &secret.items, secret.optional, mode, &what, files)?;
+        select(lookup.secret(&secret.name), &secret.items, secret.optional, mode, &what, files)?;
     }
     if let Some(map) = &source.config_map {
-        let found = lookup.config_map(&map.name).map(|m| {
-            let text = m.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-            let binary = m.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
-            text.chain(binary).collect()
-        });
         let what = format!("configmap {:?}", map.name);
-        select(found, &map.items, map.optional, mode, &what, files)?;
+        select(lookup.config_map(&map.name), &map.items, map.optional, mode, &what, files)?;
     }
     if let Some(downward) = &source.downward_api {
         downward_files(pod, downward.items.as_deref(), mode, files)?;
@@ -193,7 +183,7 @@ fn project(
 
 /// Adds the keys that `items` picks (or all) of a Secret or ConfigMap.
 fn select(
-    data: Option<BTreeMap<String, Vec<u8>>>,
+    data: Option<Data>,
     items: &Option<Vec<KeyToPath>>,
     optional: Option<bool>,
     mode: Option<i32>,
@@ -312,9 +302,6 @@ fn read_files(directory: &Path, prefix: &str) -> io::Result<Files> {
 }
 
 /// The mounts of one container in the order in which they are made.
-///
-/// # Errors
-/// A mount that names no volume of the pod, or a subPath that cannot be made.
 pub fn mounts(
     container: &Container,
     volumes: &BTreeMap<String, PathBuf>,
