@@ -13,9 +13,6 @@ pub struct Layout(PathBuf);
 
 impl Layout {
     /// The layout below `directory`, which is made if it does not exist.
-    ///
-    /// # Errors
-    /// When the directory cannot be made.
     pub fn new(directory: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let layout = Self(directory.canonicalize()?);
@@ -87,9 +84,6 @@ impl Layout {
     }
 
     /// Locks one of the files below `run` for as long as the answer lives.
-    ///
-    /// # Errors
-    /// When another process has it.
     pub fn lock(&self, name: &str) -> anyhow::Result<File> {
         let path = self.run().join(name);
         let file = File::options().create(true).append(true).open(&path)?;
@@ -104,9 +98,6 @@ impl Layout {
 }
 
 /// A client from a kubeconfig file.
-///
-/// # Errors
-/// When the file is missing or wrong.
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

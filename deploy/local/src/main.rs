@@ -91,14 +91,8 @@ fn main() -> anyhow::Result<()> {
         .init();
     match Cli::parse().command {
         Command::Up(args) => {
-            let options = up::Options {
-                layout: Layout::new(&args.data.data_dir)?,
-                port: args.port,
-                publish: args.publish,
-                images: args.node.images,
-                restart_backoff_seconds: args.node.restart_backoff,
-            };
-            tokio::runtime::Runtime::new()?.block_on(up::up(options))
+            let layout = Layout::new(&args.data.data_dir)?;
+            tokio::runtime::Runtime::new()?.block_on(up::up(layout, &args))
         }
         Command::Enter { data, command } => up::enter(&Layout::new(&data.data_dir)?, &command),
         Command::Down(data) => up::down(&Layout::new(&data.data_dir)?),

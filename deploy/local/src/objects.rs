@@ -119,7 +119,7 @@ impl Target {
 /// A write that a controller decided on. Decisions are data, so that they can be tested without an API server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Creates an object; one that exists already is fine.
+    /// Creates an object.
     Create(Target, Value),
     /// Merge patch of the main resource.
     Patch(Target, Value),
@@ -174,17 +174,11 @@ impl Action {
 
     /// Carries the action out. The answer is the object and the resource version that the local copy must reach before
     /// the next decision (none when there is nothing to wait for).
-    ///
-    /// # Errors
-    /// Whatever the API server answers, except "exists already" to a creation and "not found" to a deletion.
     pub async fn execute(&self, client: &Client) -> anyhow::Result<Option<(Target, String)>> {
         let written = match self {
             Self::Create(target, value) => {
                 let object: DynamicObject = serde_json::from_value(value.clone())?;
-                match target.api(client).create(&PostParams::default(), &object).await {
-                    Err(kube::Error::Api(status)) if status.is_already_exists() => None,
-                    created => Some(created?),
-                }
+                Some(target.api(client).create(&PostParams::default(), &object).await?)
             }
             Self::Patch(target, patch) => {
                 let patch = with_uid(target, patch.clone());

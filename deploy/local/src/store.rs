@@ -13,9 +13,6 @@ pub struct Store {
 
 impl Store {
     /// Starts the store on its data below the data directory and waits until it serves.
-    ///
-    /// # Errors
-    /// When the data directory is in use or of another kind, or the member does not start.
     pub async fn start(layout: &Layout) -> anyhow::Result<Self> {
         let config = Config::embedded(layout.store(), ListenUrl::loopback());
         let server = server::start(config).await?;

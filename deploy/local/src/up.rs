@@ -14,9 +14,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use crate::layout::{self, Layout};
-use crate::node::Image;
 use crate::store::Store;
-use crate::{controllers, node};
+use crate::{NodeArgs, UpArgs, controllers, node};
 
 /// How long the API server may take to answer after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -45,34 +44,15 @@ impl std::str::FromStr for Publish {
     }
 }
 
-/// What `up` was told.
-#[derive(Debug)]
-pub struct Options {
-    /// Where everything is kept.
-    pub layout: Layout,
-    /// The API server's port on 127.0.0.1.
-    pub port: u16,
-    /// Services to make reachable.
-    pub publish: Vec<Publish>,
-    /// Programs that stand for images.
-    pub images: Vec<Image>,
-    /// Passed on to the node.
-    pub restart_backoff_seconds: f64,
-}
-
 /// Runs everything until Ctrl-C, SIGTERM, or until a part fails for good.
-///
-/// # Errors
-/// What kept a part from starting, or ended it.
-pub async fn up(options: Options) -> anyhow::Result<()> {
-    let layout = options.layout.clone();
+pub async fn up(layout: Layout, args: &UpArgs) -> anyhow::Result<()> {
     let _lock = layout.lock("up.lock").context("keelson-local is up already on this data directory")?;
     check_machine()?;
     std::fs::write(layout.pid(), std::process::id().to_string())?;
     let store = Store::start(&layout).await?;
     let config = apiserver::Config {
         etcd_endpoint: store.endpoint().to_owned(),
-        listen: (Ipv4Addr::LOCALHOST, options.port).into(),
+        listen: (Ipv4Addr::LOCALHOST, args.port).into(),
         unix_socket: layout.api_socket(),
         node_socket: layout.node_socket(),
         pki_dir: layout.pki(),
@@ -89,9 +69,10 @@ pub async fn up(options: Options) -> anyhow::Result<()> {
     }
     let (stop_node, node_stopped) = oneshot::channel();
     let (ready_sender, node_ready) = oneshot::channel();
-    let mut node = tokio::spawn(keep_node(arguments(&options), layout.clone(), ready_sender, node_stopped));
+    let mut node =
+        tokio::spawn(keep_node(node_arguments(&layout, &args.node), layout.clone(), ready_sender, node_stopped));
     let controllers = tokio::spawn(controllers::run(client, layout.volumes()));
-    for publish in &options.publish {
+    for publish in &args.publish {
         serve_published(publish, &layout).await?;
     }
     let announce = async {
@@ -137,8 +118,7 @@ fn token(layout: &Layout) -> anyhow::Result<String> {
         return Ok(token);
     }
     let token: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
-    std::fs::write(layout.token(), &token)?;
-    std::fs::set_permissions(layout.token(), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    apiserver::write_private(&layout.token(), &token)?;
     Ok(token)
 }
 
@@ -183,14 +163,14 @@ fn check_machine() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn arguments(options: &Options) -> Vec<std::ffi::OsString> {
-    let mut arguments = vec!["node".into(), "--data-dir".into(), options.layout.root().into()];
-    for image in &options.images {
+fn node_arguments(layout: &Layout, node: &NodeArgs) -> Vec<std::ffi::OsString> {
+    let mut arguments = vec!["node".into(), "--data-dir".into(), layout.root().into()];
+    for image in &node.images {
         let mut value = std::ffi::OsString::from(format!("{}=", image.name));
         value.push(&image.binary);
         arguments.extend(["--image".into(), value]);
     }
-    arguments.extend(["--restart-backoff".into(), options.restart_backoff_seconds.to_string().into()]);
+    arguments.extend(["--restart-backoff".into(), node.restart_backoff.to_string().into()]);
     arguments
 }
 
@@ -277,9 +257,6 @@ async fn serve_published(publish: &Publish, layout: &Layout) -> anyhow::Result<(
 }
 
 /// Replaces this process by `command` inside the node's network and mount namespaces.
-///
-/// # Errors
-/// When nothing is up, or the command cannot be started.
 pub fn enter(layout: &Layout, command: &[String]) -> anyhow::Result<()> {
     let pid = Layout::read_pid(&layout.node_pid()).context("keelson-local is not up on this data directory")?;
     let mut nsenter = std::process::Command::new("nsenter");
@@ -295,9 +272,6 @@ pub fn enter(layout: &Layout, command: &[String]) -> anyhow::Result<()> {
 }
 
 /// Asks a running `up` to stop, and waits for it.
-///
-/// # Errors
-/// When nothing is up, or it does not end.
 pub fn down(layout: &Layout) -> anyhow::Result<()> {
     let pid = Layout::read_pid(&layout.pid()).and_then(Pid::from_raw);
     let pid = pid.filter(|_| layout.lock("up.lock").is_err());

@@ -2,22 +2,18 @@
 
 use std::sync::Arc;
 
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::civil::Weekday;
+use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;
-use k8s_openapi::jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
 
 use super::{Plan, World, controlled_by, is_controlled_by};
 use crate::objects::Action;
-
-/// A start that was missed by more than this many times is not searched for further.
-const MISSED_LIMIT: usize = 100;
-/// No schedule has a gap of more than eight years (29 February around 2100).
-const HORIZON_DAYS: i64 = 366 * 8;
 
 /// Decides for all CronJobs.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -46,12 +42,12 @@ fn plan_one(cron: &CronJob, mine: &[&Arc<Job>], now: Timestamp, plan: &mut Plan)
             .or(old.last_successful_time.clone()),
     };
     if spec.suspend != Some(true)
-        && let Some(schedule) = Schedule::parse(&spec.schedule)
+        && let Ok(schedule) = parser().parse(&spec.schedule)
         && let Some(zone) = zone(spec.time_zone.as_deref())
     {
         let since = old.last_schedule_time.clone().or(cron.creation_timestamp());
         let since = since.map_or(now, |time| time.0);
-        let (due, next) = schedule.due(since, now, &zone);
+        let (due, next) = due(&schedule, since, now, &zone);
         if let Some(next) = next {
             plan.wake_at(next);
         }
@@ -130,6 +126,11 @@ fn forget_old(spec: &CronJobSpec, over: &[&Job], plan: &mut Plan) {
     }
 }
 
+/// Lines of five fields, as Kubernetes takes them.
+fn parser() -> CronParser {
+    CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build()
+}
+
 fn zone(name: Option<&str>) -> Option<TimeZone> {
     match name {
         None => Some(TimeZone::UTC),
@@ -137,114 +138,12 @@ fn zone(name: Option<&str>) -> Option<TimeZone> {
     }
 }
 
-/// The five fields of a cron line, each as a set of allowed numbers.
-#[derive(Debug, PartialEq)]
-struct Schedule {
-    minutes: u64,
-    hours: u64,
-    days: u64,
-    months: u64,
-    weekdays: u64,
-    /// Both day fields are restricted: then either may match, as in every cron.
-    either_day: bool,
-}
-
-impl Schedule {
-    fn parse(text: &str) -> Option<Self> {
-        let text = match text.trim() {
-            "@yearly" | "@annually" => "0 0 1 1 *",
-            "@monthly" => "0 0 1 * *",
-            "@weekly" => "0 0 * * 0",
-            "@daily" | "@midnight" => "0 0 * * *",
-            "@hourly" => "0 * * * *",
-            other => other,
-        };
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let [minutes, hours, days, months, weekdays] = fields.as_slice() else {
-            return None;
-        };
-        let sundays = field(weekdays, 0, 7, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"])?;
-        let month_names = ["", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-        Some(Self {
-            minutes: field(minutes, 0, 59, &[])?,
-            hours: field(hours, 0, 23, &[])?,
-            days: field(days, 1, 31, &[])?,
-            months: field(months, 1, 12, &month_names)?,
-            weekdays: (sundays | (sundays >> 7)) & 0x7f,
-            either_day: !days.starts_with(['*', '?']) && !weekdays.starts_with(['*', '?']),
-        })
-    }
-
-    fn allows_day(&self, time: &Zoned) -> bool {
-        let has = |set: u64, number: i8| set >> u32::try_from(number).unwrap_or(63) & 1 == 1;
-        let weekday = match time.weekday() {
-            Weekday::Sunday => 0,
-            other => other.to_monday_one_offset(),
-        };
-        let (day, weekday) = (has(self.days, time.day()), has(self.weekdays, weekday));
-        has(self.months, time.month()) && if self.either_day { day || weekday } else { day && weekday }
-    }
-
-    /// The first time after `after`.
-    fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        let has = |set: u64, number: i8| set >> u32::try_from(number).unwrap_or(63) & 1 == 1;
-        let minute = Timestamp::from_second((after.as_second().div_euclid(60) + 1) * 60).ok()?;
-        let mut time = minute.to_zoned(zone.clone());
-        let end = after.saturating_add(SignedDuration::from_hours(24 * HORIZON_DAYS)).ok()?;
-        while time.timestamp() <= end {
-            if !self.allows_day(&time) {
-                time = time.start_of_day().ok()?.checked_add(1.day()).ok()?;
-            } else if !has(self.hours, time.hour()) {
-                let past = i64::from(time.minute()) * 60;
-                time = time.checked_add(SignedDuration::from_secs(3600 - past)).ok()?;
-            } else if !has(self.minutes, time.minute()) {
-                time = time.checked_add(SignedDuration::from_secs(60)).ok()?;
-            } else {
-                return Some(time.timestamp());
-            }
-        }
-        None
-    }
-
-    /// The latest time in (since, now] and the first one after now.
-    fn due(&self, since: Timestamp, now: Timestamp, zone: &TimeZone) -> (Option<Timestamp>, Option<Timestamp>) {
-        let mut due = None;
-        let mut at = self.next(since, zone);
-        for _ in 0..MISSED_LIMIT {
-            match at {
-                Some(time) if time <= now => {
-                    due = Some(time);
-                    at = self.next(time, zone);
-                }
-                _ => return (due, at),
-            }
-        }
-        (due, self.next(now, zone))
-    }
-}
-
-/// One field: lists of `*`, numbers, names and ranges, each with an optional step.
-fn field(text: &str, lowest: u32, highest: u32, names: &[&str]) -> Option<u64> {
-    let number = |word: &str| {
-        let named = names.iter().position(|name| !name.is_empty() && name.eq_ignore_ascii_case(word));
-        let value = named.and_then(|n| u32::try_from(n).ok()).or_else(|| word.parse().ok())?;
-        (lowest..=highest).contains(&value).then_some(value)
-    };
-    let mut set = 0;
-    for part in text.split(',') {
-        let (range, step) = match part.split_once('/') {
-            Some((range, step)) => (range, step.parse().ok().filter(|step| *step > 0)?),
-            None => (part, 1),
-        };
-        let (first, last) = match range.split_once('-') {
-            _ if matches!(range, "*" | "?") => (lowest, highest),
-            Some((first, last)) => (number(first)?, number(last)?),
-            None if part.contains('/') => (number(range)?, highest),
-            None => (number(range)?, number(range)?),
-        };
-        set |= (first..=last).step_by(step).fold(0, |set, value| set | 1 << value);
-    }
-    Some(set)
+/// The latest time of the schedule in (since, now], and the first one after now.
+fn due(schedule: &Cron, since: Timestamp, now: Timestamp, zone: &TimeZone) -> (Option<Timestamp>, Option<Timestamp>) {
+    let now = now.to_zoned(zone.clone());
+    let last = schedule.find_previous_occurrence(&now, true).ok().map(|time| time.timestamp());
+    let next = schedule.find_next_occurrence(&now, false).ok().map(|time| time.timestamp());
+    (last.filter(|last| *last > since), next)
 }
 
 #[cfg(test)]
@@ -266,11 +165,12 @@ mod tests {
             ("@hourly", "2026-01-01T00:59:59Z", "2026-01-01T01:00:00Z"),
             ("5,10 22-23/1 31 dec *", "2026-01-01T00:00:00Z", "2026-12-31T22:05:00Z"),
         ] {
-            let found = Schedule::parse(schedule).unwrap().next(after.parse().unwrap(), &TimeZone::UTC);
+            let after = after.parse::<Timestamp>().unwrap();
+            let found = due(&parser().parse(schedule).unwrap(), after, after, &TimeZone::UTC).1;
             assert_eq!(found.unwrap().to_string(), expected, "{schedule}");
         }
-        for wrong in ["", "* * * *", "60 * * * *", "* * 0 * *", "a * * * *", "*/0 * * * *", "5-x * * * *"] {
-            assert_eq!(Schedule::parse(wrong), None, "{wrong}");
+        for wrong in ["", "* * * *", "0 * * * * *", "60 * * * *", "* * 0 * *", "a * * * *", "*/0 * * * *"] {
+            assert!(parser().parse(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -300,7 +200,7 @@ mod tests {
                 ..World::default()
             };
             let mut result = Plan::default();
-            plan(&world, "2026-01-01T00:03:10Z".parse().unwrap(), &mut result);
+            plan(&world, "2026-01-01T00:03:00.5Z".parse().unwrap(), &mut result);
             assert_eq!(summary(&result).join(", "), expected, "{spec}");
         }
     }

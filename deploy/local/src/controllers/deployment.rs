@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use serde_json::json;
 
-use super::{Plan, World, controlled_by, hash, is_controlled_by, pdb, pods};
+use super::{Plan, World, adopt, controlled_by, hash, is_controlled_by, pdb, pods};
 use crate::objects::Action;
 
 const HASH_LABEL: &str = "pod-template-hash";
@@ -22,10 +22,15 @@ const HISTORY: i32 = 10;
 /// Decides for all Deployments, then for all ReplicaSets.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
     for deployment in world.deployments.iter().filter(|d| d.metadata.deletion_timestamp.is_none()) {
-        plan_deployment(world, deployment, now, plan);
+        if !adopt(deployment.as_ref(), &deployment.spec.selector, &world.replica_sets, plan) {
+            plan_deployment(world, deployment, now, plan);
+        }
     }
     for set in world.replica_sets.iter().filter(|set| set.metadata.deletion_timestamp.is_none()) {
-        plan_replica_set(world, set, now, plan);
+        let pods = world.pods.iter().filter(|pod| pods::is_active(pod));
+        if !adopt(set.as_ref(), &set.spec.selector, pods, plan) {
+            plan_replica_set(world, set, now, plan);
+        }
     }
 }
 
@@ -117,17 +122,7 @@ fn rollout<'a>(
         let up = (old_gone && wanted(new) != replicas).then_some((new, replicas));
         return down.chain(up).collect();
     }
-    let rolling = strategy.and_then(|strategy| strategy.rolling_update.clone()).unwrap_or_default();
-    let quarter = || IntOrString::String("25%".into());
-    let surge = pdb::share(&rolling.max_surge.unwrap_or_else(quarter), replicas);
-    let unavailable = match rolling.max_unavailable.unwrap_or_else(quarter) {
-        IntOrString::Int(number) => number,
-        // Rounded down, unlike the surge.
-        percent => {
-            pdb::share(&percent, replicas) - i32::from(pdb::share(&percent, replicas) > 0 && !exact(&percent, replicas))
-        }
-    };
-    let unavailable = if surge == 0 { unavailable.max(1) } else { unavailable };
+    let (surge, unavailable) = margins(spec);
     let mut changes = Vec::new();
     let total: i32 = old.iter().map(|set| wanted(set)).sum::<i32>() + wanted(new);
     let room = (replicas + surge - total).max(0);
@@ -148,13 +143,18 @@ fn rollout<'a>(
     changes
 }
 
-fn exact(percent: &IntOrString, whole: i32) -> bool {
-    match percent {
-        IntOrString::Int(_) => true,
-        IntOrString::String(text) => {
-            (text.trim_end_matches('%').parse::<i64>().unwrap_or(0) * i64::from(whole)) % 100 == 0
-        }
+/// How many pods there may be too many and too few.
+fn margins(spec: &DeploymentSpec) -> (i32, i32) {
+    let strategy = spec.strategy.clone().unwrap_or_default();
+    if strategy.type_.as_deref() == Some("Recreate") {
+        return (0, 0);
     }
+    let replicas = spec.replicas.unwrap_or(1);
+    let rolling = strategy.rolling_update.unwrap_or_default();
+    let quarter = || IntOrString::String("25%".into());
+    let surge = pdb::share(&rolling.max_surge.unwrap_or_else(quarter), replicas);
+    let unavailable = pdb::share_rounded_down(&rolling.max_unavailable.unwrap_or_else(quarter), replicas);
+    (surge, if surge == 0 { unavailable.max(1) } else { unavailable })
 }
 
 fn forget_old(spec: &DeploymentSpec, old: &[&ReplicaSet], plan: &mut Plan) {
@@ -181,7 +181,7 @@ fn write_status(
     let available = sum(|status| status.available_replicas.unwrap_or(0));
     let updated = new.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas);
     let complete = updated == replicas && total == replicas && available == replicas;
-    let enough = available >= replicas - replicas / 4;
+    let enough = available >= replicas - margins(spec).1;
     let conditions = [
         ("Available", enough, if enough { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" }),
         ("Progressing", true, if complete { "NewReplicaSetAvailable" } else { "ReplicaSetUpdated" }),
@@ -294,6 +294,26 @@ mod tests {
             let changes = rollout(&spec_, &new_set, &[&old_set], old_gone);
             let text: Vec<_> = changes.iter().map(|(set, n)| format!("{}={n}", set.name_any())).collect();
             assert_eq!(text.join(" "), expected, "{spec} {new:?} {old:?}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_is_available_with_no_more_missing_than_it_allows() {
+        for (strategy, available, expected) in [
+            (json!({"rollingUpdate": {"maxUnavailable": 0}}), 3, "False"),
+            (json!({"rollingUpdate": {"maxUnavailable": "50%"}}), 2, "True"),
+            (json!({"rollingUpdate": {"maxUnavailable": "49%"}}), 2, "False"),
+            (json!({}), 3, "True"),
+            (json!({"type": "Recreate"}), 3, "False"),
+        ] {
+            let deployment: Deployment = serde_json::from_value(json!({"metadata": {"name": "d"},
+                "spec": {"replicas": 4, "strategy": strategy, "selector": {}, "template": {}}}))
+            .unwrap();
+            let mut result = Plan::default();
+            let set = set("d", 4, available);
+            write_status(&deployment, &deployment.spec, Some(&set), &[&set], Timestamp::UNIX_EPOCH, &mut result);
+            let Action::Status(_, status) = &result.actions[0] else { panic!("{result:?}") };
+            assert_eq!(status["conditions"][0]["status"], expected, "{strategy} {available}");
         }
     }
 

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::{Plan, World, controlled_by, is_controlled_by, pods};
 use crate::objects::Action;
@@ -13,8 +14,14 @@ use crate::objects::Action;
 const BACKOFF_SECONDS: i64 = 10;
 const BACKOFF_LIMIT_SECONDS: i64 = 360;
 
+/// Keeps a pod that has ended, although it is deleted, as long as its job counts it.
+const TRACKING: &str = "batch.kubernetes.io/job-tracking";
+
 /// Decides for all jobs.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
+    for pod in &world.pods {
+        release(world, pod, plan);
+    }
     for job in world.jobs.iter().filter(|job| job.metadata.deletion_timestamp.is_none()) {
         let uid = job.uid();
         let mine: Vec<&Pod> =
@@ -23,6 +30,21 @@ pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
             Some(finished) => remove_after_ttl(job, finished, now, plan),
             None => run(job, &mine, now, plan),
         }
+    }
+}
+
+/// Lets a pod go that its job need not count any more, or that was deleted before it came to an end.
+fn release(world: &World, pod: &Pod, plan: &mut Plan) {
+    if !pod.finalizers().iter().any(|finalizer| finalizer == TRACKING) {
+        return;
+    }
+    let counting = world.jobs.iter().any(|job| {
+        let running = job.metadata.deletion_timestamp.is_none() && finished_at(job).is_none();
+        running && is_controlled_by(pod, job.uid().as_deref())
+    });
+    if !counting || (pods::is_terminating(pod) && !pods::is_over(pod)) {
+        let rest: Vec<_> = pod.finalizers().iter().filter(|finalizer| *finalizer != TRACKING).collect();
+        plan.add(Action::patch(pod, json!({ "metadata": { "finalizers": rest } })));
     }
 }
 
@@ -160,6 +182,7 @@ fn start(
         let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let mut pod = pods::from_template(&spec.template, job.namespace(), controlled_by(job), labels);
         pod.metadata.generate_name = Some(format!("{}-", job.name_any()));
+        pod.metadata.finalizers.get_or_insert_default().push(TRACKING.into());
         plan.add(Action::create(&pod));
     }
     missing
@@ -182,7 +205,6 @@ mod tests {
     use super::super::testing::{object, summary};
     use super::*;
     use crate::objects::json_of;
-    use serde_json::json;
 
     fn acts(spec: serde_json::Value, phases: &[&str], now: i64) -> String {
         let pod = |(number, phase): (usize, &&str)| {
@@ -225,6 +247,33 @@ mod tests {
             (json!({"suspend": true}), &["Running"], 0, "delete Pod p0"),
         ] {
             assert_eq!(acts(spec.clone(), phases, now), expected, "{spec} {phases:?}");
+        }
+    }
+
+    #[test]
+    fn pods_that_ended_are_kept_while_they_are_counted() {
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j", "controller": true}]);
+        for (phase, deleted, done, expected) in [
+            ("Succeeded", true, false, "status Job j"),
+            ("Succeeded", true, true, "patch Pod p"),
+            ("Succeeded", false, true, "patch Pod p"),
+            ("Running", false, false, "status Job j"),
+            ("Running", true, false, "patch Pod p, create Pod j-, status Job j"),
+        ] {
+            let mut pod = json!({"metadata": {"name": "p", "finalizers": [TRACKING], "ownerReferences": owner},
+                "status": {"phase": phase}});
+            if deleted {
+                pod["metadata"]["deletionTimestamp"] = json!("1970-01-01T00:00:00Z");
+            }
+            let mut job = json!({"metadata": {"name": "j", "uid": "j"}, "spec": {"completions": 1, "template": {}}});
+            if done {
+                job["status"]["conditions"] = json!([{"type": "Complete", "status": "True"}]);
+                job["status"]["conditions"][0]["lastTransitionTime"] = json!("1970-01-01T00:00:00Z");
+            }
+            let world = World { jobs: vec![object(job)], pods: vec![object(pod)], ..World::default() };
+            let mut result = Plan::default();
+            plan(&world, Timestamp::UNIX_EPOCH, &mut result);
+            assert_eq!(summary(&result).join(", "), expected, "{phase} {deleted} {done}");
         }
     }
 

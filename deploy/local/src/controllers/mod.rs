@@ -30,9 +30,10 @@ use kube::core::{Selector, SelectorExt};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::objects::{Action, Changes, Kind, Target, all, reached, watch_all};
+use crate::objects::{Action, Changes, Kind, Target, all, json_of, reached, watch_all};
 
 /// How long to wait for the local copy of an object that was just written.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -204,6 +205,27 @@ fn controlled_by<K: Kind<DynamicType = ()>>(owner: &K) -> Option<Vec<OwnerRefere
 fn is_controlled_by(object: &impl ResourceExt, uid: Option<&str>) -> bool {
     let mut owners = object.owner_references().iter();
     uid.is_some() && owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
+}
+
+/// Makes `owner` the controller of the objects that its selector chooses and that have none: an earlier owner may have
+/// been deleted without them. True if there were any; then the next decision is better made with them.
+fn adopt<'a, O: Kind<DynamicType = ()>, K: Kind>(
+    owner: &O,
+    selector: &LabelSelector,
+    objects: impl IntoIterator<Item = &'a Arc<K>>,
+    plan: &mut Plan,
+) -> bool {
+    let before = plan.actions.len();
+    for object in objects.into_iter().map(AsRef::as_ref) {
+        let mut owners = object.owner_references().to_vec();
+        let free =
+            object.meta().deletion_timestamp.is_none() && owners.iter().all(|owner| owner.controller != Some(true));
+        if free && object.namespace() == owner.namespace() && selects(Some(selector), object.labels()) {
+            owners.extend(owner.controller_owner_ref(&()));
+            plan.add(Action::patch(object, json!({ "metadata": { "ownerReferences": json_of(&owners) } })));
+        }
+    }
+    plan.actions.len() > before
 }
 
 /// Whether a selector matches; one that cannot be read matches nothing, and so does an absent one.

@@ -85,11 +85,20 @@ fn count(length: usize) -> i32 {
 
 /// A number, or a percentage of `whole` rounded up.
 pub fn share(value: &IntOrString, whole: i32) -> i32 {
+    scaled(value, whole, 99)
+}
+
+/// A number, or a percentage of `whole` rounded down.
+pub fn share_rounded_down(value: &IntOrString, whole: i32) -> i32 {
+    scaled(value, whole, 0)
+}
+
+fn scaled(value: &IntOrString, whole: i32, round_up: i64) -> i32 {
     match value {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
             let percent = text.trim_end_matches('%').parse::<i64>().unwrap_or(0);
-            i32::try_from((percent * i64::from(whole) + 99) / 100).unwrap_or(i32::MAX)
+            i32::try_from((percent * i64::from(whole) + round_up) / 100).unwrap_or(i32::MAX)
         }
     }
 }

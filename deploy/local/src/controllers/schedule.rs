@@ -1,4 +1,4 @@
-//! The scheduler: every pod goes to the one node, unless its node selector or a required node affinity says otherwise.
+//! The scheduler: every pod goes to the one node, unless its node selector says otherwise.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;

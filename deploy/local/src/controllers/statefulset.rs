@@ -14,17 +14,20 @@ use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::{Plan, World, controlled_by, hash, is_controlled_by, pods};
+use super::{Plan, World, adopt, controlled_by, hash, is_controlled_by, pods};
 use crate::objects::{Action, json_of};
 
 const REVISION_LABEL: &str = "controller-revision-hash";
-/// Old revisions that are kept for `kubectl rollout undo` when the set says nothing.
-const HISTORY: i32 = 10;
 
 /// Decides for all sets.
 pub fn plan(world: &World, now: Timestamp, plan: &mut Plan) {
     for set in world.stateful_sets.iter().filter(|set| set.metadata.deletion_timestamp.is_none()) {
-        Decision::new(world, set, now).decide(plan);
+        let pods = world.pods.iter().filter(|pod| ordinal(set, pod).is_some());
+        let pods = adopt(set.as_ref(), &set.spec.selector, pods, plan);
+        let revisions = adopt(set.as_ref(), &set.spec.selector, &world.revisions, plan);
+        if !pods && !revisions {
+            Decision::new(world, set, now).decide(plan);
+        }
     }
 }
 
@@ -216,11 +219,12 @@ impl<'a> Decision<'a> {
         serde_json::from_value(template.clone()).ok()
     }
 
-    /// Writes the template down as a revision, and drops revisions beyond the history that nobody uses.
+    /// Writes the template down as a revision, for pods that are still to be made from it when there is a newer one, and
+    /// drops revisions that nobody uses: there is no history to go back to.
     fn keep_revisions(&self, plan: &mut Plan) {
-        let latest = self.revisions.iter().filter_map(|revision| revision.revision).max().unwrap_or(0);
-        match self.revisions.iter().find(|revision| revision.name_any() == self.update) {
-            None => plan.add(Action::create(&ControllerRevision {
+        if !self.revisions.iter().any(|revision| revision.name_any() == self.update) {
+            let latest = self.revisions.iter().filter_map(|revision| revision.revision).max().unwrap_or(0);
+            plan.add(Action::create(&ControllerRevision {
                 metadata: ObjectMeta {
                     name: Some(self.update.clone()),
                     namespace: self.set.namespace(),
@@ -230,21 +234,14 @@ impl<'a> Decision<'a> {
                 },
                 data: RawExtension(json!({ "spec": { "template": json_of(&self.spec.template) } })),
                 revision: Some(latest + 1),
-            })),
-            Some(revision) if revision.revision < Some(latest) => {
-                plan.add(Action::patch(revision.as_ref(), json!({ "revision": latest + 1 })));
-            }
-            Some(_) => {}
+            }));
         }
         let used = |revision: &ControllerRevision| {
             let name = revision.name_any();
             let mut pods = self.pods.values();
             name == self.update || name == self.current || pods.any(|pod| revision_of(pod) == Some(name.as_str()))
         };
-        let mut unused: Vec<_> = self.revisions.iter().filter(|revision| !used(revision)).collect();
-        unused.sort_by_key(|revision| revision.revision);
-        let limit = usize::try_from(self.spec.revision_history_limit.unwrap_or(HISTORY)).unwrap_or(0);
-        for revision in unused.iter().take(unused.len().saturating_sub(limit)) {
+        for revision in self.revisions.iter().filter(|revision| !used(revision)) {
             plan.add(Action::delete(revision.as_ref()));
         }
     }
@@ -431,6 +428,21 @@ mod tests {
         assert_eq!(created["spec"]["containers"][0]["name"], "old");
         assert_eq!(created["metadata"]["labels"][REVISION_LABEL], "s-old");
         assert_eq!((&created["spec"]["hostname"], &created["spec"]["subdomain"]), (&json!("s-0"), &json!("svc")));
+    }
+
+    #[test]
+    fn what_an_earlier_set_left_is_adopted() {
+        let mut world = World { stateful_sets: vec![set(&json!({}), "")], ..World::default() };
+        for (name, labels) in
+            [("s-0", json!({"app": "x"})), ("s-1", json!({"app": "y"})), ("other", json!({"app": "x"}))]
+        {
+            world.pods.push(object(json!({"metadata": {"name": name, "namespace": "ns", "labels": labels}})));
+        }
+        let mut result = Plan::default();
+        plan(&world, Timestamp::UNIX_EPOCH, &mut result);
+        assert_eq!(summary(&result), ["patch Pod s-0"]);
+        let Action::Patch(_, patch) = &result.actions[0] else { panic!("{result:?}") };
+        assert_eq!(patch["metadata"]["ownerReferences"][0]["uid"], "set");
     }
 
     #[test]
