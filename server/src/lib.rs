@@ -24,3 +24,4 @@ pub mod server;
 
 pub mod error;
 pub mod proto;
+mod socket;

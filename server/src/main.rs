@@ -8,8 +8,10 @@ use keelson_server::telemetry::logs;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (config, warnings) = match Invocation::read(arguments.clone(), std::env::vars()) {
+    let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    let (config, warnings) = match Invocation::read(arguments.clone(), variables) {
         Ok(Invocation::Run(config, warnings)) => (*config, warnings),
         Ok(Invocation::Help) => {
             print!("{}", usage());
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    end_with_raft();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -44,6 +47,20 @@ fn main() -> ExitCode {
 fn install_logger(config: &Config) -> anyhow::Result<()> {
     let subscriber = logs::subscriber(&config.log)?;
     Ok(tracing::subscriber::set_global_default(subscriber)?)
+}
+
+/// A panic in Raft's threads or the store's leaves a member that answers and does not follow: it ends instead.
+fn end_with_raft() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        if name.starts_with("raft") || name == "compaction" {
+            tracing::error!(thread = name, %panic, "a panic; the process ends");
+            std::process::abort();
+        }
+    }));
 }
 
 /// How long a server that cannot go on may take to stop in order.

@@ -3,7 +3,11 @@
 mod common;
 
 use common::{Cluster, Member, eventually, refusal, watch};
+use std::time::Duration;
+
 use etcd_client::{Client, GetOptions, WatchOptions};
+use keelson_server::proto::etcdserverpb::PutRequest;
+use keelson_server::proto::etcdserverpb::kv_client::KvClient;
 
 async fn value(client: &mut Client, key: &str) -> Option<String> {
     let response = client.get(key, None).await.ok()?;
@@ -110,6 +114,32 @@ async fn nothing_acknowledged_is_lost_when_leader_and_majority_are_killed() {
         .await
         .expect("served");
     assert_eq!(served.count(), 1);
+    // A client's own deadline is kept here too, and nothing goes on waiting for it.
+    let mut writer = KvClient::connect(member.client_url())
+        .await
+        .expect("connected");
+    let mut request = tonic::Request::new(PutRequest::default());
+    request.get_mut().key = "late".into();
+    request.set_timeout(Duration::from_millis(300));
+    let late = writer.put(request).await.expect_err("no quorum");
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
+    eventually("the put is counted as late", || async {
+        let (_, metrics) = member.get("/metrics").await?;
+        let late = metrics.lines().any(|line| {
+            line.starts_with("grpc_server_handled_total")
+                && line.contains("\"DeadlineExceeded\"")
+                && line.contains("\"Put\"")
+                && line.ends_with(" 1")
+        });
+        let failed = metrics
+            .lines()
+            .all(|line| line != "etcd_server_proposals_failed_total 0");
+        let none_waits = metrics
+            .lines()
+            .any(|line| line == "etcd_server_proposals_pending 0");
+        (late && failed && none_waits).then_some(())
+    })
+    .await;
 
     cluster.restart(leader);
     cluster.restart(other);
@@ -196,6 +226,88 @@ async fn a_cluster_grows_by_a_learner_and_shrinks_again() {
         first.member_list().await.expect("a list").members().len(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_single_member_is_given_a_second_voter() {
+    let mut member = Member::new("first");
+    let alone = format!("--initial-cluster=first={}", member.peer_url());
+    member.start(&[&alone]);
+    let mut first = member.client().await;
+    put(&first, "k", "v").await;
+    let mut joining = Member::new("second");
+    let added = first.member_add([joining.peer_url()], None).await;
+    assert_eq!(added.expect("added").member_list().len(), 2);
+
+    // From now on both are needed. A crash meanwhile leaves the way open.
+    member.kill();
+    member.start(&[&alone]);
+    let both = format!("{alone},second={}", joining.peer_url());
+    joining.start(&[&both, "--initial-cluster-state=existing"]);
+    let mut second = joining.client().await;
+    assert_eq!(value(&mut second, "k").await, Some("v".into()));
+    put(&first, "k", "2").await;
+    assert_eq!(value(&mut second, "k").await, Some("2".into()));
+}
+
+#[tokio::test]
+async fn a_member_is_found_at_its_new_address() {
+    let mut cluster = Cluster::start(3);
+    let mut clients = cluster.clients().await;
+    let leader = cluster.leader().await;
+    let moving = (leader + 1) % 3;
+    let status = clients[moving].status().await.expect("status");
+    let id = status.header().expect("a header").member_id();
+    let member = &mut cluster.members[moving];
+    let url = member.peer_url().replace(":2380", ":2390");
+    clients[leader]
+        .member_update(id, [url.clone()])
+        .await
+        .expect("updated");
+    member.kill();
+    let others = format!("--listen-peer-urls={url}");
+    member.start(&[&others, &format!("--initial-advertise-peer-urls={url}")]);
+    put(&clients[leader], "k", "v").await;
+    let mut moved = member.client().await;
+    assert_eq!(value(&mut moved, "k").await, Some("v".into()));
+    assert_eq!(cluster.leader().await, leader, "nobody had to be elected");
+}
+
+#[tokio::test]
+async fn a_lost_log_is_noticed() {
+    let (mut member, client) = common::single().await;
+    put(&client, "k", "v").await;
+    assert_eq!(member.terminate().await, Some(0));
+    std::fs::remove_dir_all(member.data_dir().join("wal")).expect("removed");
+    member.start(&[&format!("--initial-cluster=single={}", member.peer_url())]);
+    assert_eq!(member.exit().await, Some(1));
+    assert!(
+        member.log().contains("holds no raft log"),
+        "{}",
+        member.log()
+    );
+}
+
+/// It may have been a member before it lost its data, and its peers may only be slow to say so.
+#[tokio::test]
+async fn a_new_member_asks_peers_that_run_until_they_answer() {
+    let (mut member, slow) = (Member::new("first"), Member::new("slow"));
+    let address = slow.peer_url().replace("http://", "");
+    let peer = tokio::net::TcpListener::bind(address).await.expect("bound");
+    member.start(&[&format!(
+        "--initial-cluster=first={},slow={}",
+        member.peer_url(),
+        slow.peer_url()
+    )]);
+    for _ in 0..2 {
+        drop(peer.accept().await.expect("asked"));
+        assert!(!member.log().contains("starting as a member"));
+    }
+    drop(peer);
+    eventually("it starts once nobody runs there", || async {
+        member.log().contains("starting as a member").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

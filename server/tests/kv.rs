@@ -150,6 +150,10 @@ async fn what_is_wrong_is_refused_in_words_that_clients_know() {
         refusal(client.put("big", vec![0; 3 << 20], None).await).0,
         8
     );
+    let mut watching = watch(&mut client, "big", WatchOptions::new()).await;
+    watching.watch(vec![0; 3 << 20], None).await.expect("sent");
+    let refused = refusal(watching.message().await);
+    assert_eq!(refused.0, 8, "{refused:?}");
 
     client
         .compact(3, Some(CompactionOptions::new().with_physical()))

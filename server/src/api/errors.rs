@@ -21,6 +21,19 @@ pub fn unimplemented(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not supported yet"))
 }
 
+/// Go's gRPC has its own code for messages over the limit; clients look for it.
+pub fn in_gos_words(status: Status) -> Status {
+    let too_large =
+        status.code() == Code::OutOfRange && status.message().contains("message length too large");
+    match too_large {
+        true => Status::resource_exhausted(format!(
+            "grpc: received message larger than max: {}",
+            status.message()
+        )),
+        false => status,
+    }
+}
+
 /// Go's name of a status code, as metrics have it.
 pub fn code_name(code: Code) -> &'static str {
     match code {

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -20,7 +20,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::errors::code_name;
+use super::errors::{code_name, in_gos_words};
 use super::{Api, http as http_door};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -149,15 +149,20 @@ impl Gate {
             .headers()
             .get("hasleader")
             .is_some_and(|value| value == "true");
+        let time_left = time_left(request.headers());
         let mut call = Call::begin(counted, &self.api);
         if let Err(error) = self.admit(request.uri().path(), needs_leader) {
             return call.refuse(Status::from(error));
         }
-        let Ok(response) = self.grpc.call(request).await;
+        // The client has given up by then, but what was not answered in time is counted as that.
+        let response = tokio::select! {
+            Ok(response) = self.grpc.call(request) => response,
+            () = over(call.begun, time_left) => return call.refuse(late()),
+        };
         let cut = call
             .counted
             .is_stream()
-            .then(|| self.api.clone().cut(needs_leader));
+            .then(|| self.api.clone().cut(needs_leader, call.begun, time_left));
         call.answer(response, cut)
     }
 
@@ -176,16 +181,51 @@ impl Gate {
     }
 }
 
+/// The time that the client gives a call, by the header that gRPC has for it: up to 8 digits and a unit.
+fn time_left(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// Returns when the time is over; never without one.
+async fn over(begun: Instant, time_left: Option<Duration>) {
+    match time_left.and_then(|time| begun.checked_add(time)) {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
+}
+
 impl Api {
     fn is_voter(&self) -> bool {
         !self.node.status().is_learner()
     }
 
-    /// Returns when a stream must end: the server stops, or the leader that the client wants has been gone too long.
-    async fn cut(self: Arc<Self>, needs_leader: bool) -> EtcdError {
+    /// Returns when a stream must end: the server stops, the leader that the client wants has been gone too long, or the
+    /// client's time is over.
+    async fn cut(
+        self: Arc<Self>,
+        needs_leader: bool,
+        begun: Instant,
+        time_left: Option<Duration>,
+    ) -> Status {
         tokio::select! {
-            () = self.stop.cancelled() => EtcdError::Stopped,
-            () = self.leader_lost(), if needs_leader => EtcdError::NoLeader,
+            () = self.stop.cancelled() => EtcdError::Stopped.into(),
+            () = self.leader_lost(), if needs_leader => EtcdError::NoLeader.into(),
+            () = over(begun, time_left) => late(),
         }
     }
 
@@ -290,18 +330,11 @@ impl Call {
     fn answer(
         mut self,
         mut response: Response<Body>,
-        cut: Option<impl Future<Output = EtcdError> + Send + 'static>,
+        cut: Option<impl Future<Output = Status> + Send + 'static>,
     ) -> Response<Body> {
         if let Some(status) = Status::from_header_map(response.headers()) {
-            // Go's gRPC has its own code for messages over the limit; clients look for it.
-            if status.code() == Code::OutOfRange
-                && status.message().contains("message length too large")
-            {
-                let message = format!(
-                    "grpc: received message larger than max: {}",
-                    status.message()
-                );
-                return self.refuse(Status::resource_exhausted(message));
+            if status.code() == Code::OutOfRange {
+                return self.refuse(in_gos_words(status));
             }
             self.finish(status.code());
             return response;
@@ -310,7 +343,7 @@ impl Call {
         *response.body_mut() = Body::new(CallBody {
             inner,
             call: self,
-            cut: cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = EtcdError> + Send>>),
+            cut: cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = Status> + Send>>),
         });
         response
     }
@@ -354,7 +387,7 @@ impl Drop for Call {
 struct CallBody {
     inner: Body,
     call: Call,
-    cut: Option<Pin<Box<dyn Future<Output = EtcdError> + Send>>>,
+    cut: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
 }
 
 impl hyper::body::Body for CallBody {
@@ -378,9 +411,8 @@ impl hyper::body::Body for CallBody {
         }
         if polled.is_pending()
             && let Some(cut) = &mut self.cut
-            && let Poll::Ready(error) = cut.as_mut().poll(context)
+            && let Poll::Ready(status) = cut.as_mut().poll(context)
         {
-            let status = Status::from(error);
             self.call.finish(status.code());
             let mut trailers = HeaderMap::new();
             return Poll::Ready(match status.add_header(&mut trailers) {
@@ -397,5 +429,30 @@ impl hyper::body::Body for CallBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_time_is_read_as_grpc_writes_it() {
+        for (text, time) in [
+            ("1500m", Some(Duration::from_millis(1500))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("5", None),
+            ("-1S", None),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-timeout"),
+                text.parse().expect("a header's value"),
+            )]);
+            assert_eq!(time_left(&headers), time, "{text}");
+        }
     }
 }

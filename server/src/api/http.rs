@@ -76,7 +76,8 @@ async fn health(State(api): State<Arc<Api>>, Query(queries): Queries) -> Respons
     };
     let reason = reason.unwrap_or_default();
     let body = format!("{{\"health\":\"{healthy}\",\"reason\":{}}}", json!(reason));
-    (code, [(CONTENT_TYPE, "application/json")], body).into_response()
+    // The type that etcd's clients see: Go guesses it.
+    (code, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
 fn excluded(queries: &[(String, String)]) -> Vec<&str> {
@@ -123,12 +124,20 @@ async fn readyz(State(api): State<Arc<Api>>, Query(queries): Queries) -> Respons
     api.probe(READYZ, &queries).await
 }
 
-async fn one_livez(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Response {
-    api.probe_one(LIVEZ, &name).await
+async fn one_livez(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    Query(queries): Queries,
+) -> Response {
+    api.probe_one(LIVEZ, &name, &queries).await
 }
 
-async fn one_readyz(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Response {
-    api.probe_one(READYZ, &name).await
+async fn one_readyz(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    Query(queries): Queries,
+) -> Response {
+    api.probe_one(READYZ, &name, &queries).await
 }
 
 impl Api {
@@ -136,7 +145,7 @@ impl Api {
     async fn sickness(&self, serializable: bool, excluded: &[&str]) -> Option<String> {
         let alarms = match self.read(false, |view| Ok(view.alarms()?)).await {
             Ok(alarms) => alarms,
-            Err(status) => return Some(format!("QGET ERROR:{}", status.message())),
+            Err(status) => return Some(format!("RANGE ERROR:{}", status.message())),
         };
         let raised = alarms
             .iter()
@@ -149,7 +158,7 @@ impl Api {
             return Some("RAFT NO LEADER".to_owned());
         }
         let read = self.linearize(serializable).await;
-        read.err().map(|error| format!("QGET ERROR:{error}"))
+        read.err().map(|error| format!("RANGE ERROR:{error}"))
     }
 
     async fn check(&self, check: Check) -> Result<(), String> {
@@ -158,12 +167,12 @@ impl Api {
                 .read(false, |view| Ok(view.key(b"health")?))
                 .await
                 .map(drop)
-                .map_err(|status| format!("range error: {}", status.message())),
+                .map_err(|status| status.message().to_owned()),
             Check::LinearizableRead => self
                 .node
                 .linearize()
                 .await
-                .map_err(|error| format!("range error: {error}")),
+                .map_err(|error| error.to_string()),
             Check::DataCorruption => {
                 let alarms = self.read(false, |view| Ok(view.alarms()?)).await;
                 let alarms = alarms.map_err(|status| status.message().to_owned())?;
@@ -189,7 +198,6 @@ impl Api {
         for check in checks {
             let name = check.name();
             if excluded.contains(&name) {
-                lines += &format!("[+]{name} excluded: ok\n");
                 continue;
             }
             match self.check(*check).await {
@@ -207,9 +215,14 @@ impl Api {
         }
     }
 
-    async fn probe_one(&self, checks: &[Check], name: &str) -> Response {
+    async fn probe_one(
+        &self,
+        checks: &[Check],
+        name: &str,
+        queries: &[(String, String)],
+    ) -> Response {
         match checks.iter().find(|check| check.name() == name) {
-            Some(check) => self.probe(&[*check], &[]).await,
+            Some(check) => self.probe(&[*check], queries).await,
             None => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
         }
     }

@@ -58,7 +58,7 @@ impl Listener {
         let mut url = url.clone();
         let socket = match &mut url.address {
             ListenAddress::Tcp(ip, port) => {
-                let listener = TcpListener::bind((*ip, *port)).await?;
+                let listener = crate::socket::listen((*ip, *port)).await?;
                 *port = listener.local_addr()?.port();
                 Socket::Tcp(listener)
             }

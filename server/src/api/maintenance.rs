@@ -64,7 +64,7 @@ impl Maintenance for Api {
             db_size_in_use: bytes(sizes.in_use_bytes),
             is_learner: status.is_learner(),
             storage_version: STORAGE_VERSION.to_owned(),
-            db_size_quota: bytes(self.limits.quota_bytes.unwrap_or(0)),
+            db_size_quota: self.limits.told_quota_bytes,
             downgrade_info: Some(DowngradeInfo::default()),
         }))
     }

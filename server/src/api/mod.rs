@@ -47,6 +47,8 @@ pub struct Limits {
     pub max_txn_ops: usize,
     /// Stored bytes above which writes are refused; `None` without limit.
     pub quota_bytes: Option<u64>,
+    /// The quota as status and metrics tell it: below zero without limit, as it was configured.
+    pub told_quota_bytes: i64,
     /// Leases live at least this long, in seconds.
     pub min_lease_ttl_seconds: i64,
     /// Unary calls that take longer are logged.
@@ -63,6 +65,10 @@ impl Limits {
             max_request_bytes: config.max_request_bytes,
             max_txn_ops: config.max_txn_ops,
             quota_bytes: config.quota(),
+            told_quota_bytes: match config.quota() {
+                Some(bytes) => bytes as i64,
+                None => config.quota_backend_bytes,
+            },
             // Long enough to survive an election and the renewals that were lost in it.
             min_lease_ttl_seconds: (election_ms * 3 / 2 + 999) / 1000,
             slow_request: config.warning_unary_request_duration,
@@ -120,18 +126,14 @@ impl Api {
         if command.encoded_len() > self.limits.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
-        self.metrics.proposals_pending.inc();
+        let mut pending = Pending::begin(&self.metrics);
         let outcome = self.node.propose(command).await;
-        self.metrics.proposals_pending.dec();
+        pending.failed =
+            matches!(&outcome, Err(error) if error.code() == crate::error::Code::Unavailable);
         match outcome.map(|outcome| outcome.result) {
             Ok(Some(result)) => Ok(result),
             Ok(None) => Err(errors::internal("an outcome without a result", "empty")),
-            Err(error) => {
-                if error.code() == crate::error::Code::Unavailable {
-                    self.metrics.proposals_failed.inc();
-                }
-                Err(error.into())
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -177,9 +179,34 @@ impl Api {
             applied_index: status.applied_index,
             total_bytes: sizes.total_bytes,
             in_use_bytes: sizes.in_use_bytes,
-            quota_bytes: self.limits.quota_bytes.unwrap_or(0),
+            quota_bytes: self.limits.told_quota_bytes,
             revision: view.revision(),
             compact_revision: view.compact_revision(),
+        }
+    }
+}
+
+/// A proposal that waits for its outcome. One that is dropped before, because the client went away, has failed.
+struct Pending<'a> {
+    metrics: &'a Metrics,
+    failed: bool,
+}
+
+impl<'a> Pending<'a> {
+    fn begin(metrics: &'a Metrics) -> Self {
+        metrics.proposals_pending.inc();
+        Pending {
+            metrics,
+            failed: true,
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.metrics.proposals_pending.dec();
+        if self.failed {
+            self.metrics.proposals_failed.inc();
         }
     }
 }

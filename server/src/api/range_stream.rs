@@ -28,18 +28,26 @@ const CHUNKS_WAITING: usize = 2;
 
 /// Sorts and revision filters would need the whole range first.
 pub fn check(request: &RangeRequest) -> Result<(), Status> {
-    let in_key_order =
-        request.sort_target() == SortTarget::Key && request.sort_order() != SortOrder::Descend;
+    let in_key_order = match request.sort_order() {
+        SortOrder::None => true,
+        SortOrder::Ascend => request.sort_target() == SortTarget::Key,
+        SortOrder::Descend => false,
+    };
+    if !in_key_order {
+        return Err(Status::unimplemented(
+            "RangeStream does not support custom sort orders",
+        ));
+    }
     let filters = [
         request.min_mod_revision,
         request.max_mod_revision,
         request.min_create_revision,
         request.max_create_revision,
     ];
-    match in_key_order && filters == [0; 4] {
+    match filters == [0; 4] {
         true => Ok(()),
         false => Err(Status::unimplemented(
-            "etcdserver: sorts and revision filters are not supported by RangeStream",
+            "RangeStream does not support revision filters",
         )),
     }
 }

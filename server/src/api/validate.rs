@@ -46,16 +46,21 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
     }
 }
 
+/// Txns within txns. A log entry is decoded with a limit on how deep messages nest: what passes here must pass there, on
+/// every member, for ever.
+const MAX_NESTING: usize = 32;
+
 /// A txn has at most `max_ops` compares, and operations in each branch, less those of the txns around it; no key is
 /// written twice.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
-    operations(request, max_ops)?;
+    operations(request, max_ops, MAX_NESTING)?;
     Writes::of(&request.success)?;
     Writes::of(&request.failure)?;
     Ok(())
 }
 
-fn operations(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
+fn operations(request: &TxnRequest, max_ops: usize, max_nesting: usize) -> Result<(), EtcdError> {
+    let max_nesting = max_nesting.checked_sub(1).ok_or(EtcdError::TooManyOps)?;
     let longest = request
         .compare
         .len()
@@ -70,7 +75,7 @@ fn operations(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
-            Some(Request::RequestTxn(request)) => operations(request, rest)?,
+            Some(Request::RequestTxn(request)) => operations(request, rest, max_nesting)?,
             None => return Err(EtcdError::KeyNotFound),
         }
     }
@@ -197,6 +202,51 @@ mod tests {
             ..TxnRequest::default()
         };
         txn(&request, 128)
+    }
+
+    #[test]
+    fn what_may_be_nested_can_be_decoded_in_an_entry_and_in_a_peers_answer() {
+        use prost::Message;
+
+        use crate::proto::command::{Command, Outcome, command::Op, outcome::Result as Answer};
+        use crate::proto::etcdserverpb::{ResponseOp, TxnResponse, response_op::Response};
+        use crate::proto::peer::ProposeResponse;
+
+        let nested = |levels: usize| {
+            let innermost = TxnRequest {
+                success: vec![put_op("a")],
+                ..TxnRequest::default()
+            };
+            (1..levels).fold(innermost, |inner, _| TxnRequest {
+                success: vec![RequestOp {
+                    request: Some(Request::RequestTxn(inner)),
+                }],
+                ..TxnRequest::default()
+            })
+        };
+        assert_eq!(
+            txn(&nested(MAX_NESTING + 1), 128),
+            Err(EtcdError::TooManyOps)
+        );
+        let deepest = nested(MAX_NESTING);
+        assert_eq!(txn(&deepest, 128), Ok(()));
+        let command = Command {
+            op: Some(Op::Txn(deepest)),
+        };
+        assert!(Command::decode(&command.encode_to_vec()[..]).is_ok());
+        let answer = (0..MAX_NESTING).fold(TxnResponse::default(), |inner, _| TxnResponse {
+            responses: vec![ResponseOp {
+                response: Some(Response::ResponseTxn(inner)),
+            }],
+            ..TxnResponse::default()
+        });
+        let answer = ProposeResponse {
+            outcome: Some(Outcome {
+                result: Some(Answer::Txn(answer)),
+            }),
+            ..ProposeResponse::default()
+        };
+        assert!(ProposeResponse::decode(&answer.encode_to_vec()[..]).is_ok());
     }
 
     #[test]

@@ -2,18 +2,41 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
+use super::errors::in_gos_words;
 use crate::proto::etcdserverpb::watch_server::Watch;
 use crate::proto::etcdserverpb::{WatchRequest, WatchResponse};
 
 /// Responses that wait for the connection. Behind them the stream's mailbox fills.
 const WAITING_RESPONSES: usize = 16;
+
+/// The requests up to the first that cannot be read, whose error goes to `broken`.
+fn until_broken(
+    requests: Streaming<WatchRequest>,
+    broken: oneshot::Sender<Status>,
+) -> impl Stream<Item = WatchRequest> {
+    futures::stream::unfold(
+        (requests, Some(broken)),
+        |(mut requests, mut broken)| async {
+            match requests.message().await {
+                Ok(request) => Some((request?, (requests, broken))),
+                Err(status) => {
+                    if let Some(broken) = broken.take() {
+                        // The client may be gone.
+                        let _ = broken.send(status);
+                    }
+                    None
+                }
+            }
+        },
+    )
+}
 
 #[tonic::async_trait]
 impl Watch for Arc<Api> {
@@ -25,11 +48,8 @@ impl Watch for Arc<Api> {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (out, responses) = mpsc::channel(WAITING_RESPONSES);
         let stream = self.node.hub().open(self.node.store().clone());
-        // A request that cannot be read ends the client's side; the client learns of its error by itself.
-        let requests = request
-            .into_inner()
-            .take_while(|request| std::future::ready(request.is_ok()))
-            .filter_map(|request| std::future::ready(request.ok()));
+        let (broken, breaks) = oneshot::channel();
+        let requests = until_broken(request.into_inner(), broken);
         // It ends when nobody takes the responses any more.
         tokio::spawn(stream.run(requests, out));
         let api = Arc::clone(self);
@@ -38,6 +58,12 @@ impl Watch for Arc<Api> {
             api.complete(&mut response.header);
             Ok(response)
         });
-        Ok(Response::new(responses.boxed()))
+        // A request that cannot be read (it is too large, say) ends the stream; that no more come does not.
+        let breaks = breaks
+            .into_stream()
+            .filter_map(|broken| std::future::ready(broken.ok().map(in_gos_words).map(Err)));
+        Ok(Response::new(
+            futures::stream::select(breaks, responses).boxed(),
+        ))
     }
 }

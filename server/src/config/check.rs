@@ -18,11 +18,13 @@ const FEATURES: &[&str] = &[
     "InitialCorruptCheck",
     "LeaseCheckpoint",
     "LeaseCheckpointPersist",
+    "PriorityRequest",
     "SetMemberLocalAddr",
     "StopGRPCServiceOnDefrag",
     "TxnModeWriteWithSharedBuffer",
 ];
 
+const MAX_REQUEST_BYTES: usize = 32 << 20;
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(50);
 const WATCH_PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
@@ -61,11 +63,11 @@ impl Config {
             keepalive: Keepalive {
                 min_time: settings.duration("grpc-keepalive-min-time"),
                 interval: settings.duration("grpc-keepalive-interval"),
-                timeout: settings.duration("grpc-keepalive-timeout"),
+                timeout: or_default(settings, "grpc-keepalive-timeout"),
             },
             auto_compaction: auto_compaction(settings)?,
-            watch_progress_notify_interval: settings.duration("watch-progress-notify-interval"),
-            warning_unary_request_duration: settings.duration("warning-unary-request-duration"),
+            watch_progress_notify_interval: progress_interval(settings),
+            warning_unary_request_duration: or_default(settings, "warning-unary-request-duration"),
             extensive_metrics: extensive_metrics(settings)?,
             log: log(settings)?,
             initial_advertise_peer_urls,
@@ -108,8 +110,10 @@ impl Config {
             ),
         )?;
         rule(
-            self.watch_progress_notify_interval >= WATCH_PROGRESS_INTERVAL_MIN,
-            "--watch-progress-notify-interval must be at least 100ms".to_owned(),
+            self.max_request_bytes <= MAX_REQUEST_BYTES,
+            format!(
+                "--max-request-bytes must be at most {MAX_REQUEST_BYTES}: members exchange no larger messages"
+            ),
         )?;
         rule(
             !self.listen_client_urls.is_empty() && !self.listen_peer_urls.is_empty(),
@@ -145,6 +149,26 @@ fn milliseconds(settings: &Settings, name: &'static str) -> Duration {
     Duration::from_millis(settings.count(name).into())
 }
 
+/// A duration for which zero means the default.
+fn or_default(settings: &Settings, name: &'static str) -> Duration {
+    match settings.duration(name) {
+        Duration::ZERO => settings.default_duration(name),
+        duration => duration,
+    }
+}
+
+/// Shorter intervals are raised to the shortest one, as in etcd.
+fn progress_interval(settings: &mut Settings) -> Duration {
+    let name = "watch-progress-notify-interval";
+    let interval = or_default(settings, name);
+    if interval < WATCH_PROGRESS_INTERVAL_MIN {
+        settings
+            .warnings
+            .push(format!("--{name} is raised to its minimum, 100ms"));
+    }
+    interval.max(WATCH_PROGRESS_INTERVAL_MIN)
+}
+
 fn list<'a>(settings: &'a Settings, name: &'static str) -> impl Iterator<Item = &'a str> {
     let items = settings.text(name).split(',').map(str::trim);
     items.filter(|item| !item.is_empty())
@@ -162,7 +186,7 @@ fn listeners(settings: &Settings, name: &'static str) -> Result<Vec<ListenUrl>, 
 fn advertised(settings: &Settings, name: &'static str) -> Result<Vec<String>, ConfigError> {
     list(settings, name)
         .map(|url| match check_advertised(url) {
-            Ok(()) => Ok(url.trim_end_matches('/').to_owned()),
+            Ok(()) => Ok(url.to_owned()),
             Err(error) => Err(ConfigError::invalid(name, url, error)),
         })
         .collect()
@@ -170,7 +194,7 @@ fn advertised(settings: &Settings, name: &'static str) -> Result<Vec<String>, Co
 
 fn advertise_client_urls(settings: &Settings) -> Result<Vec<String>, ConfigError> {
     let name = "advertise-client-urls";
-    if settings.is_set("listen-client-urls") && !settings.is_set(name) {
+    if !settings.from_file && settings.is_set("listen-client-urls") && !settings.is_set(name) {
         return Err(ConfigError::Rule(
             "--advertise-client-urls is required when --listen-client-urls is set explicitly"
                 .into(),
@@ -200,7 +224,7 @@ fn initial_cluster(
                 .filter(|(member, _)| !member.is_empty())
                 .ok_or_else(|| invalid("NAME=URL is expected".to_owned()))?;
             check_advertised(url).map_err(|error| invalid(error.to_string()))?;
-            Ok((member.to_owned(), url.trim_end_matches('/').to_owned()))
+            Ok((member.to_owned(), url.to_owned()))
         })
         .collect()
 }
@@ -283,7 +307,7 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
         return Err(invalid("logger", "zap is expected"));
     }
     Ok(LogConfig {
-        level: match settings.text("log-level") {
+        level: match settings.text("log-level").to_ascii_lowercase().as_str() {
             "debug" => LogLevel::Debug,
             "info" => LogLevel::Info,
             "warn" => LogLevel::Warn,

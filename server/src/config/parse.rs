@@ -12,56 +12,44 @@ pub struct Settings {
     set: BTreeMap<&'static str, String>,
     /// What an operator should know about settings that were ignored.
     pub warnings: Vec<String>,
+    /// They come from a configuration file.
+    pub from_file: bool,
 }
 
 impl Settings {
     /// Reads arguments (without the program's name), then variables for flags that no argument set. An empty variable
-    /// counts as unset.
+    /// counts as unset. If they name a configuration file, nothing else of them counts: the file replaces them.
     pub fn read(
         arguments: impl IntoIterator<Item = String>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let mut settings = Settings::default();
-        settings.read_arguments(arguments)?;
+        let given = given(arguments)?;
         let mut variables: Vec<_> = variables.into_iter().collect();
         variables.sort();
+        let mut settings = Settings::default();
+        let of_argument = given
+            .iter()
+            .rev()
+            .find(|(flag, _)| flag.name == "config-file");
+        let of_variable = variables
+            .iter()
+            .find(|(name, _)| name == "ETCD_CONFIG_FILE");
+        let file = match (of_argument, of_variable) {
+            (Some((_, file)), _) | (None, Some((_, file))) => file.as_str(),
+            (None, None) => "",
+        };
+        let version = given.iter().rev().find(|(flag, _)| flag.name == "version");
+        if !file.is_empty() && version.is_none() {
+            settings.set.insert("config-file", file.to_owned());
+            return Ok(settings);
+        }
+        for (flag, value) in given {
+            settings.set(flag, value)?;
+        }
         for (name, value) in variables {
             settings.read_variable(&name, value)?;
         }
         Ok(settings)
-    }
-
-    fn read_arguments(
-        &mut self,
-        arguments: impl IntoIterator<Item = String>,
-    ) -> Result<(), ConfigError> {
-        let mut arguments = arguments.into_iter();
-        while let Some(argument) = arguments.next() {
-            let Some(text) = argument.strip_prefix('-') else {
-                return Err(ConfigError::NotAFlag(argument));
-            };
-            let text = text.strip_prefix('-').unwrap_or(text);
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (text, None),
-            };
-            if name.is_empty() || name.starts_with('-') {
-                return Err(ConfigError::NotAFlag(argument));
-            }
-            if matches!(name, "h" | "help") {
-                return Err(ConfigError::Help);
-            }
-            let flag = flags::find(name).ok_or_else(|| ConfigError::unknown(name))?;
-            let value = match value {
-                Some(value) => value,
-                None if flag.kind == Kind::Bool => "true".to_owned(),
-                None => arguments
-                    .next()
-                    .ok_or(ConfigError::MissingValue(flag.name))?,
-            };
-            self.set(flag, value)?;
-        }
-        Ok(())
     }
 
     fn read_variable(&mut self, variable: &str, value: String) -> Result<(), ConfigError> {
@@ -89,7 +77,10 @@ impl Settings {
     pub fn read_file(text: &str) -> Result<Self, ConfigError> {
         let document: serde_yaml::Value =
             serde_yaml::from_str(text).map_err(|error| ConfigError::File(error.to_string()))?;
-        let mut settings = Settings::default();
+        let mut settings = Settings {
+            from_file: true,
+            ..Settings::default()
+        };
         settings.read_section(&document, |key| key.to_owned())?;
         Ok(settings)
     }
@@ -140,16 +131,7 @@ impl Settings {
     }
 
     fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), ConfigError> {
-        let fits = match flag.kind {
-            Kind::Text => true,
-            Kind::Bool => boolean(&value).is_some(),
-            Kind::Number => value.parse::<i64>().is_ok(),
-            Kind::Count => value.parse::<u32>().is_ok(),
-            Kind::Duration => duration::parse(&value).is_some(),
-        };
-        if !fits {
-            return Err(ConfigError::invalid(flag.name, &value, "parse error"));
-        }
+        check_kind(flag, &value)?;
         match flag.usage {
             Use::Effective => {}
             Use::Refused(_) | Use::Inert(_) if same(flag.kind, &value, flag.default) => {}
@@ -193,6 +175,61 @@ impl Settings {
     /// A flag that is a duration.
     pub fn duration(&self, name: &'static str) -> Duration {
         duration::parse(self.text(name)).unwrap_or_default()
+    }
+
+    /// What a flag that is a duration is when nobody sets it.
+    pub fn default_duration(&self, name: &'static str) -> Duration {
+        let default = flags::find(name).map_or("", |flag| flag.default);
+        duration::parse(default).unwrap_or_default()
+    }
+}
+
+/// The flags that the command line gives, in order, each with a text that fits its kind.
+fn given(
+    arguments: impl IntoIterator<Item = String>,
+) -> Result<Vec<(&'static Flag, String)>, ConfigError> {
+    let mut given = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let Some(text) = argument.strip_prefix('-') else {
+            return Err(ConfigError::NotAFlag(argument));
+        };
+        let text = text.strip_prefix('-').unwrap_or(text);
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        if name.is_empty() || name.starts_with('-') {
+            return Err(ConfigError::NotAFlag(argument));
+        }
+        if matches!(name, "h" | "help") {
+            return Err(ConfigError::Help);
+        }
+        let flag = flags::find(name).ok_or_else(|| ConfigError::unknown(name))?;
+        let value = match value {
+            Some(value) => value,
+            None if flag.kind == Kind::Bool => "true".to_owned(),
+            None => arguments
+                .next()
+                .ok_or(ConfigError::MissingValue(flag.name))?,
+        };
+        check_kind(flag, &value)?;
+        given.push((flag, value));
+    }
+    Ok(given)
+}
+
+fn check_kind(flag: &'static Flag, value: &str) -> Result<(), ConfigError> {
+    let fits = match flag.kind {
+        Kind::Text => true,
+        Kind::Bool => boolean(value).is_some(),
+        Kind::Number => value.parse::<i64>().is_ok(),
+        Kind::Count => value.parse::<u32>().is_ok(),
+        Kind::Duration => duration::parse(value).is_some(),
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(ConfigError::invalid(flag.name, value, "parse error")),
     }
 }
 

@@ -35,7 +35,7 @@ fn go_syntax_in_all_forms() {
             "-grpc-keepalive-interval",
             "1m30s",
             "--initial-advertise-peer-urls",
-            "http://a.example:2380/",
+            "http://a.example:2380",
         ],
         &[
             ("ETCD_NAME", "b"),
@@ -130,6 +130,10 @@ fn refusals_say_what_to_do() {
             "https://127.0.0.1:1: TLS is not supported yet",
         ),
         (
+            &["--max-request-bytes=67108864"],
+            "--max-request-bytes must be at most 33554432: members exchange no larger messages",
+        ),
+        (
             &["--initial-cluster=a"],
             "invalid value \"a\" for flag -initial-cluster: NAME=URL is expected",
         ),
@@ -158,9 +162,10 @@ fn file_replaces_flags_and_variables() {
                 peer-transport-security:\n  client-cert-auth: false\nproxy: off\ninitial-cluster:\n";
     std::fs::write(&file, text).expect("written");
     let path = file.to_str().expect("UTF-8");
+    // Not even what would be refused counts.
     let (config, warnings) = read(
-        &["--config-file", path, "--name=flag"],
-        &[("ETCD_METRICS", "extensive")],
+        &["--config-file", path, "--name=flag", "--cert-file=/a"],
+        &[("ETCD_METRICS", "extensive"), ("ETCD_KEY_FILE", "/a")],
     )
     .expect("valid");
     assert_eq!(config.name, "f");
@@ -170,10 +175,37 @@ fn file_replaces_flags_and_variables() {
     assert!(!config.extensive_metrics);
     assert_eq!(warnings.len(), 1);
 
+    // A file may leave out what flags must not.
+    std::fs::write(&file, "listen-client-urls: http://127.0.0.1:1\n").expect("written");
+    assert!(read(&[], &[("ETCD_CONFIG_FILE", path)]).is_ok());
+
     std::fs::write(&file, "peer-transport-security:\n  cert-file: /a\n").expect("written");
     assert_eq!(
         error(&["--config-file", path]),
         "--peer-cert-file: TLS is not supported yet"
+    );
+}
+
+#[test]
+fn durations_of_nothing_are_the_defaults_and_too_short_ones_are_raised() {
+    let (config, _) = read(
+        &[
+            "--watch-progress-notify-interval=0",
+            "--warning-unary-request-duration=0s",
+            "--grpc-keepalive-timeout=0s",
+        ],
+        &[],
+    )
+    .expect("valid");
+    assert_eq!(config, Config::default());
+    let (config, warnings) = read(&["--watch-progress-notify-interval=1ms"], &[]).expect("valid");
+    assert_eq!(
+        config.watch_progress_notify_interval,
+        Duration::from_millis(100)
+    );
+    assert_eq!(
+        warnings,
+        ["--watch-progress-notify-interval is raised to its minimum, 100ms"]
     );
 }
 

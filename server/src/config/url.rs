@@ -126,14 +126,11 @@ impl<'a> Parts<'a> {
     /// Host without the brackets of IPv6, and port.
     fn host_and_port(&self, text: &str) -> Result<(&'a str, u16), UrlError> {
         let malformed = || UrlError::Address(text.to_owned());
-        if let Some(slash) = self.rest.find(['/', '?', '#']) {
-            // A lone trailing slash is no path.
-            if slash + 1 != self.rest.len() || !self.rest.ends_with('/') {
-                return Err(UrlError::Path(text.to_owned()));
-            }
+        // A lone slash is a path too, as in etcd: two spellings of one URL would pass for two members.
+        if self.rest.contains(['/', '?', '#']) {
+            return Err(UrlError::Path(text.to_owned()));
         }
-        let address = self.rest.strip_suffix('/').unwrap_or(self.rest);
-        let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
+        let (host, port) = self.rest.rsplit_once(':').ok_or_else(malformed)?;
         let port = port.parse().map_err(|_| malformed())?;
         let host = match host.strip_prefix('[') {
             Some(ipv6) => ipv6.strip_suffix(']').ok_or_else(malformed)?,
@@ -152,7 +149,7 @@ mod tests {
     fn listen_urls_read_and_print() {
         for (text, printed) in [
             ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("https://0.0.0.0:2379/", "https://0.0.0.0:2379"),
+            ("https://0.0.0.0:2379", "https://0.0.0.0:2379"),
             ("http://localhost:0", "http://127.0.0.1:0"),
             ("http://[::1]:2380", "http://[::1]:2380"),
             ("unix:///run/keelson.sock", "unix:///run/keelson.sock"),
@@ -180,6 +177,10 @@ mod tests {
             (
                 "http://10.0.0.1:1/a",
                 UrlError::Path("http://10.0.0.1:1/a".into()),
+            ),
+            (
+                "http://10.0.0.1:1/",
+                UrlError::Path("http://10.0.0.1:1/".into()),
             ),
             (
                 "http://db.example:1",

@@ -10,10 +10,14 @@ use super::data_dir::{FORMAT, Identity};
 use super::{InitialClusterState, NodeConfig, StartError};
 use crate::proto::etcdserverpb::Member;
 use crate::proto::peer::ClusterResponse;
-use crate::raft::network::Peers;
+use crate::raft::network::{Peers, was_not_sent};
 
-/// How long peers of a new cluster may take to tell that it is not new.
-const NEW_LIMIT: Duration = Duration::from_secs(1);
+/// How long a peer may take to answer, connecting included.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long peers of a new cluster may take to start.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long a joining member looks for a peer that knows it.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -96,9 +100,9 @@ async fn create(config: &NodeConfig) -> Result<Identity, StartError> {
     let (member_id, members) = initial_members(config)?;
     let cluster_id = cluster_id(members.keys().copied());
     let others = members.iter().filter(|(id, _)| **id != member_id);
-    let answers =
-        others.map(|(_, urls)| Peers::ask_cluster(urls, config.peer_tls.clone(), NEW_LIMIT));
-    for answer in join_all(answers).await.into_iter().flatten() {
+    let answers = others.map(|(_, urls)| ask_until_known(config, urls));
+    for answer in join_all(answers).await {
+        let Some(answer) = answer? else { continue };
         if answer.cluster_id != cluster_id {
             continue;
         }
@@ -122,6 +126,29 @@ async fn create(config: &NodeConfig) -> Result<Identity, StartError> {
         member_id,
         initial_members,
     })
+}
+
+/// What the member at `urls` knows of the cluster; nothing if it does not run. One that runs but is still starting may know
+/// that this member had data once, so it is asked again.
+async fn ask_until_known(
+    config: &NodeConfig,
+    urls: &[String],
+) -> Result<Option<ClusterResponse>, StartError> {
+    let deadline = tokio::time::Instant::now() + START_LIMIT;
+    loop {
+        match Peers::ask_cluster(urls, config.peer_tls.clone(), ANSWER_LIMIT).await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(status) if was_not_sent(&status) => return Ok(None),
+            Err(status) if tokio::time::Instant::now() > deadline => {
+                return Err(StartError::Unavailable(format!(
+                    "{} runs but does not tell whether this member had data before: {}",
+                    urls.join(","),
+                    status.message()
+                )));
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }
 
 /// A member with a name has voted and acknowledged: coming back empty it could undo both. etcd lets it.
@@ -150,7 +177,7 @@ async fn join(config: &NodeConfig) -> Result<Identity, StartError> {
     loop {
         let mut seen = Vec::new();
         for urls in &others {
-            match Peers::ask_cluster(urls, config.peer_tls.clone(), NEW_LIMIT).await {
+            match Peers::ask_cluster(urls, config.peer_tls.clone(), ANSWER_LIMIT).await {
                 Ok(answer) => match find_self(own, &answer) {
                     Some(member) => return joined(member, &answer),
                     None => seen.push(format!(
@@ -168,7 +195,7 @@ async fn join(config: &NodeConfig) -> Result<Identity, StartError> {
                 seen.join("; ")
             )));
         }
-        tokio::time::sleep(NEW_LIMIT / 2).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

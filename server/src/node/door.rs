@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use super::Inner;
 use super::leader::tell;
+use crate::error::EtcdError;
+use crate::proto::command::Command;
 use crate::proto::peer as pb;
 use crate::raft::network::Door;
 
@@ -13,6 +17,14 @@ pub struct NodeDoor(pub Arc<Inner>);
 #[tonic::async_trait]
 impl Door for NodeDoor {
     async fn propose(&self, request: pb::ProposeRequest) -> pb::ProposeResponse {
+        // An entry that cannot be decoded would end every member, at every start.
+        if let Err(error) = Command::decode(request.command.clone()) {
+            tracing::error!(%error, "a peer proposed what is no command");
+            return pb::ProposeResponse {
+                error: EtcdError::RequestTooLarge.name().into(),
+                ..Default::default()
+            };
+        }
         match self.0.propose_here(request.command).await {
             Ok((index, outcome)) => pb::ProposeResponse {
                 index,

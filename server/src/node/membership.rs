@@ -63,33 +63,24 @@ impl Roster {
         learner: bool,
         rules: &Rules,
     ) -> Result<(), EtcdError> {
+        if !learner && rules.strict {
+            let quorum = Self::quorum_of(self.voters.len() + 1);
+            let among = |some: &BTreeSet<u64>| self.voters.intersection(some).count();
+            // A single member may always be given a second one.
+            let alone = self.voters.len() == 1;
+            if !(alone || among(&self.started) >= quorum) {
+                return Err(EtcdError::MemberNotEnoughStarted);
+            }
+            if !(alone || among(&self.active) >= quorum) {
+                return Err(EtcdError::Unhealthy);
+            }
+        }
         if self.url_taken(urls, None) {
             return Err(EtcdError::PeerURLExist);
         }
-        if learner {
-            return match self.learners.len() < rules.max_learners {
-                true => Ok(()),
-                false => Err(EtcdError::TooManyLearners),
-            };
-        }
-        if !rules.strict {
-            return Ok(());
-        }
-        self.check_voter_joins()?;
-        match self.voters.is_subset(&self.active) {
-            true => Ok(()),
-            false => Err(EtcdError::Unhealthy),
-        }
-    }
-
-    /// Whether enough voters have started for one more that may not have.
-    fn check_voter_joins(&self) -> Result<(), EtcdError> {
-        let started = self.voters.intersection(&self.started).count();
-        let size = self.voters.len() + 1;
-        // A single member may always be given a second one.
-        match (started == 1 && size == 2) || started >= Self::quorum_of(size) {
-            true => Ok(()),
-            false => Err(EtcdError::MemberNotEnoughStarted),
+        match learner && self.learners.len() >= rules.max_learners {
+            true => Err(EtcdError::TooManyLearners),
+            false => Ok(()),
         }
     }
 
@@ -142,8 +133,10 @@ impl Roster {
         if !self.active.contains(&id) || matched * 100 < last * READY_PERCENT {
             return Err(EtcdError::LearnerNotReady);
         }
-        match rules.strict {
-            true => self.check_voter_joins(),
+        // The learner itself has started, or it would not have caught up.
+        let started = self.voters.intersection(&self.started).count() + 1;
+        match rules.strict && started < Self::quorum_of(self.voters.len() + 1) {
+            true => Err(EtcdError::MemberNotEnoughStarted),
             false => Ok(()),
         }
     }
@@ -166,10 +159,12 @@ impl Roster {
 }
 
 impl Inner {
-    /// The members as applied here.
+    /// The members by the newest membership in the log. Raft acts on it before it is committed, and a member that the
+    /// commit needs must find itself in it.
     pub fn members(&self) -> Vec<Member> {
-        let state = self.shared.state();
-        let members = state.members.membership();
+        let metrics = self.raft.metrics();
+        let stored = StoredMembers::clone(&metrics.borrow_watched().membership_config);
+        let members = stored.membership();
         let learners: BTreeSet<u64> = members.learner_ids().collect();
         let attributes = self.shared.store.view().members().unwrap_or_else(|error| {
             tracing::error!(%error, "the members' names cannot be read");
@@ -288,10 +283,16 @@ impl Inner {
                         peer_urls: add.peer_urls,
                     },
                 );
-                if !add.learner {
-                    roster.voters.insert(id);
+                if add.learner {
+                    return Ok((self.append(roster.into_members()?, &base).await?, id));
                 }
-                Ok((self.append(roster.into_members()?, &base).await?, id))
+                let alone = roster.voters.len() == 1;
+                roster.voters.insert(id);
+                let members = roster.into_members()?;
+                match alone {
+                    true => self.append_second(members, &base, id).await,
+                    false => Ok((self.append(members, &base).await?, id)),
+                }
             }
             Change::Remove(id) => {
                 roster.check_remove(id, &rules).map_err(fail)?;
@@ -349,6 +350,34 @@ impl Inner {
             .append_membership(members, EntryPayload::Blank, [condition])
             .await;
         written(appended.map(|response| response.log_id.index))
+    }
+
+    /// Gives a single member a second one. That is committed only once the newcomer runs, which it does only when its
+    /// addition was answered: so the answer comes as soon as the entry is in the log, and nobody waits for index 0.
+    async fn append_second(
+        &self,
+        members: Members,
+        base: &StoredMembers,
+        id: u64,
+    ) -> Result<(u64, u64), Miss> {
+        let mut metrics = self.raft.metrics();
+        let in_log = async {
+            while metrics
+                .borrow_watched()
+                .membership_config
+                .membership()
+                .get_node(&id)
+                .is_none()
+            {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            appended = self.append(members, base) => appended.map(|index| (index, id)),
+            () = in_log => Ok((0, id)),
+        }
     }
 
     fn roster(&self) -> (Roster, StoredMembers) {

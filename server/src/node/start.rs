@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use openraft::errors::{InitializeError, RaftError};
@@ -64,7 +64,14 @@ async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner
     let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
     let connections = network::listen(&config.listen_peer_urls, config.peer_tls.clone());
     let connections = connections.await.map_err(io_error("listening for peers"))?;
-    let identity = match data_dir.identity()? {
+    let known = data_dir.identity()?;
+    let ready = Arc::new(OnceLock::new());
+    let service = network::PeerService {
+        blank: known.is_none(),
+        ready: ready.clone(),
+    };
+    tokio::spawn(network::serve(service, connections, running.stop.clone()));
+    let identity = match known {
         Some(identity) => identity,
         None => {
             let identity = bootstrap::identify(&config).await?;
@@ -79,14 +86,16 @@ async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner
     );
     let (inner, log_thread) = open(config, &identity, &data_dir, running.stop.clone()).await?;
     *running.log_thread.lock().expect(lock) = Some(log_thread);
-    let service = network::PeerService {
+    let opened = network::Ready {
         cluster_id: inner.cluster_id,
         member_id: inner.member_id,
         raft: inner.raft.clone(),
         door: Arc::new(NodeDoor(inner.clone())),
         snapshot_dir: data_dir.snapshots(),
     };
-    tokio::spawn(network::serve(service, connections, inner.stop.clone()));
+    if ready.set(opened).is_err() {
+        unreachable!("it is set here alone");
+    }
     initialize(&inner.raft, identity.members()?).await?;
     *running.data_dir.lock().expect(lock) = Some(data_dir);
     Ok(inner)
@@ -106,6 +115,14 @@ async fn open(
     };
     let (log, log_thread) = LogStore::open(data_dir.wal(), options)
         .map_err(|error| StartError::DataDir(error.to_string()))?;
+    if log.is_blank() && shared.state().last.is_some() {
+        return Err(StartError::DataDir(format!(
+            "{} holds no raft log, but the store beside it has data. Is the volume of --wal-dir mounted? If the log is \
+             lost, so are this member's promises to the others: remove the member, delete its data directory, and add it \
+             again",
+            data_dir.wal().display()
+        )));
+    }
     let lessor = Arc::new(Lessor::default());
     let leases = shared
         .store

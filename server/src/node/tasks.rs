@@ -1,10 +1,12 @@
 //! What a member does by itself: watch its own state, publish its name, flush, expire leases, hand leadership over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
+use prost::Message;
 
 use super::{Inner, NodeStatus};
 use crate::error::EtcdError;
@@ -13,10 +15,13 @@ use crate::mvcc::{MemberAttributes, View};
 use crate::proto::command::Command;
 use crate::proto::command::command::Op;
 use crate::proto::etcdserverpb::LeaseRevokeRequest;
-use crate::raft::state_machine::AppliedState;
+use crate::raft::state_machine::{self, AppliedState};
 
 /// Unflushed changes are flushed after this long.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Entries that a snapshot on its way may keep in the log. A receiver that takes longer needs another snapshot.
+const MOST_HELD_ENTRIES: u64 = 5_000_000;
 
 /// Starts the tasks; they end with the member.
 pub fn spawn(inner: &Arc<Inner>) {
@@ -36,10 +41,13 @@ async fn watch_status(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
     let mut removed = inner.peers.removed();
     let mut last_leader = None;
+    let mut known_members = None;
     loop {
         let fatal = metrics.borrow_and_update().running_state.clone().err();
-        if let Some(fatal) = fatal {
-            return end(&inner, &fatal);
+        match fatal {
+            Some(Fatal::Stopped) => return,
+            Some(fatal) => return end(&inner, &fatal),
+            None => {}
         }
         let mut now = inner.current_status();
         if let Some(leader) = now.leader
@@ -58,6 +66,13 @@ async fn watch_status(inner: Arc<Inner>) {
         if now.removed && !inner.status.borrow().removed {
             tracing::error!("the member has been permanently removed from the cluster");
         }
+        let members = metrics.borrow_watched().membership_config.clone();
+        if known_members.as_ref() != members.log_id().as_ref() {
+            known_members = *members.log_id();
+            for (id, node) in members.membership().nodes() {
+                inner.peers.moved(*id, &node.peer_urls);
+            }
+        }
         follow_leadership(&inner, &now);
         inner.status.send_if_modified(|status| {
             let noticeable = (status.leader, status.term, status.role, status.removed)
@@ -66,7 +81,10 @@ async fn watch_status(inner: Arc<Inner>) {
             noticeable
         });
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { return },
+            changed = metrics.changed() => if changed.is_err() {
+                // Its core is gone without a word: it has panicked, or this member stops.
+                return end(&inner, &"its core has ended");
+            },
             _ = removed.changed() => {}
             // Silence changes no metric.
             () = tokio::time::sleep(inner.config.election_timeout / 2) => {}
@@ -75,13 +93,14 @@ async fn watch_status(inner: Arc<Inner>) {
     }
 }
 
-fn end(inner: &Inner, fatal: &Fatal<crate::raft::types::TypeConfig>) {
-    if inner.stop.is_cancelled() || matches!(fatal, Fatal::Stopped) {
+fn end(inner: &Inner, reason: &dyn std::fmt::Display) {
+    if inner.stop.is_cancelled() {
         return;
     }
-    // Nobody knows any more what is on disk: going on could acknowledge what is lost.
-    tracing::error!(error = %fatal, "raft cannot go on; the process ends");
-    std::process::exit(1);
+    // Nobody knows any more what is on disk: going on could acknowledge what is lost. An orderly exit would wait for
+    // RocksDB's threads, and answer clients meanwhile.
+    tracing::error!(error = %reason, "raft cannot go on; the process ends");
+    std::process::abort();
 }
 
 /// The lease timer runs where the leader is, once that has applied everything committed before it.
@@ -89,20 +108,14 @@ fn follow_leadership(inner: &Arc<Inner>, now: &NodeStatus) {
     if !now.is_leader() {
         return inner.lessor.demote();
     }
-    if !inner.lessor.is_leading()
-        && !inner
-            .promoting
-            .swap(true, std::sync::atomic::Ordering::AcqRel)
-    {
+    if !inner.lessor.is_leading() && !inner.promoting.swap(true, Ordering::AcqRel) {
         let inner = inner.clone();
         tokio::spawn(async move {
             let caught_up = inner.linearize().await.is_ok();
             if caught_up && inner.current_status().is_leader() {
                 inner.lessor.promote();
             }
-            inner
-                .promoting
-                .store(false, std::sync::atomic::Ordering::Release);
+            inner.promoting.store(false, Ordering::Release);
         });
     }
 }
@@ -148,7 +161,23 @@ async fn flush(inner: Arc<Inner>) {
         };
         let flushed = AppliedState::decode(inner.shared.store.flushed_applied())
             .map_or(0, |state| state.index());
-        if timer && flushed == inner.shared.state().index() {
+        let applied = inner.shared.state().index();
+        if timer && flushed == applied {
+            continue;
+        }
+        // Once a snapshot is built, the log before it is purged. A member that is being sent one needs that log.
+        let sending = inner.shared.sending.load(Ordering::Acquire) > 0;
+        let held = applied
+            - inner
+                .raft
+                .metrics()
+                .borrow_watched()
+                .purged
+                .map_or(0, |id| id.index);
+        if sending && held < MOST_HELD_ENTRIES {
+            if let Err(error) = state_machine::flush(&inner.shared).await {
+                tracing::error!(%error, "the store cannot be flushed");
+            }
             continue;
         }
         if let Err(error) = inner.raft.trigger().snapshot().await {
@@ -169,10 +198,11 @@ impl Revoker for LeaseRevoker {
         let command = Command {
             op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })),
         };
-        matches!(
-            self.0.propose(command).await,
-            Ok(_) | Err(EtcdError::LeaseNotFound)
-        )
+        // Only by this member: another leader has given the lease its full time again.
+        let proposed = self.0.propose_here(command.encode_to_vec().into()).await;
+        proposed.is_ok_and(|(_, outcome)| {
+            matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound))
+        })
     }
 }
 
@@ -212,8 +242,10 @@ impl Inner {
         let best = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let voters: Vec<u64> = self
-                .raft
+            // Not by `Raft::voter_ids`: it would lock the metrics a second time.
+            let voters: Vec<u64> = metrics
+                .membership_config
+                .membership()
                 .voter_ids()
                 .filter(|id| *id != self.member_id)
                 .collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -105,6 +106,8 @@ pub struct Shared {
     pub applied_index: watch::Sender<u64>,
     /// Wakes whoever decides about flushing, when much is unflushed.
     pub flush_due: Notify,
+    /// Snapshots on their way to members. The log behind them must stay, or the receiver would need another one at once.
+    pub sending: AtomicUsize,
     state: Mutex<Arc<AppliedState>>,
     /// Where snapshots are prepared and received: on the same file system as the store.
     pub snapshot_dir: PathBuf,
@@ -124,6 +127,7 @@ impl Shared {
             applied_index: watch::Sender::new(state.index()),
             state: Mutex::new(Arc::new(state)),
             flush_due: Notify::new(),
+            sending: AtomicUsize::new(0),
             store,
             hub,
             snapshot_dir,
@@ -320,13 +324,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let view = self.shared.store.view();
         self.leases
             .replaced(view.leases().map_err(io::Error::other)?);
-        self.shared.publish(state);
+        // Watchers first: whoever reads the new state and then watches must not be told of what is older.
         self.shared.hub.reset(view.revision());
+        self.shared.publish(state);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let state = AppliedState::decode(self.shared.store.flushed_applied())?;
+        // Flushed anew: the receiver goes on from here, and the log from here on is what it finds.
+        let state = flush(&self.shared).await?;
         Ok(state.last.map(|_| snapshot_of(state, &self.shared)))
     }
 }
@@ -341,6 +347,17 @@ fn snapshot_of(state: AppliedState, shared: &Arc<Shared>) -> Snapshot {
     }
 }
 
+/// Makes what is applied durable, and answers how far that is.
+pub async fn flush(shared: &Arc<Shared>) -> io::Result<AppliedState> {
+    let store = shared.store.clone();
+    let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+    AppliedState::decode(
+        flushed
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?,
+    )
+}
+
 /// A snapshot is the store itself: "building" one makes what is applied durable, so that the log before it can go.
 pub struct Flusher(Arc<Shared>);
 
@@ -348,13 +365,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Flusher {
     type SnapshotData = SnapshotFiles;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let store = self.0.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || store.flush());
-        let flushed = flushed
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
-        Ok(snapshot_of(AppliedState::decode(flushed)?, &self.0))
+        Ok(snapshot_of(flush(&self.0).await?, &self.0))
     }
 }
 

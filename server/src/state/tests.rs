@@ -549,6 +549,42 @@ proptest! {
     }
 }
 
+/// Members remove compacted versions at their own pace, and must still write the same.
+#[test]
+fn what_is_written_does_not_depend_on_what_was_removed_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let mut memory = Overlay::new(Nothing);
+    let key = bytes("a");
+    let put = Op::Put(PutRequest {
+        key: key.clone(),
+        ..Default::default()
+    });
+    let delete = Op::DeleteRange(DeleteRangeRequest {
+        key,
+        ..Default::default()
+    });
+    // Past the deletion: one exactly at the compacted revision stays.
+    let other = Op::Put(PutRequest {
+        key: bytes("b"),
+        ..Default::default()
+    });
+    let compact = Op::Compact(CompactionRequest {
+        revision: 4,
+        physical: true,
+    });
+    for op in [put.clone(), delete, other, compact, put] {
+        let kept = run(&mut memory, &op).effects;
+        let mut batch = store.begin();
+        let command = Command { op: Some(op) };
+        let applied = apply(batch.view(), &command).unwrap();
+        assert_eq!(applied.effects, kept);
+        batch.stage(applied.effects);
+        batch.commit().unwrap();
+        store.wait_compacted(4);
+    }
+}
+
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }

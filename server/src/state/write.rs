@@ -152,7 +152,13 @@ impl<'v, V: View> Writer<'v, V> {
         new: KeyRecord,
         mut kv: KeyValue,
     ) -> Result<(), ViewError> {
-        let previous = old.as_ref().map(|record| record.stamp.rev_key());
+        // When a deletion below the compacted revision is removed is each member's own business: to what is written,
+        // which must be the same everywhere, it is gone at once.
+        let compacted = self.overlay.compact_revision();
+        let previous = old
+            .as_ref()
+            .map(|record| record.stamp.rev_key())
+            .filter(|place| !place.tombstone || place.revision.main >= compacted);
         let prev_kv = match &old {
             Some(record) => range::key_value(&self.overlay, &kv.key, record)?,
             None => None,

@@ -9,6 +9,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use prost::Message;
 use rocksdb::WriteBatch;
@@ -21,6 +22,11 @@ use crate::mvcc::{KeyValue, RevKey, View, ViewError};
 const STEP_CHANGES: usize = 1000;
 /// A step ends early when it has looked at so much.
 const STEP_BYTES: usize = 4 << 20;
+
+/// Between two steps.
+const PAUSE: Duration = Duration::from_millis(5);
+/// After a step that failed.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What the background thread shall do and has done.
 #[derive(Debug, Default)]
@@ -89,15 +95,19 @@ pub fn run(store: Weak<Store>, progress: Arc<Progress>) {
         let Some(open) = store.upgrade() else { return };
         let step = open.remove_some();
         drop(open);
-        match step {
-            Ok(done) => progress.update(|state| state.done = done),
+        // Commits that wait for the lock get it while this thread sleeps.
+        let pause = match step {
+            Ok(done) => {
+                progress.update(|state| state.done = done);
+                PAUSE
+            }
             // Nothing is lost by old versions that stay. A store that cannot be written fails the next commit too.
             Err(error) => {
-                tracing::error!(%error, "removing compacted revisions failed; it is tried again after a restart");
-                progress.close();
-                return;
+                tracing::error!(%error, "removing compacted revisions failed; it is tried again");
+                RETRY
             }
-        }
+        };
+        std::thread::sleep(pause);
     }
 }
 

@@ -82,8 +82,8 @@ pub struct Observed {
     pub total_bytes: u64,
     /// Bytes on disk that hold live data.
     pub in_use_bytes: u64,
-    /// Bytes above which writes are refused; 0 without limit.
-    pub quota_bytes: u64,
+    /// Bytes above which writes are refused; below 0 without limit.
+    pub quota_bytes: i64,
     /// The store's revision.
     pub revision: i64,
     /// The revision below which history is gone.
@@ -194,13 +194,13 @@ impl Metrics {
                 &mut registry,
                 "etcd_disk_wal_fsync_duration_seconds",
                 "Time of a sync of the Raft log",
-                Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
+                disk_seconds(),
             ),
             backend_commit_seconds: put(
                 &mut registry,
                 "etcd_disk_backend_commit_duration_seconds",
                 "Time to write one batch of the state machine",
-                Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
+                disk_seconds(),
             ),
             proposals_pending: add(
                 &mut registry,
@@ -281,7 +281,7 @@ impl LookedUp {
             quota: add(
                 registry,
                 "etcd_server_quota_backend_bytes",
-                "Bytes above which writes are refused, 0 without limit",
+                "Bytes above which writes are refused, below 0 without limit",
             ),
             total_bytes: add(
                 registry,
@@ -331,12 +331,12 @@ impl LookedUp {
         for (gauge, value) in [
             (&self.committed, observed.committed_index),
             (&self.applied, observed.applied_index),
-            (&self.quota, observed.quota_bytes),
             (&self.total_bytes, observed.total_bytes),
             (&self.in_use_bytes, observed.in_use_bytes),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
+        self.quota.set(observed.quota_bytes);
         self.revision.set(observed.revision);
         self.compact_revision.set(observed.compact_revision);
         let server_id = format!("{:x}", observed.member_id);
@@ -356,6 +356,11 @@ fn call_seconds() -> Histogram {
     Histogram::new([
         0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     ])
+}
+
+/// etcd's buckets, so that its dashboards' quantiles mean the same.
+fn disk_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 14))
 }
 
 fn round_trip_seconds() -> Histogram {

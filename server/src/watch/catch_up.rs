@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use prost::Message;
+
 use super::watcher::Interest;
 use crate::mvcc::{Event, EventType, RevKey, RevRecord, View, ViewError};
 
@@ -65,14 +67,14 @@ pub fn read<V: View>(
             found.through = if main > until { until } else { last };
             return Ok(ControlFlow::Break(()));
         }
-        (changes, bytes, last) = (changes + 1, bytes + record.kv.len(), main);
-        bytes += add(view, &readable, &mut found.events, place, &record)?;
+        (changes, last) = (changes + 1, main);
+        bytes += record.kv.len() + add(view, &readable, &mut found.events, place, &record)?;
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
 }
 
-/// Adds one change for the watchers that want it; returns the bytes of previous versions that were read.
+/// Adds one change for the watchers that want it; returns the bytes of the events that were made.
 fn add<V: View>(
     view: &V,
     behind: &[(i64, &Behind)],
@@ -102,17 +104,16 @@ fn add<V: View>(
         .iter()
         .filter(|(_, watcher)| wants(watcher))
         .collect();
-    let mut bytes = 0;
     if wanting.iter().any(|(_, watcher)| watcher.prev_kv) {
         // Gone if the change itself is at the compacted revision; etcd shows none then either.
         if let Some(previous) = record.previous.filter(|previous| !previous.tombstone)
             && revision > view.compact_revision()
             && let Some(previous) = view.record(previous)?
         {
-            bytes = previous.kv.len();
             event.prev_kv = Some(previous.key_value()?);
         }
     }
+    let bytes = wanting.len() * (size_of::<Event>() + event.encoded_len());
     for (id, _) in wanting {
         match events
             .iter_mut()

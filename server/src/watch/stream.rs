@@ -143,7 +143,6 @@ impl<S: Source> WatchStream<S> {
             0 => self.free_id(),
             id => id,
         };
-        let created = created(id, self.hub.revision());
         let interest = Arc::clone(&watcher.interest);
         self.watchers.insert(id, watcher);
         // What the hub delivers from now on waits in the mailbox until `created` is sent.
@@ -156,7 +155,8 @@ impl<S: Source> WatchStream<S> {
         ) {
             self.behind.insert(id, request.start_revision);
         }
-        send(out, created).await
+        // Read behind the join: every event above the revision that the client is told here must reach it.
+        send(out, created(id, self.hub.revision())).await
     }
 
     fn free_id(&mut self) -> i64 {

@@ -145,6 +145,12 @@ impl LogStore {
         Ok((LogStore { index, jobs }, LogThread(thread)))
     }
 
+    /// Nothing was ever written: neither a vote nor an entry.
+    pub fn is_blank(&self) -> bool {
+        let index = self.index();
+        index.vote.is_none() && index.last().is_none() && index.purged.is_none()
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().expect("no holder of this lock panics")
     }

@@ -105,6 +105,14 @@ pub fn get(data: &[u8], number: u64, base: u64, offset: u64) -> Option<Record<'_
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     let kind = Kind::from_byte(header[12])?;
+    let synced = word(8) as u64;
+    // What is left of an older use of the file seldom looks like this, and need not be summed then.
+    if header[13..HEADER] != [0; HEADER - 13]
+        || synced > offset
+        || !synced.is_multiple_of(ALIGN as u64)
+    {
+        return None;
+    }
     let length = word(4) as usize;
     let body = rest.get(4..HEADER + length)?;
     if checksum(number, offset, body) != word(0) {
@@ -113,7 +121,7 @@ pub fn get(data: &[u8], number: u64, base: u64, offset: u64) -> Option<Record<'_
     Some(Record {
         kind,
         offset,
-        synced: word(8) as u64,
+        synced,
         payload: &body[HEADER - 4..],
     })
 }

@@ -24,7 +24,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
-use super::transport::{PeerTls, channel};
+use super::transport::{PeerTls, Urls, channel};
 use super::{CLUSTER, FROM, MAX_MESSAGE, REMOVED, TO, snapshot};
 use crate::proto::peer as pb;
 use crate::proto::peer::peer_client::PeerClient;
@@ -60,7 +60,8 @@ impl Interceptor for Identity {
 pub type Caller = PeerClient<InterceptedService<Channel, Identity>>;
 
 struct Link {
-    urls: Vec<String>,
+    /// Where the member is; looked up by every attempt to connect.
+    urls: Urls,
     /// For what is small and urgent.
     urgent: Channel,
     /// For snapshots, which must not stand in the way of heartbeats.
@@ -105,23 +106,31 @@ impl Peers {
         self.client(id, urls, |link| link.urgent.clone())
     }
 
+    /// A member is found at other URLs from now on, by connections that openraft keeps too.
+    pub fn moved(&self, id: u64, urls: &[String]) {
+        let links = self.links.lock().expect("no holder of this lock panics");
+        if let Some(link) = links.get(&id) {
+            link.urls.set(urls);
+        }
+    }
+
     fn client(&self, id: u64, urls: &[String], pick: impl FnOnce(&Link) -> Channel) -> Caller {
         let mut links = self.links.lock().expect("no holder of this lock panics");
-        let known = links.get(&id).is_some_and(|link| link.urls == urls);
-        if !known {
-            let link = Link {
-                urls: urls.to_vec(),
-                urgent: channel(urls, self.tls.clone()),
-                bulk: channel(urls, self.tls.clone()),
-            };
-            links.insert(id, link);
-        }
+        let link = links.entry(id).or_insert_with(|| {
+            let urls = Urls::new(urls);
+            Link {
+                urgent: channel(urls.clone(), self.tls.clone()),
+                bulk: channel(urls.clone(), self.tls.clone()),
+                urls,
+            }
+        });
+        link.urls.set(urls);
         let identity = Identity {
             cluster: hex(self.cluster_id),
             from: hex(self.member_id),
             to: hex(id),
         };
-        PeerClient::with_interceptor(pick(&links[&id]), identity)
+        PeerClient::with_interceptor(pick(link), identity)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
@@ -132,7 +141,7 @@ impl Peers {
         tls: Option<PeerTls>,
         limit: Duration,
     ) -> Result<pb::ClusterResponse, Status> {
-        let mut client = PeerClient::new(channel(urls, tls));
+        let mut client = PeerClient::new(channel(Urls::new(urls), tls));
         let answer = tokio::time::timeout(limit, client.cluster(pb::ClusterRequest {})).await;
         let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))?;
         answer.map(tonic::Response::into_inner)

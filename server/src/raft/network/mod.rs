@@ -10,7 +10,7 @@ use openraft::raft::{
 };
 
 pub use self::client::{Caller, Network, Peers};
-pub use self::service::{Door, PeerService, serve};
+pub use self::service::{Door, PeerService, Ready, serve};
 pub use self::transport::{PeerTls, listen, was_not_sent};
 use super::types::{Malformed, TypeConfig, entry_from_wire, entry_to_wire};
 use crate::proto::peer as pb;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
@@ -39,8 +39,17 @@ pub trait Door: Send + Sync + 'static {
     fn heard_leader(&self);
 }
 
-/// The peer service.
+/// The peer service. It answers before the member can take part, so that a peer which starts without data can tell a
+/// member that is slow from one that is not there.
 pub struct PeerService<D> {
+    /// There was no data directory: this member has promised nothing yet.
+    pub blank: bool,
+    /// Set once the member takes part.
+    pub ready: Arc<OnceLock<Ready<D>>>,
+}
+
+/// What a member that takes part answers with.
+pub struct Ready<D> {
     /// Id of the cluster.
     pub cluster_id: u64,
     /// Id of this member.
@@ -91,22 +100,28 @@ fn malformed(error: super::Malformed) -> Status {
 }
 
 impl<D: Door> PeerService<D> {
+    fn ready(&self) -> Result<&Ready<D>, Status> {
+        let starting = || Status::unavailable("this member is starting");
+        self.ready.get().ok_or_else(starting)
+    }
+
     /// Refuses what is meant for another cluster or member, or comes from a removed one.
-    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    fn check<T>(&self, request: &Request<T>) -> Result<&Ready<D>, Status> {
+        let ready = self.ready()?;
         let metadata = request.metadata();
-        if id_in(metadata, CLUSTER) != Some(self.cluster_id) {
+        if id_in(metadata, CLUSTER) != Some(ready.cluster_id) {
             return Err(Status::failed_precondition(
                 "this member belongs to another cluster",
             ));
         }
-        if id_in(metadata, TO) != Some(self.member_id) {
+        if id_in(metadata, TO) != Some(ready.member_id) {
             return Err(Status::failed_precondition(
                 "another member lives at this address",
             ));
         }
         match id_in(metadata, FROM) {
-            Some(from) if self.door.is_removed(from) => Err(Status::failed_precondition(REMOVED)),
-            Some(_) => Ok(()),
+            Some(from) if ready.door.is_removed(from) => Err(Status::failed_precondition(REMOVED)),
+            Some(_) => Ok(ready),
             None => Err(Status::invalid_argument("the sender does not tell its id")),
         }
     }
@@ -122,7 +137,7 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<AppendStream>, Status> {
-        self.check(&request)?;
+        let ready = self.check(&request)?;
         // A broken or malformed stream ends here; the leader sees its answers end and begins anew.
         let requests = request.into_inner().map(|request| {
             let request = request
@@ -132,8 +147,8 @@ impl<D: Door> Peer for PeerService<D> {
         let requests = requests
             .take_while(|request| std::future::ready(request.is_some()))
             .filter_map(std::future::ready);
-        let door = self.door.clone();
-        let answers = self.raft.stream_append(requests).map(move |answer| {
+        let door = ready.door.clone();
+        let answers = ready.raft.stream_append(requests).map(move |answer| {
             let answer = answer.map_err(stopped)?;
             if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
                 door.heard_leader();
@@ -147,9 +162,9 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        self.check(&request)?;
+        let ready = self.check(&request)?;
         let request = super::vote_from_wire(request.into_inner()).map_err(malformed)?;
-        let response = self.raft.vote(request).await.map_err(stopped)?;
+        let response = ready.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(super::voted_to_wire(response)))
     }
 
@@ -157,9 +172,9 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        self.check(&request)?;
+        let ready = self.check(&request)?;
         let request = super::vote_from_wire(request.into_inner()).map_err(malformed)?;
-        let response = self.raft.pre_vote(request).await.map_err(stopped)?;
+        let response = ready.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(super::voted_to_wire(response)))
     }
 
@@ -167,14 +182,14 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        self.check(&request)?;
+        let ready = self.check(&request)?;
         let request = request.into_inner();
         let from = request
             .from
             .ok_or_else(|| Status::invalid_argument("no leader"))?;
         let request =
             TransferLeaderRequest::new(from.into(), request.to, request.last.map(Into::into));
-        let answer = self
+        let answer = ready
             .raft
             .handle_transfer_leader(request)
             .await
@@ -189,15 +204,15 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
-        self.check(&request)?;
-        let (vote, snapshot) = snapshot::receive(&self.snapshot_dir, request.into_inner()).await?;
+        let ready = self.check(&request)?;
+        let (vote, snapshot) = snapshot::receive(&ready.snapshot_dir, request.into_inner()).await?;
         tracing::info!(meta = %snapshot.meta, "received a snapshot");
-        let response = self
+        let response = ready
             .raft
             .install_full_snapshot(vote, snapshot)
             .await
             .map_err(stopped)?;
-        self.door.heard_leader();
+        ready.door.heard_leader();
         Ok(Response::new(pb::SnapshotResponse {
             vote: Some((&response.vote).into()),
         }))
@@ -207,25 +222,27 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<pb::ProposeRequest>,
     ) -> Result<Response<pb::ProposeResponse>, Status> {
-        self.check(&request)?;
-        Ok(Response::new(self.door.propose(request.into_inner()).await))
+        let ready = self.check(&request)?;
+        Ok(Response::new(
+            ready.door.propose(request.into_inner()).await,
+        ))
     }
 
     async fn read_index(
         &self,
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
-        self.check(&request)?;
-        Ok(Response::new(self.door.read_index().await))
+        let ready = self.check(&request)?;
+        Ok(Response::new(ready.door.read_index().await))
     }
 
     async fn change_membership(
         &self,
         request: Request<pb::MembershipRequest>,
     ) -> Result<Response<pb::MembershipResponse>, Status> {
-        self.check(&request)?;
+        let ready = self.check(&request)?;
         Ok(Response::new(
-            self.door.change_membership(request.into_inner()).await,
+            ready.door.change_membership(request.into_inner()).await,
         ))
     }
 
@@ -233,9 +250,9 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         request: Request<pb::LeaseRequest>,
     ) -> Result<Response<pb::LeaseResponse>, Status> {
-        self.check(&request)?;
+        let ready = self.check(&request)?;
         Ok(Response::new(
-            self.door.renew_lease(request.into_inner()).await,
+            ready.door.renew_lease(request.into_inner()).await,
         ))
     }
 
@@ -243,6 +260,11 @@ impl<D: Door> Peer for PeerService<D> {
         &self,
         _request: Request<pb::ClusterRequest>,
     ) -> Result<Response<pb::ClusterResponse>, Status> {
-        Ok(Response::new(self.door.cluster()))
+        match self.ready() {
+            Ok(ready) => Ok(Response::new(ready.door.cluster())),
+            // Of no cluster yet.
+            Err(_) if self.blank => Ok(Response::new(pb::ClusterResponse::default())),
+            Err(starting) => Err(starting),
+        }
     }
 }

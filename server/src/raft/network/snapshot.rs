@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -12,8 +14,10 @@ use tonic::{Status, Streaming};
 use super::client::Caller;
 use crate::proto::peer as pb;
 use crate::proto::peer::snapshot_chunk::Part;
-use crate::raft::state_machine::{AppliedState, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
-use crate::raft::types::{Members, StoredMembers, Vote};
+use crate::raft::state_machine::{
+    AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath,
+};
+use crate::raft::types::{LogId, Members, StoredMembers, Vote};
 
 /// Bytes of a file sent at once.
 const CHUNK: usize = 512 << 10;
@@ -29,6 +33,7 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
     let SnapshotFiles::Live(shared) = snapshot.snapshot else {
         return Err(failed("only the store itself can be sent"));
     };
+    let _sending = Sending::begin(&shared);
     let (chunks, receiver) = mpsc::channel(AHEAD);
     let reading = tokio::task::spawn_blocking(move || {
         let copy = TempPath::new(&shared.snapshot_dir, "sending")?;
@@ -37,6 +42,10 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
             .checkpoint(copy.path())
             .map_err(io::Error::other)?;
         let state = AppliedState::decode(applied)?;
+        if !may_know(&vote, state.last) {
+            let message = "another leader's entries were applied meanwhile";
+            return Err(io::Error::other(message));
+        }
         let header = pb::SnapshotHeader {
             vote: Some((&vote).into()),
             last: state.last.map(Into::into),
@@ -58,6 +67,27 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
         .vote
         .map(Vote::from)
         .ok_or_else(|| failed("answered without a vote"))
+}
+
+/// While it lives, the log is not purged behind the snapshot.
+struct Sending(Arc<Shared>);
+
+impl Sending {
+    fn begin(shared: &Arc<Shared>) -> Sending {
+        shared.sending.fetch_add(1, Ordering::AcqRel);
+        Sending(shared.clone())
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.sending.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Whether a leader with this vote can have an entry: none is of a later term.
+fn may_know(vote: &Vote, last: Option<LogId>) -> bool {
+    last.is_none_or(|last| last.committed_leader_id().term <= vote.leader_id().term)
 }
 
 fn read_files(
@@ -165,7 +195,13 @@ fn decode_header(header: pb::SnapshotHeader) -> Result<(Vote, SnapshotMeta), Sta
         last_log_id: header.last.map(Into::into),
         last_membership: StoredMembers::new(header.membership_log_id.map(Into::into), members),
     };
-    Ok((vote.into(), meta))
+    let vote = vote.into();
+    match may_know(&vote, meta.last_log_id) {
+        true => Ok((vote, meta)),
+        false => Err(Status::invalid_argument(
+            "a snapshot has entries of a later term than its sender's",
+        )),
+    }
 }
 
 /// Files as they come in.

@@ -1,7 +1,7 @@
 //! Byte streams between members: plain TCP, or TLS when it is configured.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -96,10 +96,7 @@ pub fn was_not_sent(status: &tonic::Status) -> bool {
 }
 
 /// Connects to the first of the URLs that answers.
-async fn dial(
-    urls: Arc<Vec<String>>,
-    tls: Option<PeerTls>,
-) -> Result<TokioIo<Connection>, Unconnected> {
+async fn dial(urls: Vec<String>, tls: Option<PeerTls>) -> Result<TokioIo<Connection>, Unconnected> {
     let mut last = invalid("the peer has no URL".into());
     for url in urls.iter() {
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, dial_one(url, tls.as_ref())).await {
@@ -131,17 +128,41 @@ async fn dial_one(url: &str, tls: Option<&PeerTls>) -> io::Result<Connection> {
     ))
 }
 
+/// Where a member is. Clones share it.
+#[derive(Clone)]
+pub struct Urls(Arc<Mutex<Vec<String>>>);
+
+impl Urls {
+    /// At these URLs.
+    pub fn new(urls: &[String]) -> Urls {
+        Urls(Arc::new(Mutex::new(urls.to_vec())))
+    }
+
+    /// At these from now on; a connection that stands is kept.
+    pub fn set(&self, urls: &[String]) {
+        let mut known = self.0.lock().expect("no holder of this lock panics");
+        if *known != urls {
+            *known = urls.to_vec();
+        }
+    }
+
+    fn get(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .expect("no holder of this lock panics")
+            .clone()
+    }
+}
+
 /// A channel that connects when it is used, and again after each failure.
-pub fn channel(urls: &[String], tls: Option<PeerTls>) -> Channel {
-    let urls = Arc::new(urls.to_vec());
+pub fn channel(urls: Urls, tls: Option<PeerTls>) -> Channel {
     // The address is only a name: `dial` knows the real ones.
     Endpoint::from_static("http://peer")
-        .connect_timeout(HANDSHAKE_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(2))
         .keep_alive_timeout(Duration::from_secs(3))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
-        .connect_with_connector_lazy(tower::service_fn(move |_| dial(urls.clone(), tls.clone())))
+        .connect_with_connector_lazy(tower::service_fn(move |_| dial(urls.get(), tls.clone())))
 }
 
 /// Listens on every URL. The connections come out of the receiver until it is dropped.
@@ -157,7 +178,7 @@ pub async fn listen(
             (Some(tls), true) => Some(TlsAcceptor::from(tls.server.clone())),
             (None, true) => return Err(missing_tls(url)),
         };
-        let listener = TcpListener::bind(address).await.map_err(|error| {
+        let listener = crate::socket::listen(address).await.map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("cannot listen for peers on {url}: {error}"),
