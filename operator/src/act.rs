@@ -1,5 +1,7 @@
-//! All writes: children by server-side apply, steps in the store, deletions, events. The status is written by the controller,
-//! before anything here happens.
+//! All writes but the status: children by server-side apply, steps in the store, deletions. The controller stores the status
+//! before a step is taken here.
+
+mod children;
 
 use std::fmt::Debug;
 
@@ -7,17 +9,16 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::NamespaceResourceScope;
-use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::build;
 use crate::crd::EtcdCluster;
 use crate::member::{self, Change, MemberClient};
-use crate::names::{FIELD_MANAGER, FINALIZER, Names, ROLE_LABEL};
-use crate::observe::{Applied, Caches, applied};
-use crate::plan::{Action, Observed, Plan};
+use crate::memory::Memory;
+use crate::names::{FINALIZER, Names, ROLE_LABEL};
+use crate::observe::{Caches, list};
+use crate::plan::{Action, Observed, plan};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +35,12 @@ pub enum Error {
     /// An object of this name belongs to somebody else.
     #[error("{0} exists and belongs to another owner")]
     Foreign(String),
-    /// The pod is still there, so its claim is not deleted.
-    #[error("pod {0} is still there")]
-    PodThere(String),
+    /// It must be gone before the step may be taken.
+    #[error("{0} is still there")]
+    StillThere(String),
+    /// The API server knows of more to do before the finalizer goes than the caches did.
+    #[error("the cluster is not gone yet: {0}")]
+    NotGone(String),
 }
 
 fn kube_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
@@ -50,63 +54,20 @@ pub struct Actor<'a> {
     pub client: &'a Client,
     /// What exists already.
     pub caches: &'a Caches,
+    /// What was applied before.
+    pub memory: &'a Memory,
     /// The cluster.
     pub cluster: &'a EtcdCluster,
     /// Its names.
     pub names: Names,
+    /// What was seen in this pass.
+    pub observed: &'a Observed,
 }
 
 impl Actor<'_> {
-    /// Brings the children to what the plan says: the headless Service first, as members need its names to start.
-    pub async fn apply_children(&self, plan: &Plan, observed: &Observed) -> Result<(), Error> {
-        let caches = self.caches;
-        let headless = build::members_service(self.cluster);
-        let known = applied(&caches.services, &self.names, &headless.name_any());
-        self.apply(headless, known).await?;
-        let clients = build::client_service(self.cluster);
-        let known = applied(&caches.services, &self.names, &clients.name_any());
-        self.apply(clients, known).await?;
-        let voters = observed.store.voters().count();
-        let budget = build::pod_disruption_budget(self.cluster, voters);
-        let known = applied(&caches.budgets, &self.names, &budget.name_any());
-        self.apply(budget, known).await?;
-        for (ordinal, start) in &plan.members {
-            let role = observed.role(*ordinal);
-            let member = build::stateful_set(self.cluster, *ordinal, start, role);
-            let known = applied(&caches.statefulsets, &self.names, &member.name_any());
-            self.apply(member, known).await?;
-        }
-        self.label_pods(observed).await
-    }
-
-    /// Applies one child, unless it was applied just like this before.
-    async fn apply<K>(&self, child: K, known: Option<Applied>) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
-        let (child, hash) = build::stamp(child);
-        let name = child.name_any();
-        let what = format!("{} {name}", K::kind(&()));
-        match known {
-            Some(known) if !known.ours => return Err(Error::Foreign(what)),
-            Some(known) if known.hash.as_deref() == Some(hash.as_str()) => return Ok(()),
-            _ => {}
-        }
-        tracing::info!(child = what, hash, "apply");
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        self.api::<K>()
-            .patch(&name, &parameters, &Patch::Apply(&child))
-            .await
-            .map_err(kube_error(format!("applying {what}")))?;
-        Ok(())
-    }
-
     /// A learner that was promoted gets a voter's label on its running pod, so that clients reach it.
-    async fn label_pods(&self, observed: &Observed) -> Result<(), Error> {
+    async fn label_pods(&self) -> Result<(), Error> {
+        let observed = self.observed;
         for member in observed.store.members() {
             let Some(ordinal) = member.ordinal else {
                 continue;
@@ -127,22 +88,23 @@ impl Actor<'_> {
     }
 
     /// Takes the plan's step.
-    pub async fn take(&self, action: &Action, observed: &Observed) -> Result<Change, Error> {
+    pub async fn take(&self, action: &Action) -> Result<Change, Error> {
         match action {
             // Its StatefulSet is among the children.
             Action::Bootstrap => {}
             Action::AddFinalizer => self.set_finalizer(true).await?,
-            Action::RemoveFinalizer => self.set_finalizer(false).await?,
+            Action::RemoveFinalizer => self.release().await?,
             Action::AddLearner { ordinal } => {
+                self.nothing_has_number(*ordinal).await?;
                 let peer_url = self.names.peer_url(*ordinal);
-                return Ok(self.leader(observed, None)?.add_learner(peer_url).await?);
+                return Ok(self.leader(None)?.add_learner(peer_url).await?);
             }
             Action::Promote { id, .. } => {
-                return Ok(self.leader(observed, None)?.promote(*id).await?);
+                return Ok(self.leader(None)?.promote(*id).await?);
             }
-            Action::MoveLeader { to, .. } => self.leader(observed, None)?.move_leader(*to).await?,
+            Action::MoveLeader { to, .. } => self.leader(None)?.move_leader(*to).await?,
             Action::RemoveMember { id, .. } => {
-                return Ok(self.leader(observed, Some(*id))?.remove(*id).await?);
+                return Ok(self.leader(Some(*id))?.remove(*id).await?);
             }
             Action::DeleteStatefulSet { ordinal, uid } => {
                 let name = self.names.member(*ordinal);
@@ -157,9 +119,9 @@ impl Actor<'_> {
     }
 
     /// A connection to the leader, or to another healthy voter if the leader is unknown or is `except`.
-    fn leader(&self, observed: &Observed, except: Option<u64>) -> Result<MemberClient, Error> {
-        let leader = observed.store.leader();
-        let voters = observed.store.voters();
+    fn leader(&self, except: Option<u64>) -> Result<MemberClient, Error> {
+        let leader = self.observed.store.leader();
+        let voters = self.observed.store.voters();
         let ordinal = voters
             .filter(|voter| voter.healthy() && Some(voter.id) != except)
             .min_by_key(|voter| Some(voter.id) != leader)
@@ -176,7 +138,7 @@ impl Actor<'_> {
             .map_err(kube_error(format!("reading pod {pod}")))?
             .is_some()
         {
-            return Err(Error::PodThere(pod));
+            return Err(Error::StillThere(format!("pod {pod}")));
         }
         let name = self.names.claim(ordinal);
         self.delete::<PersistentVolumeClaim>(&name, uid).await
@@ -201,6 +163,21 @@ impl Actor<'_> {
             )),
             Ok(_) => Ok(()),
         }
+    }
+
+    /// Takes the finalizer off after the API server itself has confirmed that nothing is left: once it is off, nobody would ever
+    /// clear away what a cache did not show.
+    async fn release(&self) -> Result<(), Error> {
+        let left = list(self.client, self.cluster).await;
+        let left = left.map_err(kube_error("looking for what is left"))?;
+        let again = plan(self.cluster, &left);
+        if again.action != Some(Action::RemoveFinalizer) {
+            let action = again.action.map(|action| action.to_string());
+            return Err(Error::NotGone(
+                action.or(again.waiting_for).unwrap_or_default(),
+            ));
+        }
+        self.set_finalizer(false).await
     }
 
     async fn set_finalizer(&self, present: bool) -> Result<(), Error> {
@@ -229,3 +206,6 @@ impl Actor<'_> {
         Api::namespaced(self.client.clone(), &self.names.namespace)
     }
 }
+
+#[cfg(test)]
+mod tests;

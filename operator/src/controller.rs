@@ -1,23 +1,24 @@
-//! From watch events to passes, and the pass itself: observe, validate, plan, check, record the status, act.
+//! From watch events to passes, and the pass itself: observe, validate, plan, check, then apply and report, or report and act.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::runtime::controller::{Action as Requeue, Config, applier};
-use kube::runtime::events::{Event, EventType, Recorder};
-use kube::{Client, Resource, ResourceExt};
+use kube::runtime::events::Recorder;
+use kube::{Client, ResourceExt};
 
 use crate::act::{self, Actor};
 use crate::crd::{EtcdCluster, EtcdClusterStatus, Phase};
+use crate::events;
 use crate::member::Change;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
 use crate::observe::{Caches, observe};
-use crate::plan::{self, Action, Plan, Violation, check, plan};
+use crate::plan::{self, Action, Observed, Plan, Violation, check, plan};
 use crate::status::{self, describe};
 use crate::validate::validate;
 use crate::watches::Watches;
@@ -30,6 +31,9 @@ const LATER: Duration = Duration::from_secs(3);
 const AT_REST: Duration = Duration::from_secs(15);
 /// The longest pause after failures in a row.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// An observation older than this is no ground for a step. Long enough for a member that does not answer and a list that takes
+/// all its time.
+const MAX_AGE: Duration = Duration::from_secs(6);
 /// Events within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
@@ -45,6 +49,9 @@ pub enum Error {
     /// The planner made a plan that breaks a safety rule.
     #[error("unsafe plan refused: {0}")]
     Unsafe(#[from] Violation),
+    /// The cluster may be another by now, or another operator may lead.
+    #[error("too much time went by between looking at the cluster and acting on it")]
+    Stale,
 }
 
 impl Error {
@@ -58,15 +65,9 @@ impl Error {
             Self::Kube(..) => "api",
             Self::Act(_) => "act",
             Self::Unsafe(_) => "unsafe",
+            Self::Stale => "stale",
         }
     }
-}
-
-/// Failures of a cluster, one after the other.
-#[derive(Debug, Clone, Default)]
-struct Failures {
-    count: u32,
-    last: String,
 }
 
 /// What all passes share.
@@ -75,26 +76,7 @@ pub struct Context {
     caches: Caches,
     recorder: Recorder,
     metrics: Arc<Metrics>,
-    failures: Mutex<BTreeMap<String, Failures>>,
-}
-
-impl Context {
-    fn failures_of(&self, uid: &str) -> Option<Failures> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.get(uid).cloned()
-    }
-
-    fn succeeded(&self, uid: &str) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.remove(uid);
-    }
-
-    fn failed(&self, uid: &str, error: &Error) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = failures.entry(uid.to_string()).or_default();
-        entry.count += 1;
-        entry.last = error.to_string();
-    }
+    memory: Memory,
 }
 
 /// Runs passes until `stop` resolves; those under way are finished.
@@ -115,7 +97,7 @@ pub async fn run(
         caches,
         recorder,
         metrics,
-        failures: Mutex::default(),
+        memory: Memory::default(),
     });
     // Nothing is reconciled before every cache has its first list.
     let gate = ready.shared();
@@ -150,9 +132,7 @@ fn error_policy(cluster: Arc<EtcdCluster>, error: &Error, context: Arc<Context>)
         return Requeue::requeue(SOON);
     }
     let uid = cluster.uid().unwrap_or_default();
-    let count = context
-        .failures_of(&uid)
-        .map_or(1, |failures| failures.count);
+    let count = context.memory.failures(&uid).max(1);
     let pause = SOON.saturating_mul(1 << count.min(6));
     Requeue::requeue(pause.min(LONGEST_BACKOFF))
 }
@@ -164,12 +144,12 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<R
     let result = pass(&cluster, &context).await;
     context.metrics.pass(started.elapsed().as_secs_f64());
     match &result {
-        Ok(_) => context.succeeded(&uid),
+        Ok(_) => context.memory.succeeded(&uid),
         Err(error) if error.is_conflict() => {}
         Err(error) => {
             tracing::warn!(%error, cluster = cluster.name_any(), "the pass failed");
             context.metrics.failure(error.kind());
-            context.failed(&uid, error);
+            context.memory.failed(&uid, error.to_string());
         }
     }
     result
@@ -182,6 +162,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     let read = api.get_opt(&names.cluster).await;
     let read = read.map_err(|error| Error::Kube("reading the EtcdCluster", Box::new(error)))?;
     let Some(cluster) = read.filter(|cluster| cluster.uid() == cached.uid()) else {
+        context.memory.forget(&names.uid);
         return Ok(Requeue::await_change());
     };
     let problems = validate(&cluster);
@@ -195,54 +176,138 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
         // The operator's part is done; somebody else still holds it.
         return Ok(Requeue::await_change());
     }
+    let seen = Instant::now();
     let observed = observe(&context.caches, &cluster).await;
     let plan = match problems.is_empty() || leaving {
         true => plan(&cluster, &observed),
-        false => plan::refuse(&cluster, &observed, &problems.join("; ")),
+        false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
-    check(&cluster, &observed, &plan)?;
-    let failures = context
-        .failures_of(&names.uid)
-        .map(|failures| failures.last);
-    let status = status::render(
-        &cluster,
-        &observed,
-        &plan,
-        failures.as_deref(),
-        Timestamp::now(),
-    );
-    let mut actor = Actor {
-        client: &context.client,
-        caches: &context.caches,
-        cluster: &cluster,
-        names,
+    let pass = Pass {
+        context,
+        api,
+        cluster,
+        observed,
+        seen,
     };
-    // The status goes first, so that whoever continues knows what was begun; except that a cluster exists by its status only
-    // when nothing can found it again.
-    if plan.cluster_id.is_some() {
-        actor.apply_children(&plan, &observed).await?;
-        record(context, &api, &cluster, status).await?;
-        return Ok(Requeue::requeue(SOON));
+    if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
+        return pass.refuse(violation).await;
     }
-    let written = record(context, &api, &cluster, status).await?;
-    actor.cluster = written.as_ref().unwrap_or(&cluster);
-    if plan.apply_children {
-        actor.apply_children(&plan, &observed).await?;
+    match &plan.action {
+        Some(action) => pass.step(&plan, action).await,
+        None => pass.settle(plan).await,
     }
-    if let Some(action) = &plan.action {
-        let outcome = actor.take(action, &observed).await?;
-        announce(context, &cluster, &actor.names, action, outcome, &plan).await;
-        return Ok(Requeue::requeue(SOON));
-    }
-    Ok(Requeue::requeue(pause(&plan)))
 }
 
-fn pause(plan: &Plan) -> Duration {
-    match plan.phase {
+/// A pass over one cluster after it was seen.
+struct Pass<'a> {
+    context: &'a Context,
+    api: Api<EtcdCluster>,
+    cluster: EtcdCluster,
+    observed: Observed,
+    /// When the observation began.
+    seen: Instant,
+}
+
+impl Pass<'_> {
+    /// No step: the children come first, and then the status tells how that went. So a spec is not reported as reached before
+    /// its children are, and a cluster exists by its status only when nothing can found it again.
+    async fn settle(&self, mut plan: Plan) -> Result<Requeue, Error> {
+        let applied = match plan.apply_children {
+            true => self.actor(&self.cluster).apply_children(&plan).await,
+            false => Ok(()),
+        };
+        let error = applied.as_ref().err().map(ToString::to_string);
+        if error.is_some() {
+            plan.cluster_id = None;
+        }
+        let status = self.render(&plan, error.as_deref());
+        record(self.context, &self.api, &self.cluster, status).await?;
+        applied?;
+        if plan.cluster_id.is_some() {
+            return Ok(Requeue::requeue(SOON));
+        }
+        let waiting_for = plan.waiting_for.as_deref();
+        let memory = &self.context.memory;
+        let waited = memory.waited(&self.uid(), waiting_for, Instant::now());
+        Ok(Requeue::requeue(pause(plan.phase, waited)))
+    }
+
+    /// A step: the status goes first, so that whoever continues knows what was begun.
+    async fn step(&self, plan: &Plan, action: &Action) -> Result<Requeue, Error> {
+        let failure = self.context.memory.failure(&self.uid());
+        let status = self.render(plan, failure.as_deref());
+        let written = record(self.context, &self.api, &self.cluster, status).await?;
+        let actor = self.actor(written.as_ref().unwrap_or(&self.cluster));
+        if plan.apply_children {
+            actor.apply_children(plan).await?;
+        }
+        if self.seen.elapsed() > MAX_AGE {
+            return Err(Error::Stale);
+        }
+        let outcome = actor.take(action).await?;
+        self.announce(plan, action, outcome).await;
+        let memory = &self.context.memory;
+        match action {
+            Action::RemoveFinalizer => memory.forget(&self.uid()),
+            _ => drop(memory.waited(&self.uid(), None, Instant::now())),
+        }
+        Ok(Requeue::requeue(SOON))
+    }
+
+    /// The planner is wrong: nothing is done, and the status says so.
+    async fn refuse(&self, violation: Violation) -> Result<Requeue, Error> {
+        let error = Error::from(violation);
+        let text = error.to_string();
+        let plan = plan::refuse(&self.cluster, &self.observed, &text, &text);
+        let status = self.render(&plan, Some(&text));
+        record(self.context, &self.api, &self.cluster, status).await?;
+        Err(error)
+    }
+
+    fn render(&self, plan: &Plan, error: Option<&str>) -> EtcdClusterStatus {
+        status::render(&self.cluster, &self.observed, plan, error, Timestamp::now())
+    }
+
+    fn actor<'b>(&'b self, cluster: &'b EtcdCluster) -> Actor<'b> {
+        Actor {
+            client: &self.context.client,
+            caches: &self.context.caches,
+            memory: &self.context.memory,
+            cluster,
+            names: Names::of(cluster),
+            observed: &self.observed,
+        }
+    }
+
+    fn uid(&self) -> String {
+        self.cluster.uid().unwrap_or_default()
+    }
+
+    /// Tells what was done, in the log, in a metric, and as an Event.
+    async fn announce(&self, plan: &Plan, action: &Action, outcome: Change) {
+        let what = describe(&Names::of(&self.cluster), action);
+        let name = self.cluster.name_any();
+        if outcome == Change::NotYet {
+            tracing::debug!(cluster = name, action = what, "not yet");
+            return;
+        }
+        tracing::info!(cluster = name, action = what, reason = plan.reason, "done");
+        self.context.metrics.action(events::word(action));
+        let note = format!("{what}: {}", plan.reason);
+        let recorder = &self.context.recorder;
+        events::step(recorder, &self.cluster, &self.observed, action, note).await;
+    }
+}
+
+/// How long until the next pass when nothing happens. Whatever is waited for takes about as much longer again as it has taken
+/// so far, so the pause grows with the wait: a quarter of it.
+fn pause(phase: Phase, waited: Duration) -> Duration {
+    let first = match phase {
         Phase::Running | Phase::Paused | Phase::Blocked => AT_REST,
         Phase::Degraded | Phase::Unavailable => LATER,
         _ => SOON,
-    }
+    };
+    (first + waited / 4).min(AT_REST)
 }
 
 /// Stores the status before anything is done, if it says anything new. With the version that was read: if somebody changed the
@@ -267,84 +332,22 @@ async fn record(
     context.metrics.status_written();
     if before != Some(phase) {
         tracing::info!(cluster = cluster.name_any(), ?phase, reason, "phase");
-        let troubled = matches!(phase, Phase::Degraded | Phase::Unavailable | Phase::Blocked);
-        let type_ = if troubled {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        };
-        publish(
-            context,
-            cluster,
-            type_,
-            &format!("{phase:?}"),
-            "Observe",
-            reason,
-        )
-        .await;
+        events::phase(&context.recorder, cluster, phase, reason).await;
     }
     Ok(Some(written))
 }
 
-/// Tells what was done, in the log, in a metric, and as an Event.
-async fn announce(
-    context: &Context,
-    cluster: &EtcdCluster,
-    names: &Names,
-    action: &Action,
-    outcome: Change,
-    plan: &Plan,
-) {
-    let what = describe(names, action);
-    if outcome == Change::NotYet {
-        tracing::debug!(cluster = names.cluster, action = what, "not yet");
-        return;
-    }
-    tracing::info!(
-        cluster = names.cluster,
-        action = what,
-        reason = plan.reason,
-        "done"
-    );
-    let word = word(action);
-    context.metrics.action(word);
-    let note = format!("{what}: {}", plan.reason);
-    publish(context, cluster, EventType::Normal, word, "Act", note).await;
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn word(action: &Action) -> &'static str {
-    match action {
-        Action::AddFinalizer => "Accepted",
-        Action::Bootstrap => "Bootstrapped",
-        Action::AddLearner { .. } => "LearnerAdded",
-        Action::Promote { .. } => "MemberPromoted",
-        Action::MoveLeader { .. } => "LeaderMoved",
-        Action::RemoveMember { .. } => "MemberRemoved",
-        Action::DeleteStatefulSet { .. } => "MemberStopped",
-        Action::DeleteClaim { .. } => "ClaimDeleted",
-        Action::RestartPod { .. } => "MemberRestarted",
-        Action::RemoveFinalizer => "Deleted",
-    }
-}
-
-/// An Event is a courtesy: that it cannot be published stops nothing.
-async fn publish(
-    context: &Context,
-    cluster: &EtcdCluster,
-    type_: EventType,
-    reason: &str,
-    action: &str,
-    note: String,
-) {
-    let event = Event {
-        type_,
-        reason: reason.into(),
-        note: Some(note),
-        action: action.into(),
-        secondary: None,
-    };
-    let about = cluster.object_ref(&());
-    if let Err(error) = context.recorder.publish(&event, &about).await {
-        tracing::debug!(%error, "cannot publish an event");
+    #[test]
+    fn the_pause_grows_with_the_wait_and_never_beyond_that_at_rest() {
+        let seconds = Duration::from_secs;
+        assert_eq!(pause(Phase::ScalingOut, seconds(0)), SOON);
+        assert_eq!(pause(Phase::ScalingOut, seconds(8)), SOON + seconds(2));
+        assert_eq!(pause(Phase::ScalingOut, seconds(3600)), AT_REST);
+        assert_eq!(pause(Phase::Degraded, seconds(0)), LATER);
+        assert_eq!(pause(Phase::Running, seconds(0)), AT_REST);
     }
 }

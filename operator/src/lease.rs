@@ -7,15 +7,17 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long after its last renewal a leader may be replaced.
 const DURATION: Duration = Duration::from_secs(10);
 /// How often the leader renews, and how long it tries before it gives up its work; less than [`DURATION`].
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 const RENEW_DEADLINE: Duration = Duration::from_secs(7);
-/// How often a stand-by looks.
+/// How often a stand-by looks, and a leader tries again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How long one request may take, so that one that hangs does not use up the time of the others.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A lock that is a Lease.
 pub struct Lock {
@@ -41,15 +43,16 @@ impl Lock {
         }
     }
 
-    /// Waits until this operator is the leader.
-    pub async fn acquire(&self) {
+    /// Waits until this operator is the leader; returns the time since which it is, at the latest.
+    pub async fn acquire(&self) -> Instant {
         let mut sighting = Sighting {
             resource_version: None,
             since: Instant::now(),
         };
         loop {
+            let asked = Instant::now();
             match self.attempt(&mut sighting).await {
-                Ok(true) => return,
+                Ok(true) => return asked,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, lease = self.name, "cannot take the lease"),
             }
@@ -57,20 +60,34 @@ impl Lock {
         }
     }
 
-    /// Renews; returns when the lease was lost. The caller must stop working then.
-    pub async fn hold(&self) {
-        let mut renewed = Instant::now();
+    /// Renews a lease that was last renewed at `renewed`; returns when it was lost. The caller must stop working then.
+    ///
+    /// A renewal counts from before its request: the API server may have stored it at any time since, and a stand-by counts from
+    /// what was stored. Whatever goes on at the deadline is given up.
+    pub async fn hold(&self, mut renewed: Instant) {
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
-            match tokio::time::timeout(RENEW_DEADLINE, self.renew()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
+            match timeout_at(renewed + RENEW_DEADLINE, self.next_renewal()).await {
+                Ok(Some(asked)) => renewed = asked,
+                Ok(None) => return,
+                Err(_) => {
+                    tracing::warn!("the lease could not be renewed in time");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The time before the request that renewed the lease; `None` when another holds it. Tries for as long as it takes.
+    async fn next_renewal(&self) -> Option<Instant> {
+        tokio::time::sleep(RENEW_EVERY).await;
+        loop {
+            let asked = Instant::now();
+            match timeout(REQUEST_TIMEOUT, self.renew()).await {
+                Ok(Ok(renewed)) => return renewed.then_some(asked),
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
                 Err(_) => tracing::warn!("renewing the lease takes too long"),
             }
-            if renewed.elapsed() > RENEW_DEADLINE {
-                return;
-            }
+            tokio::time::sleep(RETRY_EVERY).await;
         }
     }
 
@@ -191,6 +208,36 @@ mod tests {
             holder_identity: Some(holder.into()),
             lease_duration_seconds: Some(15),
             ..Default::default()
+        }
+    }
+
+    /// An API server that takes requests and never answers.
+    async fn silent_lock() -> Lock {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.push(stream);
+            }
+        });
+        let config = kube::Config::new(url.parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        Lock::new(Api::namespaced(client, "ns"), "lock", "me".into())
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_cannot_be_renewed_is_given_up_at_the_deadline_not_later() {
+        let lock = silent_lock().await;
+        for (age, left) in [(7, 0), (6, 1), (3, 4)] {
+            let started = Instant::now();
+            lock.hold(started - Duration::from_secs(age)).await;
+            let held = started.elapsed();
+            let left = Duration::from_secs(left);
+            assert!(
+                held >= left && held < left + Duration::from_millis(900),
+                "{held:?}"
+            );
         }
     }
 

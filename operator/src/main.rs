@@ -4,8 +4,10 @@ mod act;
 mod build;
 mod controller;
 mod crd;
+mod events;
 mod lease;
 mod member;
+mod memory;
 mod metrics;
 mod names;
 mod observe;
@@ -115,10 +117,11 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let identity = arguments.identity.clone().unwrap_or_else(host_name);
     let leases = Api::namespaced(client.clone(), &arguments.lease_namespace);
     let lock = Lock::new(leases, "keelson-operator", identity.clone());
-    tokio::select! {
-        () = lock.acquire() => tracing::info!(identity, "leading"),
+    let acquired = tokio::select! {
+        acquired = lock.acquire() => acquired,
         () = until(stopped.clone()) => return Ok(()),
-    }
+    };
+    tracing::info!(identity, "leading");
     metrics.set_leader(true);
     let reporter = Reporter {
         controller: names::FIELD_MANAGER.into(),
@@ -140,7 +143,7 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
             Ok(())
         }
         // Another may lead by now: whatever is under way ends with the process.
-        () = lock.hold() => anyhow::bail!("lost the lease"),
+        () = lock.hold(acquired) => anyhow::bail!("lost the lease"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Talks to members in etcd's API. This is the one place where connections are made, and so the one where TLS will be.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
@@ -21,8 +22,10 @@ use wire::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longer than a member takes to answer "no leader"; a pass never waits for a dead member longer than this.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// A member answers Status by itself, so a pass never waits for a dead member longer than this.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// A confirmed list takes a round of the quorum: longer than a member takes to answer "no leader".
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Changes of membership wait for a commit, and for the new configuration to be applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,6 +38,16 @@ pub enum Error {
     /// The member refused, or did not answer in time.
     #[error("{0}: {1}")]
     Refused(&'static str, String),
+}
+
+impl Error {
+    /// The cause without the request, such as "connection refused".
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Connect(_, error) => broken(error),
+            Self::Refused(_, cause) => cause.clone(),
+        }
+    }
 }
 
 /// A confirmed member list.
@@ -98,14 +111,14 @@ impl MemberClient {
     /// What the member says of itself.
     pub async fn status(&mut self) -> Result<StatusResponse, Error> {
         let answer = self.maintenance.status(StatusRequest {});
-        within(REQUEST_TIMEOUT, "Status", answer).await
+        within(STATUS_TIMEOUT, "Status", answer).await
     }
 
     /// The member list, confirmed with a quorum.
     pub async fn member_list(&mut self) -> Result<MemberList, Error> {
         let request = MemberListRequest { linearizable: true };
         let answer = self.cluster.member_list(request);
-        let answer = within(REQUEST_TIMEOUT, "MemberList", answer).await?;
+        let answer = within(LIST_TIMEOUT, "MemberList", answer).await?;
         Ok(MemberList {
             cluster_id: answer.header.unwrap_or_default().cluster_id,
             members: answer.members,
@@ -156,12 +169,31 @@ async fn within<T>(
     match tokio::time::timeout(timeout, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(refused(name, &status)),
-        Err(_) => Err(Error::Refused(name, "no answer in time".into())),
+        Err(_) => Err(Error::Refused(name, NO_ANSWER.into())),
     }
 }
 
+const NO_ANSWER: &str = "no answer in time";
+
 fn refused(name: &'static str, status: &Status) -> Error {
-    Error::Refused(name, status.message().to_string())
+    let source = std::error::Error::source(status);
+    let text = source.map_or_else(|| status.message().to_string(), broken);
+    Error::Refused(name, text)
+}
+
+/// Why a connection broke, from the innermost error that says so: words that stay while the cause does, as they end up in the
+/// status of the EtcdCluster.
+fn broken(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let io = chain
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .last();
+    match io {
+        Some(io) if io.kind() == ErrorKind::TimedOut => NO_ANSWER.into(),
+        Some(io) if io.raw_os_error().is_some() => io.kind().to_string(),
+        Some(io) => io.to_string(),
+        None => "the connection broke".into(),
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,12 @@ pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
 /// Annotation of each pod: the hash of the part of its template whose change needs a restart.
 pub const CONFIG_HASH: &str = "keelson.dev/config-hash";
 
+/// Annotation of each pod: the image that its template asked for. Admission may rewrite the image itself, or put containers
+/// of its own first.
+pub const IMAGE: &str = "keelson.dev/image";
+/// The container of the member's process.
+pub const SERVER_CONTAINER: &str = "server";
+
 /// The names of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {

@@ -1,18 +1,24 @@
 //! All reads: objects out of watched caches, and the members' own answers.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
+use futures::try_join;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerState, PersistentVolumeClaim, Pod as KubePod, Service};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Service,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::PartialObjectMeta;
+use kube::api::{Api, ListParams, PartialObjectMeta};
 use kube::runtime::reflector::Store as Cache;
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 
 use crate::crd::EtcdCluster;
-use crate::member::{MemberClient, MemberList, StatusResponse};
-use crate::names::{APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, Names, ROLE_LABEL, UID_LABEL};
+use crate::member::{self, MemberClient, MemberList, StatusResponse};
+use crate::names::{
+    APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL,
+};
 use crate::plan::{Answer, Child, Member, Observed, Pod, Store};
 
 /// The watched objects of all clusters. Of all but pods only the metadata is kept, and of pods the image and the state.
@@ -30,13 +36,53 @@ pub struct Caches {
     pub budgets: Cache<PartialObjectMeta<PodDisruptionBudget>>,
 }
 
-/// The hash that an existing child carries, and whether it is this cluster's.
+#[cfg(test)]
+impl Caches {
+    /// Caches that never show anything.
+    pub fn empty() -> Self {
+        use kube::runtime::reflector::store;
+        Self {
+            statefulsets: store().0,
+            pods: store().0,
+            claims: store().0,
+            services: store().0,
+            budgets: store().0,
+        }
+    }
+}
+
+/// What matters of an existing child before it is applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The hash of what was rendered when it was last applied.
     pub hash: Option<String>,
     /// Whether its controlling owner is this EtcdCluster.
     pub ours: bool,
+    /// What changes with each edit.
+    pub edition: String,
+}
+
+impl Applied {
+    /// Of an object as the API server has it.
+    pub fn of(object: &impl Resource, names: &Names) -> Self {
+        let annotations = object.meta().annotations.as_ref();
+        Self {
+            hash: annotations.and_then(|it| it.get(APPLIED_HASH)).cloned(),
+            ours: owned(object, names),
+            edition: edition(object),
+        }
+    }
+}
+
+/// The object's uid and generation, which counts edits of its spec; of a kind without generations (Service, on some versions) its
+/// resourceVersion, which counts every write.
+pub fn edition(object: &impl Resource) -> String {
+    let meta = object.meta();
+    let uid = meta.uid.as_deref().unwrap_or_default();
+    match (meta.generation, &meta.resource_version) {
+        (Some(generation), _) => format!("{uid}/{generation}"),
+        (None, version) => format!("{uid}/v{}", version.as_deref().unwrap_or_default()),
+    }
 }
 
 /// What the cache knows of the child `name`.
@@ -47,31 +93,51 @@ where
     let found = cache.find(|object| {
         object.namespace().as_deref() == Some(&names.namespace) && object.name_any() == name
     })?;
-    Some(Applied {
-        hash: found.annotations().get(APPLIED_HASH).cloned(),
-        ours: owned(found.as_ref(), names),
-    })
+    Some(Applied::of(found.as_ref(), names))
 }
 
 /// Sees everything about one cluster.
 pub async fn observe(caches: &Caches, cluster: &EtcdCluster) -> Observed {
     let names = Names::of(cluster);
     let mut observed = Observed {
-        statefulsets: children(&caches.statefulsets, &names, |object| owned(object, &names)),
-        pods: pods(&caches.pods, &names),
-        claims: children(&caches.claims, &names, |object| labelled(object, &names)),
-        store: Store::Silent,
+        statefulsets: children(caches.statefulsets.state(), &names, owned),
+        pods: pods(caches.pods.state(), &names),
+        claims: children(caches.claims.state(), &names, labelled),
+        ..Default::default()
     };
-    observed.store = ask_members(cluster, &names, &observed).await;
+    (observed.store, observed.silence) = ask_members(cluster, &names, &observed.pods).await;
     observed
 }
 
-fn owned(object: &impl Resource, names: &Names) -> bool {
+/// Sees what is left of a cluster in Kubernetes, by asking the API server itself; members are not asked.
+pub async fn list(client: &Client, cluster: &EtcdCluster) -> Result<Observed, kube::Error> {
+    let names = Names::of(cluster);
+    let namespace = &names.namespace;
+    let statefulsets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
+    let kube_pods = Api::<KubePod>::namespaced(client.clone(), namespace);
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    let ours = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", names.cluster));
+    let (statefulsets, kube_pods, claims) = try_join!(
+        statefulsets.list_metadata(&ours),
+        kube_pods.list(&ours),
+        claims.list_metadata(&ours),
+    )?;
+    Ok(Observed {
+        statefulsets: children(statefulsets.items, &names, owned),
+        pods: pods(kube_pods.items, &names),
+        claims: children(claims.items, &names, labelled),
+        ..Default::default()
+    })
+}
+
+/// Whether the EtcdCluster is the object's controlling owner.
+pub fn owned(object: &impl Resource, names: &Names) -> bool {
     let mut owners = object.meta().owner_references.iter().flatten();
     owners.any(|owner| owner.controller == Some(true) && owner.uid == names.uid)
 }
 
-fn labelled(object: &impl Resource, names: &Names) -> bool {
+/// Whether the object carries the uid of the EtcdCluster, as pods and claims do.
+pub fn labelled(object: &impl Resource, names: &Names) -> bool {
     let labels = object.meta().labels.as_ref();
     labels.and_then(|labels| labels.get(UID_LABEL)) == Some(&names.uid)
 }
@@ -84,49 +150,60 @@ fn of_cluster(object: &impl Resource, names: &Names) -> Option<u32> {
     here.then(|| names.ordinal_of(meta.name.as_deref()?))?
 }
 
-fn children<K>(
-    cache: &Cache<PartialObjectMeta<K>>,
+fn children<K: Resource<DynamicType = ()>>(
+    objects: impl IntoIterator<Item = impl Borrow<PartialObjectMeta<K>>>,
     names: &Names,
-    ours: impl Fn(&PartialObjectMeta<K>) -> bool,
-) -> BTreeMap<u32, Child>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    let objects = cache.state().into_iter();
+    ours: impl Fn(&PartialObjectMeta<K>, &Names) -> bool,
+) -> BTreeMap<u32, Child> {
+    let objects = objects.into_iter();
     objects
         .filter_map(|object| {
+            let object = object.borrow();
             let child = Child {
-                uid: object.uid().unwrap_or_default(),
-                ours: ours(object.as_ref()),
+                uid: object.meta().uid.clone().unwrap_or_default(),
+                ours: ours(object, names),
                 deleting: object.meta().deletion_timestamp.is_some(),
             };
-            Some((of_cluster(object.as_ref(), names)?, child))
+            Some((of_cluster(object, names)?, child))
         })
         .collect()
 }
 
-fn pods(cache: &Cache<KubePod>, names: &Names) -> BTreeMap<u32, Pod> {
-    let objects = cache.state().into_iter();
+fn pods(
+    objects: impl IntoIterator<Item = impl Borrow<KubePod>>,
+    names: &Names,
+) -> BTreeMap<u32, Pod> {
+    let objects = objects.into_iter();
     objects
-        .filter_map(|pod| Some((of_cluster(pod.as_ref(), names)?, pod_view(&pod, names))))
+        .filter_map(|pod| {
+            let pod = pod.borrow();
+            Some((of_cluster(pod, names)?, pod_view(pod, names)))
+        })
         .collect()
 }
 
 fn pod_view(pod: &KubePod, names: &Names) -> Pod {
-    let containers = pod.spec.as_ref().map(|spec| &spec.containers);
-    let image = containers.and_then(|containers| containers.first()?.image.clone());
     let statuses = pod
         .status
         .as_ref()
         .and_then(|status| status.container_statuses.as_ref());
-    let state = statuses.and_then(|statuses| statuses.first()?.state.as_ref());
+    // By its name: a sidecar may stand before it.
+    let server = |statuses: &'_ Vec<ContainerStatus>| {
+        let mut statuses = statuses.iter();
+        statuses
+            .find(|status| status.name == SERVER_CONTAINER)?
+            .state
+            .clone()
+    };
+    let state = statuses.and_then(server);
+    let state = state.as_ref();
     Pod {
         uid: pod.uid().unwrap_or_default(),
         ours: labelled(pod, names),
         deleting: pod.meta().deletion_timestamp.is_some(),
         running: state.is_some_and(|state| state.running.is_some()),
         config_hash: pod.annotations().get(CONFIG_HASH).cloned(),
-        image: image.unwrap_or_default(),
+        image: pod.annotations().get(IMAGE).cloned(),
         role: pod.labels().get(ROLE_LABEL).cloned(),
         trouble: trouble(pod, state),
     }
@@ -151,21 +228,37 @@ fn trouble(pod: &KubePod, state: Option<&ContainerState>) -> Option<String> {
 
 /// A member's Status, by the number of its pod.
 type Answers = BTreeMap<u32, StatusResponse>;
+/// Why a member is not healthy, by the number of its pod.
+type Silence = BTreeMap<u32, String>;
 
-async fn ask_members(cluster: &EtcdCluster, names: &Names, observed: &Observed) -> Store {
-    let recorded = cluster
-        .status
-        .as_ref()
-        .and_then(|status| status.cluster_id.clone());
-    let running = observed
-        .pods
-        .iter()
-        .filter(|(_, pod)| pod.running && pod.ours);
-    let answers: Answers = join_all(running.map(|(ordinal, _)| ask(names, *ordinal)))
-        .await
-        .into_iter()
-        .flatten()
-        .collect();
+async fn ask_members(
+    cluster: &EtcdCluster,
+    names: &Names,
+    pods: &BTreeMap<u32, Pod>,
+) -> (Store, Silence) {
+    let recorded = cluster.status.as_ref();
+    let recorded = recorded.and_then(|status| status.cluster_id.clone());
+    let serving = pods.iter().filter(|(_, pod)| pod.serves());
+    let asked = join_all(serving.map(|(ordinal, _)| ask(names, *ordinal))).await;
+    let (mut answers, mut silence) = (Answers::new(), Silence::new());
+    for (ordinal, answer) in asked {
+        match answer {
+            Ok(answer) => {
+                if answer.leader == 0 {
+                    silence.insert(ordinal, "it sees no leader".into());
+                }
+                answers.insert(ordinal, answer);
+            }
+            Err(error) => {
+                silence.insert(ordinal, error.cause());
+            }
+        }
+    }
+    (member_list(recorded, names, &answers).await, silence)
+}
+
+/// The confirmed list of the right cluster, from the first member that gives it; the leader is asked first.
+async fn member_list(recorded: Option<String>, names: &Names, answers: &Answers) -> Store {
     let ids: BTreeMap<u32, u64> = answers
         .iter()
         .filter_map(|(ordinal, answer)| Some((*ordinal, answer.header?.cluster_id)))
@@ -182,8 +275,8 @@ async fn ask_members(cluster: &EtcdCluster, names: &Names, observed: &Observed) 
     }
     candidates.sort_by_key(|ordinal| !leads(&answers[ordinal]));
     for ordinal in candidates {
-        match list(names, ordinal).await {
-            Ok(list) if right(&list.cluster_id) => return assemble(names, &list, &answers),
+        match list_of(names, ordinal).await {
+            Ok(list) if right(&list.cluster_id) => return assemble(names, &list, answers),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, member = names.member(ordinal), "no member list"),
         }
@@ -197,19 +290,13 @@ fn leads(answer: &StatusResponse) -> bool {
         .is_some_and(|header| header.member_id == answer.leader)
 }
 
-async fn ask(names: &Names, ordinal: u32) -> Option<(u32, StatusResponse)> {
+async fn ask(names: &Names, ordinal: u32) -> (u32, Result<StatusResponse, member::Error>) {
     let url = names.client_url(ordinal);
     let answer = async { MemberClient::new(&url)?.status().await };
-    match answer.await {
-        Ok(status) => Some((ordinal, status)),
-        Err(error) => {
-            tracing::debug!(%error, member = names.member(ordinal), "no status");
-            None
-        }
-    }
+    (ordinal, answer.await)
 }
 
-async fn list(names: &Names, ordinal: u32) -> Result<MemberList, crate::member::Error> {
+async fn list_of(names: &Names, ordinal: u32) -> Result<MemberList, member::Error> {
     MemberClient::new(&names.client_url(ordinal))?
         .member_list()
         .await
@@ -251,3 +338,6 @@ fn assemble(names: &Names, list: &MemberList, answers: &Answers) -> Store {
         members,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@ use crate::crd::{EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, Phase
 use crate::names::Names;
 use crate::plan::{Action, Member, Observed, Plan, Store, healthy, hex, quorum};
 
-/// The status to store before the plan is carried out. `error` is what went wrong in the last pass.
+/// The status of a pass: of one with a step stored before the step is taken, with the `error` of the last pass; of one without
+/// stored after the children were applied, with the `error` of that.
 pub fn render(
     cluster: &EtcdCluster,
     observed: &Observed,
@@ -40,6 +41,7 @@ pub fn render(
         selector: selector.join(","),
         leader: leader.map(|member| member.name.clone()),
         version: lowest.or(recorded.version.clone()),
+        server_version: server_version(&members),
         members,
         next_action: next_action(&names, plan, error),
         operation: plan.operation.clone(),
@@ -47,6 +49,29 @@ pub fn render(
     };
     status.conditions = conditions(cluster, observed, plan, error, formed, now);
     status
+}
+
+/// The tags of the images that members run, each once, in the order of the members.
+fn server_version(members: &[MemberStatus]) -> Option<String> {
+    let mut tags: Vec<&str> = Vec::new();
+    for image in members.iter().filter_map(|member| member.image.as_deref()) {
+        let tag = tag(image);
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    (!tags.is_empty()).then(|| tags.join(", "))
+}
+
+/// The tag of an image reference; without one its digest, and without either what Kubernetes then takes.
+fn tag(image: &str) -> &str {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let tag = last.split_once(':').map(|(_, tag)| tag);
+    tag.or(digest).unwrap_or("latest")
 }
 
 /// Whether `new` says anything that a person or a program would miss. Values that move all the time do not count: the log index
@@ -103,6 +128,8 @@ fn member_status(
     before: Option<&MemberStatus>,
     leader: Option<u64>,
 ) -> MemberStatus {
+    let pod = member.ordinal.and_then(|n| observed.pods.get(&n));
+    let image = pod.and_then(|pod| pod.image.clone());
     let claim = member.ordinal.and_then(|n| observed.claims.get(&n));
     let claim_uid = claim.map(|claim| claim.uid.clone());
     let held_before = before.and_then(|before| before.claim_uid.clone());
@@ -122,6 +149,7 @@ fn member_status(
             .map(|n| names.client_url(n))
             .unwrap_or_default(),
         version: version.or_else(|| before.and_then(|before| before.version.clone())),
+        image: image.or_else(|| before.and_then(|before| before.image.clone())),
         db_size: answer.map(|answer| answer.db_size),
         raft_index: answer.and_then(|answer| i64::try_from(answer.raft_index).ok()),
         claim_uid: match member.healthy() {
@@ -179,6 +207,7 @@ fn conditions(
             | Phase::RollingOut
             | Phase::Deleting
     );
+    let stalled = plan.phase == Phase::Blocked;
     let forming = matches!(plan.phase, Phase::Pending | Phase::Bootstrapping);
     let troubled = matches!(
         plan.phase,
@@ -201,9 +230,17 @@ fn conditions(
         ),
         ("Progressing", progressing, &plan.reason),
         ("Degraded", degraded, trouble),
-        ("Ready", plan.phase == Phase::Running, &plan.reason),
-        ("Reconciling", progressing, &plan.reason),
-        ("Stalled", plan.phase == Phase::Blocked, &plan.reason),
+        (
+            "Ready",
+            plan.phase == Phase::Running && error.is_none(),
+            trouble,
+        ),
+        (
+            "Reconciling",
+            progressing || (error.is_some() && !stalled),
+            trouble,
+        ),
+        ("Stalled", stalled, &plan.reason),
     ];
     list.into_iter()
         .map(|(type_, holds, message)| {

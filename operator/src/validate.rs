@@ -13,7 +13,9 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
             "metadata.name: {name:?} must have at most {MAX_NAME_LENGTH} lower-case letters, digits and dashes, a letter first"
         ));
     }
-    if spec.size < 1 || spec.size > MAX_SIZE {
+    if spec.size == 0 {
+        problems.push("spec.size: size 0 (parking) is not supported yet".into());
+    } else if spec.size < 0 || spec.size > MAX_SIZE {
         problems.push(format!(
             "spec.size: {} is not between 1 and {MAX_SIZE}",
             spec.size

@@ -2,7 +2,7 @@
 
 use futures::stream::{BoxStream, SelectAll, Stream};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PartialObjectMeta};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
@@ -152,17 +152,10 @@ fn trim_metadata<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 
-/// Forgets what no part of the operator reads of a pod; the image stays.
+/// Forgets what no part of the operator reads of a pod.
 fn trim_pod(pod: &mut Pod) {
     trim_metadata(pod);
-    if let Some(spec) = &mut pod.spec {
-        let image = spec.containers.first().and_then(|it| it.image.clone());
-        *spec = Default::default();
-        spec.containers = vec![Container {
-            image,
-            ..Default::default()
-        }];
-    }
+    pod.spec = None;
     if let Some(status) = &mut pod.status {
         status.init_container_statuses = None;
         status.host_ips = None;

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::statefulset::VOLUME;
 use crate::crd::{EtcdCluster, PullPolicy};
-use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT};
+use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
 use crate::plan::Start;
 
 /// Where the volume is mounted; the server keeps everything below it.
@@ -61,7 +61,7 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         PullPolicy::Never => "Never".to_string(),
     });
     Container {
-        name: "server".into(),
+        name: SERVER_CONTAINER.into(),
         image: Some(cluster.spec.server_image()),
         image_pull_policy: pull_policy,
         args: Some(arguments(cluster, names, ordinal, start)),

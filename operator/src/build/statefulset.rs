@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::{config_hash, metadata, pod};
 use crate::crd::EtcdCluster;
-use crate::names::{CONFIG_HASH, MEMBER_LABEL, Names, ROLE_LABEL, UID_LABEL};
+use crate::names::{CONFIG_HASH, IMAGE, MEMBER_LABEL, Names, ROLE_LABEL, UID_LABEL};
 use crate::plan::{PodRole, Start};
 
 /// The name of the volume, and the first part of its claim's.
@@ -66,6 +66,7 @@ fn template(
     labels.insert(ROLE_LABEL.into(), role.as_str().into());
     let mut annotations = wanted.annotations.clone();
     annotations.insert(CONFIG_HASH.into(), config_hash(cluster));
+    annotations.insert(IMAGE.into(), cluster.spec.server_image());
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::names::{CONFIG_HASH, ROLE_LABEL};
+use crate::names::{CONFIG_HASH, IMAGE, ROLE_LABEL};
 use crate::plan::PodRole;
 
 fn cluster(spec: serde_json::Value) -> EtcdCluster {
@@ -142,10 +142,9 @@ fn pods_carry_the_hash_the_role_and_no_label_of_others() {
     assert_eq!(labels["keelson.dev/member"], "demo-3");
     assert_eq!(labels["team"], "storage");
     assert_eq!(labels[ROLE_LABEL], "learner");
-    assert_eq!(
-        metadata.annotations.unwrap()[CONFIG_HASH],
-        config_hash(&everything())
-    );
+    let annotations = metadata.annotations.unwrap();
+    assert_eq!(annotations[CONFIG_HASH], config_hash(&everything()));
+    assert_eq!(annotations[IMAGE], everything().spec.server_image());
 }
 
 #[test]
@@ -156,6 +155,25 @@ fn the_budget_keeps_a_quorum_of_what_is_and_what_will_be() {
         let expected = k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(minimum);
         assert_eq!(available, Some(expected), "size {size}, {voters} voters");
     }
+}
+
+#[test]
+fn the_budget_does_not_shrink_while_the_members_cannot_be_reached() {
+    let mut cluster = cluster(json!({"size": 3}));
+    let member = |role: &str| json!({"name": "demo-0", "id": "1", "role": role});
+    let members: Vec<_> = [
+        "Leader", "Follower", "Follower", "Follower", "Follower", "Learner",
+    ]
+    .into_iter()
+    .map(member)
+    .collect();
+    cluster.status = Some(serde_json::from_value(json!({"members": members})).unwrap());
+    let available = pod_disruption_budget(&cluster, 0)
+        .spec
+        .unwrap()
+        .min_available;
+    let expected = k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(3);
+    assert_eq!(available, Some(expected));
 }
 
 #[test]

@@ -44,8 +44,9 @@ pub const MAX_NAME_LENGTH: usize = 48;
     printcolumn(name = "Size", type_ = "integer", json_path = ".spec.size", description = "Members asked for"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyMembers", description = "Voting members that answer"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Lowest version that a member runs"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.serverVersion", description = "Image tag that members run"),
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader"),
+    printcolumn(name = "API", type_ = "string", json_path = ".status.version", priority = 1, description = "Lowest version of etcd's API that a member reports"),
     printcolumn(name = "Waiting for", type_ = "string", json_path = ".status.nextAction.waitingFor", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 48").message("metadata.name must have at most 48 characters: pods, volumes and DNS names are made from it"),
@@ -59,7 +60,7 @@ pub struct EtcdClusterSpec {
     /// How many voting members the cluster has, from 1 to 9. An odd number: an even one tolerates no more failures than the odd
     /// number below it. Change it here or with `kubectl scale`; members join and leave one at a time.
     #[serde(default = "default_size")]
-    #[x_kube(validation = Rule::new("self != 0").message("spec.size 0 is not supported: delete the resource with spec.storage.retention.whenDeleted: Retain to keep the data"))]
+    #[x_kube(validation = Rule::new("self != 0").message("spec.size: size 0 (parking) is not supported yet"))]
     #[schemars(range(min = 0, max = 9))]
     pub size: i32,
 

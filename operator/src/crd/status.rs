@@ -29,9 +29,12 @@ pub struct EtcdClusterStatus {
     /// The name of the leading member.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
-    /// The lowest version that a member runs.
+    /// The lowest version of etcd's API that a member reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The tag of the image that members run; several while they are being restarted with another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
     /// The members, as the store lists them.
     pub members: Vec<MemberStatus>,
     /// What the operator does next, and what it waits for.
@@ -89,9 +92,12 @@ pub struct MemberStatus {
     pub healthy: bool,
     /// Its client URL.
     pub endpoint: String,
-    /// The version that it runs.
+    /// The version of etcd's API that it reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The image that it runs, as this resource named it when its pod was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The size of its database in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub db_size: Option<i64>,

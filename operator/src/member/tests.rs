@@ -141,11 +141,32 @@ async fn the_life_of_a_member_in_a_real_etcd() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
+/// The cause is shown in the status of the EtcdCluster, so it must not change from one pass to the next.
+#[tokio::test]
+async fn the_cause_of_silence_is_told_in_the_same_words_each_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deaf = format!("http://{}", listener.local_addr().unwrap());
+    for (url, cause) in [
+        (free_url(), "connection refused"),
+        (deaf, NO_ANSWER),
+        (
+            "http://127.0.0.1.invalid:1".into(),
+            "failed to lookup address information",
+        ),
+    ] {
+        for _ in 0..2 {
+            let error = MemberClient::new(&url).unwrap().status().await.unwrap_err();
+            assert!(error.cause().starts_with(cause), "{url}: {}", error.cause());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_member_that_is_not_there_is_an_error_in_time() {
     let started = Instant::now();
     let nobody = free_url();
-    assert!(MemberClient::new(&nobody).unwrap().status().await.is_err());
-    assert!(started.elapsed() < REQUEST_TIMEOUT + CONNECT_TIMEOUT);
+    let error = MemberClient::new(&nobody).unwrap().status().await;
+    assert_eq!(error.unwrap_err().cause(), "connection refused");
+    assert!(started.elapsed() < STATUS_TIMEOUT + CONNECT_TIMEOUT);
     assert!(MemberClient::new("no url").is_err());
 }

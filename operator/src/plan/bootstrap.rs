@@ -24,7 +24,7 @@ pub(super) fn plan(situation: &Situation) -> Plan {
     }
     let step = rollout::of_stopped_pods(situation, &[SEED]).unwrap_or_else(|| {
         Step::wait(
-            format!("{} to answer", situation.expect_member(SEED)),
+            situation.expect(&[SEED], "to answer"),
             Phase::Bootstrapping,
             format!("{name}, the first member, is starting"),
         )

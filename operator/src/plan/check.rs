@@ -66,12 +66,13 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             if used {
                 return Err(Violation::InUse(action.to_string()));
             }
-            majority(action, members, |_| true)
+            majority(observed, action, members, |_| true)
         }
         Action::Promote { id, .. } => promotion(cluster, observed, action, *id),
         Action::MoveLeader { to, .. } => {
             let members = confirmed(cluster, observed, action)?;
-            let able = |member: &Member| member.id == *to && !member.learner && up(member);
+            let able =
+                |member: &Member| member.id == *to && !member.learner && up(observed, member);
             match members.iter().any(able) {
                 true => Ok(()),
                 false => Err(Violation::Successor),
@@ -79,7 +80,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         }
         Action::RemoveMember { id, .. } => {
             let members = confirmed(cluster, observed, action)?;
-            majority(action, members, |member| member.id != *id)
+            majority(observed, action, members, |member| member.id != *id)
         }
         Action::DeleteStatefulSet { ordinal, .. } => {
             unused(cluster, observed, action, *ordinal)?;
@@ -104,8 +105,11 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
     }
 }
 
-fn up(member: &Member) -> bool {
-    matches!(&member.answer, Some(answer) if answer.leader != 0)
+/// A member answers and sees a leader, and its pod is not on its way out.
+fn up(observed: &Observed, member: &Member) -> bool {
+    let pod = member.ordinal.and_then(|n| observed.pods.get(&n));
+    let leaving = pod.is_some_and(|pod| pod.deleting);
+    !leaving && matches!(&member.answer, Some(answer) if answer.leader != 0)
 }
 
 fn ours(is_ours: bool, action: &Action) -> Result<(), Violation> {
@@ -139,6 +143,7 @@ fn confirmed<'a>(
 
 /// Of the voters that are left, more than half must be up.
 fn majority(
+    observed: &Observed,
     action: &Action,
     members: &[Member],
     left: impl Fn(&Member) -> bool,
@@ -147,7 +152,7 @@ fn majority(
         .iter()
         .filter(|member| !member.learner && left(member))
         .collect();
-    let alive = rest.iter().filter(|member| up(member)).count();
+    let alive = rest.iter().filter(|member| up(observed, member)).count();
     match alive * 2 > rest.len() {
         true => Ok(()),
         false => {
@@ -164,16 +169,17 @@ fn promotion(
     id: u64,
 ) -> Result<(), Violation> {
     let members = confirmed(cluster, observed, action)?;
-    let is_ready =
-        |member: &Member| member.id == id && member.learner && member.started && up(member);
+    let is_ready = |member: &Member| {
+        member.id == id && member.learner && member.started && up(observed, member)
+    };
     if !members.iter().any(is_ready) {
         return Err(Violation::Promotion);
     }
-    majority(action, members, |_| true)?;
+    majority(observed, action, members, |_| true)?;
     let voters = members.iter().filter(|member| !member.learner).count() + 1;
     let alive = members
         .iter()
-        .filter(|member| !member.learner && up(member))
+        .filter(|member| !member.learner && up(observed, member))
         .count()
         + 1;
     match alive * 2 > voters {
@@ -221,7 +227,7 @@ fn restart(
     }
     let alive = voters
         .iter()
-        .filter(|voter| !victim(voter) && up(voter))
+        .filter(|voter| !victim(voter) && up(observed, voter))
         .count();
     let all_others_up = alive + 1 == voters.len();
     match all_others_up && alive * 2 > voters.len() {

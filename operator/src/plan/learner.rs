@@ -1,6 +1,6 @@
 //! A member on its way in: added as a learner, started, caught up, promoted. One at a time.
 
-use super::quorum::survives_promotion;
+use super::quorum::{survives_promotion, survives_removal};
 use super::{Action, Member, Situation, Step, rollout};
 use crate::crd::{OperationKind, Phase};
 
@@ -17,11 +17,16 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
     let operation = situation.operation(OperationKind::AddMember, ordinal, Some(learner.id));
 
     if withdrawn(situation, learner) {
+        if !survives_removal(store.voters(), learner.id) {
+            let what = "a quorum of the voters to be healthy";
+            let reason = format!("{name} does not answer and is no longer asked for");
+            return Some(Step::wait(what, Phase::Degraded, reason).during(operation));
+        }
         let remove = Action::RemoveMember {
             ordinal,
             id: learner.id,
         };
-        let reason = format!("{name} never started and is no longer asked for");
+        let reason = format!("{name} does not answer and is no longer asked for");
         let leaving = situation.operation(OperationKind::RemoveMember, ordinal, Some(learner.id));
         return Some(Step::act(remove, Phase::ScalingIn, reason).during(leaving));
     }
@@ -34,7 +39,7 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
         if let Some(restart) = rollout::of_stopped_pods(situation, &[ordinal]) {
             return Some(restart.during(operation));
         }
-        return wait(format!("{} to start", situation.expect_member(ordinal)));
+        return wait(situation.expect(&[ordinal], "to start"));
     };
     let index = |id: u64| {
         let leader = store.voters().find(|voter| voter.id == id)?;
@@ -56,10 +61,10 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
     Some(Step::act(promote, Phase::ScalingOut, format!("{name} has caught up")).during(operation))
 }
 
-/// A learner that never started has no data and no vote. When its place is no longer asked for it is taken back, so that a
-/// scale-out that cannot be finished (no node, no volume) can be undone.
+/// A learner has no vote. One that does not answer and whose place is no longer asked for is taken back, so that a scale-out
+/// that cannot be finished (no node, no volume, a process that dies) can be undone.
 fn withdrawn(situation: &Situation, learner: &Member) -> bool {
     let voters = situation.observed.store.voters().count();
     let asked_for = usize::try_from(situation.cluster.spec.size).unwrap_or(0);
-    !learner.started && learner.answer.is_none() && voters >= asked_for
+    learner.answer.is_none() && voters >= asked_for
 }

@@ -8,6 +8,7 @@ mod check;
 mod learner;
 mod leftovers;
 mod observed;
+mod obstacles;
 mod quorum;
 mod repair;
 mod rollout;
@@ -169,17 +170,16 @@ pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
         let step = Step::act(Action::AddFinalizer, situation.recorded.phase, "accepted");
         return situation.hands_off(step);
     }
-    if let Some(obstacle) = situation.foreign_child() {
-        let step = Step::wait(obstacle.clone(), Phase::Blocked, obstacle);
+    if let Some(step) = obstacles::foreign_children(&situation) {
         return situation.hands_off(step);
     }
     match &observed.store {
         Store::Silent if situation.recorded.cluster_id.is_some() => situation.unavailable(),
         Store::Silent => bootstrap::plan(&situation),
-        Store::Foreign(id) => situation.hands_off(situation.wrong_cluster(*id)),
+        Store::Foreign(id) => situation.hands_off(obstacles::wrong_cluster(&situation, *id)),
         Store::Listed { cluster_id, .. } => match &situation.recorded.cluster_id {
             Some(recorded) if *recorded != hex(*cluster_id) => {
-                situation.hands_off(situation.wrong_cluster(*cluster_id))
+                situation.hands_off(obstacles::wrong_cluster(&situation, *cluster_id))
             }
             Some(_) => situation.steady(),
             None => bootstrap::record(&situation, *cluster_id),
@@ -187,10 +187,10 @@ pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
     }
 }
 
-/// The plan for a resource whose spec is refused: nothing is changed until it is corrected.
-pub fn refuse(cluster: &EtcdCluster, observed: &Observed, problems: &str) -> Plan {
+/// The plan for a resource whose spec is refused, or whose plan was: nothing is changed until `waiting_for` is there.
+pub fn refuse(cluster: &EtcdCluster, observed: &Observed, waiting_for: &str, why: &str) -> Plan {
     let situation = Situation::new(cluster, observed);
-    let step = Step::wait("a valid spec", Phase::Blocked, problems);
+    let step = Step::wait(waiting_for, Phase::Blocked, why);
     situation.hands_off(step.during(situation.recorded.operation.clone()))
 }
 
@@ -233,9 +233,9 @@ impl<'a> Situation<'a> {
     fn steady(&self) -> Plan {
         let step = repair::step(self)
             .or_else(|| leftovers::step(self))
-            .or_else(|| self.unknown_member())
+            .or_else(|| obstacles::unknown_member(self))
             .or_else(|| learner::step(self))
-            .or_else(|| rollout::configuration(self).filter(|step| !self.too_small(step)))
+            .or_else(|| rollout::configuration_now(self))
             .or_else(|| scale::step(self))
             .or_else(|| rollout::configuration(self))
             .or_else(|| rollout::upgrade(self))
@@ -256,57 +256,16 @@ impl<'a> Situation<'a> {
         let reason =
             "no quorum of members answers; the cluster is never bootstrapped anew by itself";
         let step = rollout::of_stopped_pods(self, &ordinals).unwrap_or_else(|| {
-            let troubles: Vec<String> = ordinals.iter().filter_map(|n| self.trouble(*n)).collect();
-            let waiting_for = match troubles.is_empty() {
+            let members = ordinals.iter().map(|n| self.member_and_trouble(*n));
+            let members: Vec<String> = members.collect();
+            let waiting_for = match members.is_empty() {
                 true => "a quorum of members to answer".to_string(),
-                false => format!("a quorum of members to answer ({})", troubles.join("; ")),
+                false => format!("a quorum of {} to answer", members.join(", ")),
             };
             Step::wait(waiting_for, Phase::Unavailable, reason)
         });
         let step = step.during(self.recorded.operation.clone());
         self.with_members(step, members, true)
-    }
-
-    /// What stands in the way: an object with a name of ours which belongs to somebody else.
-    fn foreign_child(&self) -> Option<String> {
-        let report = |kind: &str, name: String| {
-            Some(format!(
-                "{kind} {name} to be removed: it belongs to another owner (perhaps an earlier EtcdCluster of this name)"
-            ))
-        };
-        let foreign = |child: &Child| !child.ours;
-        let found = |children: &BTreeMap<u32, Child>| {
-            let mut found = children.iter().filter(|(_, child)| foreign(child));
-            found.next().map(|(ordinal, _)| *ordinal)
-        };
-        if let Some(ordinal) = found(&self.observed.statefulsets) {
-            return report("StatefulSet", self.names.member(ordinal));
-        }
-        if let Some((ordinal, _)) = self.observed.pods.iter().find(|(_, pod)| !pod.ours) {
-            return report("pod", self.names.pod(*ordinal));
-        }
-        let ordinal = found(&self.observed.claims)?;
-        report("claim", self.names.claim(ordinal))
-    }
-
-    fn wrong_cluster(&self, answered: u64) -> Step {
-        let recorded = self.recorded.cluster_id.clone().unwrap_or_default();
-        Step::wait(
-            format!("the members of cluster {recorded}"),
-            Phase::Blocked,
-            format!("the members that answer belong to cluster {answered:x}, not to {recorded}"),
-        )
-    }
-
-    /// A member that somebody added by hand: the operator counts it, and changes nothing until it is gone.
-    fn unknown_member(&self) -> Option<Step> {
-        let mut members = self.observed.store.members().iter();
-        let unknown = members.find(|member| member.ordinal.is_none())?;
-        let text = format!(
-            "member {:x} to be removed: the operator did not add it",
-            unknown.id
-        );
-        Some(Step::wait(text.clone(), Phase::Blocked, text))
     }
 
     /// The StatefulSets of all listed members.
@@ -329,19 +288,10 @@ impl<'a> Situation<'a> {
             .collect()
     }
 
-    /// One or two members cannot be restarted without an interruption. That must not keep them from becoming three.
-    fn too_small(&self, step: &Step) -> bool {
-        step.action.is_none() && self.observed.store.voters().count() < 3
-    }
-
     /// Nothing to do: Running, or Degraded while a voter does not answer.
     fn at_rest(&self) -> Step {
         let store = &self.observed.store;
-        let silent: Vec<u32> = store
-            .voters()
-            .filter(|voter| !voter.healthy())
-            .filter_map(|voter| voter.ordinal)
-            .collect();
+        let silent = self.silent_voters();
         let count = store.voters().count();
         if silent.is_empty() {
             return Step {
@@ -352,8 +302,7 @@ impl<'a> Situation<'a> {
                 reason: format!("all {count} members are healthy"),
             };
         }
-        let texts: Vec<String> = silent.iter().map(|n| self.expect_member(*n)).collect();
-        let waiting_for = format!("{} to answer", texts.join(", "));
+        let waiting_for = self.expect(&silent, "to answer");
         if let Some(operation) = self.restarting(&silent) {
             let reason = format!("{} is coming back", operation.member);
             let step = Step::wait(waiting_for, Phase::RollingOut, reason);
@@ -373,15 +322,48 @@ impl<'a> Situation<'a> {
         ours.then(|| operation.clone())
     }
 
-    /// The member's name, with what is wrong with its pod.
-    fn expect_member(&self, ordinal: u32) -> String {
-        self.trouble(ordinal)
-            .unwrap_or_else(|| self.names.member(ordinal))
+    /// What is awaited of these members: "c-1 (CrashLoopBackOff), c-2 to answer".
+    fn expect(&self, ordinals: &[u32], what: &str) -> String {
+        let (there, missing): (Vec<u32>, Vec<u32>) = ordinals
+            .iter()
+            .partition(|ordinal| self.observed.pods.contains_key(ordinal));
+        let mut texts = Vec::new();
+        if !there.is_empty() {
+            let there: Vec<String> = there.iter().map(|n| self.member_and_trouble(*n)).collect();
+            texts.push(format!("{} {what}", there.join(", ")));
+        }
+        texts.extend(missing.iter().map(|ordinal| {
+            let (pod, member) = (self.names.pod(*ordinal), self.names.member(*ordinal));
+            format!("pod {pod} to be created (see the events of StatefulSet {member})")
+        }));
+        texts.join("; ")
     }
 
+    fn member_and_trouble(&self, ordinal: u32) -> String {
+        let member = self.names.member(ordinal);
+        match self.trouble(ordinal) {
+            Some(trouble) => format!("{member} ({trouble})"),
+            None => member,
+        }
+    }
+
+    /// Why a member does not count as healthy, as far as it is known.
     fn trouble(&self, ordinal: u32) -> Option<String> {
-        let trouble = self.observed.pods.get(&ordinal)?.trouble.as_ref()?;
-        Some(format!("{} ({trouble})", self.names.member(ordinal)))
+        let Some(pod) = self.observed.pods.get(&ordinal) else {
+            return Some("no pod".into());
+        };
+        if pod.deleting {
+            return Some("terminating".into());
+        }
+        let silence = self.observed.silence.get(&ordinal);
+        pod.trouble.as_ref().or(silence).cloned()
+    }
+
+    /// The numbers of the voters that are not healthy.
+    fn silent_voters(&self) -> Vec<u32> {
+        let voters = self.observed.store.voters();
+        let silent = voters.filter(|voter| !voter.healthy());
+        silent.filter_map(|voter| voter.ordinal).collect()
     }
 
     fn operation(&self, kind: OperationKind, ordinal: u32, id: Option<u64>) -> Option<Operation> {

@@ -11,6 +11,8 @@ pub struct Observed {
     pub pods: BTreeMap<u32, Pod>,
     /// Volume claims by the number of their member.
     pub claims: BTreeMap<u32, Child>,
+    /// Why a member whose process runs does not count as healthy, by its number. Words that stay while the cause does.
+    pub silence: BTreeMap<u32, String>,
     /// What the members said.
     pub store: Store,
 }
@@ -39,8 +41,8 @@ pub struct Pod {
     pub running: bool,
     /// Hash of the template that the pod was made from, without the image.
     pub config_hash: Option<String>,
-    /// The image that it runs.
-    pub image: String,
+    /// The image that its template asked for.
+    pub image: Option<String>,
     /// The `keelson.dev/role` label.
     pub role: Option<String>,
     /// Why its process does not run, such as `CrashLoopBackOff`.
@@ -90,6 +92,14 @@ pub struct Answer {
     pub db_size: i64,
     /// Its version.
     pub version: String,
+}
+
+impl Pod {
+    /// Whether the answers of its member count. A pod that is going away answers until its process has ended, and by then it
+    /// has cost the cluster a member.
+    pub fn serves(&self) -> bool {
+        self.ours && self.running && !self.deleting
+    }
 }
 
 impl Member {

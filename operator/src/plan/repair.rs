@@ -18,7 +18,7 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
     let name = situation.names.member(ordinal);
     let reason = format!("{name} lost its volume and is replaced");
     let operation = situation.operation(OperationKind::ReplaceMember, ordinal, Some(lost.id));
-    if !lost.learner && !survives_removal(store.voters(), lost.id) {
+    if !survives_removal(store.voters(), lost.id) {
         let what = "a quorum of the other members to be healthy".to_string();
         return Some(Step::wait(
             what,

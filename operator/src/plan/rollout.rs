@@ -5,21 +5,31 @@ use super::quorum::survives_restart;
 use super::{Action, Member, Pod, Situation, Step};
 use crate::crd::{OperationKind, Phase};
 
-/// A restart for changed configuration, which goes before a change of size.
+/// A restart for changed configuration that is under way or possible at once, which goes before a change of size. One that
+/// only waits does not: the change of size may be what it waits for, or what a person needs meanwhile.
+pub(super) fn configuration_now(situation: &Situation) -> Option<Step> {
+    // A wait without an operation has not begun.
+    configuration(situation).filter(|step| step.action.is_some() || step.operation.is_some())
+}
+
+/// A restart for changed configuration.
 pub(super) fn configuration(situation: &Situation) -> Option<Step> {
-    step(situation, |pod| {
-        pod.config_hash.as_deref() != Some(situation.config_hash.as_str())
-    })
+    step(situation, |pod| another_configuration(situation, pod))
 }
 
 /// A restart for another image, which comes last.
 pub(super) fn upgrade(situation: &Situation) -> Option<Step> {
-    step(situation, |pod| pod.image != situation.image)
+    step(situation, |pod| another_image(situation, pod))
 }
 
-fn outdated(situation: &Situation, pod: &Pod) -> bool {
+// Both compare what was rendered then with what is rendered now, never with what admission made of it.
+
+fn another_configuration(situation: &Situation, pod: &Pod) -> bool {
     pod.config_hash.as_deref() != Some(situation.config_hash.as_str())
-        || pod.image != situation.image
+}
+
+fn another_image(situation: &Situation, pod: &Pod) -> bool {
+    pod.image.as_deref() != Some(situation.image.as_str())
 }
 
 /// Restarts the first of these members whose process does not run and whose pod is outdated: a wrong option or image that was
@@ -27,7 +37,8 @@ fn outdated(situation: &Situation, pod: &Pod) -> bool {
 pub(super) fn of_stopped_pods(situation: &Situation, ordinals: &[u32]) -> Option<Step> {
     ordinals.iter().find_map(|ordinal| {
         let pod = situation.observed.pods.get(ordinal)?;
-        let stuck = !pod.running && !pod.deleting && outdated(situation, pod);
+        let outdated = another_configuration(situation, pod) || another_image(situation, pod);
+        let stuck = !pod.running && !pod.deleting && outdated;
         stuck.then(|| restart(situation, *ordinal, pod, None))
     })
 }
@@ -68,7 +79,7 @@ fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> 
         return Some(restart(situation, ordinal, pod, Some(voter.id)));
     }
     if !survives_restart(store.voters(), voter.id) {
-        return Some(refused(situation, &name));
+        return Some(refused(situation, ordinal));
     }
     if Some(voter.id) == leader {
         let successor = store
@@ -84,13 +95,16 @@ fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> 
     Some(restart(situation, ordinal, pod, Some(voter.id)))
 }
 
-fn refused(situation: &Situation, name: &str) -> Step {
-    let reason = "members are restarted one at a time";
+fn refused(situation: &Situation, ordinal: u32) -> Step {
+    let reason = "members are restarted one at a time, and only while all others are healthy";
+    let name = situation.names.member(ordinal);
+    let mut silent = situation.silent_voters();
+    silent.retain(|other| *other != ordinal);
     let waiting_for = match situation.observed.store.voters().count() {
         1 | 2 => format!(
             "size 3 or more: a restart of {name} would interrupt the cluster (delete its pod to accept that)"
         ),
-        _ => "all other members to be healthy".to_string(),
+        _ => situation.expect(&silent, "to be healthy"),
     };
     Step::wait(waiting_for, Phase::RollingOut, reason)
 }

@@ -18,7 +18,9 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
         return Some(add(situation, target));
     }
     if voters > target {
-        let victim = store.voters().max_by_key(|voter| voter.ordinal)?;
+        // Of healthy members the highest number; before them one that does not answer, as it carries nothing.
+        let voters = store.voters();
+        let victim = voters.max_by_key(|voter| (!voter.healthy(), voter.ordinal))?;
         return Some(remove(situation, victim));
     }
     None

@@ -57,6 +57,8 @@ struct RunningPod {
     uid: String,
     template: Template,
     running: bool,
+    /// It was deleted and still runs, until the next tick.
+    deleting: bool,
 }
 
 #[derive(Debug)]
@@ -105,14 +107,13 @@ impl World {
             .is_some_and(|status| status.cluster_id.is_some())
     }
 
+    /// Whether the member can be counted on: one whose pod is on its way out cannot.
     fn up(&self, id: u64) -> bool {
         let Some(member) = self.members.get(&id) else {
             return false;
         };
-        let running = self
-            .pods
-            .get(&member.ordinal)
-            .is_some_and(|pod| pod.running);
+        let pod = self.pods.get(&member.ordinal);
+        let running = pod.is_some_and(|pod| pod.running && !pod.deleting);
         let data = self.claims.get(&member.ordinal).and_then(|(_, data)| *data);
         running && data == Some(id)
     }
@@ -164,12 +165,13 @@ impl World {
             });
             children.collect::<BTreeMap<_, _>>()
         };
-        let image = self.cluster.spec.server_image();
+        let image = Some(self.cluster.spec.server_image());
         let pods = self.pods.iter().map(|(ordinal, pod)| {
             let pod = Pod {
                 uid: pod.uid.clone(),
                 ours: true,
                 running: pod.running,
+                deleting: pod.deleting,
                 config_hash: Some(pod.template.config_hash.clone()),
                 image: image.clone(),
                 trouble: (!pod.running).then(|| "CrashLoopBackOff".into()),
@@ -208,6 +210,7 @@ impl World {
                     .map(|(n, (uid, _))| (*n, uid.clone()))
                     .collect(),
             ),
+            silence: BTreeMap::new(),
             store: match self.leader {
                 0 => Store::Silent,
                 _ => Store::Listed {
@@ -225,8 +228,8 @@ impl World {
         let verdict = check(&self.cluster, &observed, &plan);
         assert_eq!(verdict, Ok(()), "{plan:#?}");
         let status = render(&self.cluster, &observed, &plan, None, Timestamp::UNIX_EPOCH);
-        if plan.cluster_id.is_some() {
-            if crash != Crash::BeforeChildren {
+        if plan.action.is_none() {
+            if plan.apply_children && crash != Crash::BeforeChildren {
                 self.apply(&plan);
             }
             if crash == Crash::Never {
@@ -295,17 +298,24 @@ impl World {
                 assert!(!self.pods.contains_key(ordinal), "the pod uses the claim");
                 self.claims.remove(ordinal);
             }
-            Action::RestartPod { ordinal, .. } => {
-                self.pods.remove(ordinal);
-            }
+            Action::RestartPod { ordinal, .. } => self.delete_pod(*ordinal),
+        }
+    }
+
+    /// The pod goes on its way out; whether it is gone shows the next tick.
+    fn delete_pod(&mut self, ordinal: u32) {
+        if let Some(pod) = self.pods.get_mut(&ordinal) {
+            pod.deleting = true;
         }
     }
 
     /// StatefulSets make claims and pods, pods start processes, processes read their directory.
     fn tick(&mut self) {
         let statefulsets = self.statefulsets.clone();
-        self.pods
-            .retain(|ordinal, _| statefulsets.contains_key(ordinal));
+        self.pods.retain(|_, pod| !pod.deleting);
+        for (ordinal, pod) in &mut self.pods {
+            pod.deleting = !statefulsets.contains_key(ordinal);
+        }
         for (ordinal, template) in statefulsets {
             if !self.claims.contains_key(&ordinal) {
                 let uid = format!("claim{}", self.fresh());
@@ -316,6 +326,7 @@ impl World {
                 uid,
                 template,
                 running: false,
+                deleting: false,
             });
             let start = pod.template.start.clone();
             let runs = self.start(ordinal, &start);
@@ -388,7 +399,7 @@ impl World {
             }
             Event::Evict(n) => {
                 if let Some(ordinal) = self.nth_pod(*n) {
-                    self.pods.remove(&ordinal);
+                    self.delete_pod(ordinal);
                 }
             }
             Event::LoseVolume(n) => {

@@ -94,9 +94,9 @@ impl Scene {
             build::config_hash(&self.cluster)
         };
         let image = if is('i') {
-            "older".into()
+            Some("older".into())
         } else {
-            self.cluster.spec.server_image()
+            Some(self.cluster.spec.server_image())
         };
         self.observed.pods.insert(
             ordinal,
@@ -124,7 +124,7 @@ impl Scene {
             claim_uid: (!is('n')).then_some(held),
             ..Default::default()
         });
-        let silent = is('x') || is('s') || is('n') || is('v');
+        let silent = is('x') || is('s') || is('n') || is('v') || is('g');
         let answer = Answer {
             leader,
             raft_index: if is('b') { 1 } else { 5000 },
@@ -233,6 +233,7 @@ fn members_join_one_at_a_time_as_learners() {
         (3, "0L 1ns", "wait: c-1 (CrashLoopBackOff) to start"),
         (3, "0L 1b", "wait: c-1 to catch up with the leader"),
         (3, "0L 1lx", "wait: c-1 to start"),
+        (3, "0L 1lg", "wait: c-1 (terminating) to start"),
         (3, "0L 1l", "promote member 1"),
         (3, "0L 1", "add member 2 as a learner"),
         (3, "0L 1 2", "Running"),
@@ -268,6 +269,11 @@ fn members_leave_from_the_highest_number_and_never_while_leading() {
         (1, "0L 1", "remove member 1"),
         (3, "0L 1 2 3x", "remove member 3"),
         (3, "0L 1 2 10", "remove member 10"),
+        // One that does not answer goes before the others: it carries nothing.
+        (3, "0L 1x 2 3", "remove member 1"),
+        (3, "0x 1L 2x 3 4", "remove member 2"),
+        (1, "0x 1L", "remove member 0"),
+        (2, "0L 1x 2", "remove member 1"),
     ]);
 }
 
@@ -275,19 +281,25 @@ fn members_leave_from_the_highest_number_and_never_while_leading() {
 fn no_removal_without_a_quorum_of_the_others() {
     table(&[
         (
-            1,
-            "0x 1L",
-            "wait: a quorum of the members other than c-1 to be healthy",
+            3,
+            "0L 1x 2x 3x",
+            "wait: a quorum of the members other than c-3 to be healthy",
         ),
         (
-            2,
-            "0L 1x 2",
-            "wait: a quorum of the members other than c-2 to be healthy",
+            4,
+            "0L 1x 2x 3x 4",
+            "wait: a quorum of the members other than c-3 to be healthy",
         ),
+        // Neither of a learner that is not asked for any more, nor of one that lost its volume.
         (
             3,
-            "0L 1x 2x 3",
-            "wait: a quorum of the members other than c-3 to be healthy",
+            "0L 1x 2x 3n",
+            "wait: a quorum of the voters to be healthy",
+        ),
+        (
+            4,
+            "0L 1x 2x 3bv",
+            "wait: a quorum of the other members to be healthy",
         ),
     ]);
 }
@@ -349,6 +361,36 @@ fn a_wrong_option_of_the_first_member_can_be_corrected() {
 }
 
 #[test]
+fn what_is_waited_for_names_its_cause() {
+    let unborn = |line| {
+        Scene::new(3, line).unborn().with(|scene| {
+            scene.observed.store = Store::Silent;
+        })
+    };
+    let no_pod = unborn("0").with(|scene| scene.observed.pods.clear());
+    let created = "wait: pod c-0-0 to be created (see the events of StatefulSet c-0)";
+    assert_eq!(no_pod.step(), created);
+    let refused = |scene: &mut Scene| {
+        let cause = "connection refused".to_string();
+        scene.observed.silence.insert(0, cause);
+    };
+    let deaf = unborn("0").with(refused);
+    assert_eq!(deaf.step(), "wait: c-0 (connection refused) to answer");
+    assert_eq!(unborn("0g").step(), "wait: c-0 (terminating) to answer");
+
+    let degraded = Scene::new(3, "0L 1x 2s").with(|scene| {
+        scene.observed.pods.remove(&1);
+    });
+    let both = "wait: c-2 (CrashLoopBackOff) to answer; pod c-1-0 to be created (see the events of StatefulSet c-1)";
+    assert_eq!(degraded.step(), both);
+    let lost = Scene::new(3, "0x 1s 2g").with(refused).with(|scene| {
+        scene.observed.store = Store::Silent;
+    });
+    let all = "wait: a quorum of c-0 (connection refused), c-1 (CrashLoopBackOff), c-2 (terminating) to answer";
+    assert_eq!(lost.step(), all);
+}
+
+#[test]
 fn a_cluster_that_had_an_id_is_never_bootstrapped_anew() {
     for line in ["-", "- 0x 1x 2x", "- 0x 1s 2s"] {
         let plan = Scene::new(3, line).plan();
@@ -405,8 +447,16 @@ fn configuration_rolls_followers_first_and_the_leader_last() {
         (3, "0Lo 1 2", "move leadership from 100 to 101"),
         (3, "0o 1L 2", "restart member 0"),
         (3, "0Lo 1xo 2o", "restart member 1"),
-        (3, "0Lo 1sx 2o", "wait: all other members to be healthy"),
+        // What keeps it from going on is named.
+        (3, "0Lo 1s 2o", "wait: c-1 (CrashLoopBackOff) to be healthy"),
         (3, "0L 1og 2", "wait: c-1 to stop"),
+        // A pod on its way out is as good as gone.
+        (3, "0L 1g 2o", "wait: c-1 (terminating) to be healthy"),
+        (3, "0Lg 1o 2o", "wait: c-0 (terminating) to be healthy"),
+        // A change of size waits for a restart that is possible or under way, not for one that only waits.
+        (5, "0L 1og 2", "wait: c-1 to stop"),
+        (5, "0Lo 1s 2o", "add member 3 as a learner"),
+        (3, "0Lo 1 2 3s", "remove member 3"),
         // Before a change of size, and an upgrade after it.
         (5, "0Lo 1o 2o", "restart member 1"),
         (5, "0Li 1i 2i", "add member 3 as a learner"),
@@ -457,8 +507,11 @@ fn a_joining_member_is_finished_before_the_size_is_looked_at_again() {
     table(&[
         (1, "0L 1 2 3b", "wait: c-3 to catch up with the leader"),
         (1, "0L 1 2 3l", "promote member 3"),
-        // One that never started has nothing to finish.
+        // One that does not answer has nothing to finish.
         (3, "0L 1 2 3n", "remove member 3"),
+        (3, "0L 1 2 3bx", "remove member 3"),
+        (3, "0L 1 2 3ls", "remove member 3"),
+        (4, "0L 1 2 3bx", "wait: c-3 to start"),
     ]);
 }
 
@@ -490,6 +543,22 @@ fn paused_and_deleted_clusters() {
     assert_eq!(gone("- +0SPC").step(), "remove the finalizer");
 }
 
+/// `kubectl delete --cascade=orphan`: Kubernetes takes the owner references off, and the members are to run on.
+#[test]
+fn a_cluster_that_is_deleted_without_its_members_leaves_them_running() {
+    let orphaning = Scene::new(3, "0L 1 2").deleting().with(|scene| {
+        let finalizers = scene.cluster.metadata.finalizers.as_mut().unwrap();
+        finalizers.push("orphan".into());
+    });
+    assert_eq!(orphaning.step(), "wait: Kubernetes to release the members");
+    let mut released = Scene::new(3, "0L 1 2").deleting();
+    released.cluster.spec.storage.retention.when_deleted = RetentionPolicy::Delete;
+    for statefulset in released.observed.statefulsets.values_mut() {
+        statefulset.ours = false;
+    }
+    assert_eq!(released.step(), "remove the finalizer");
+}
+
 #[test]
 fn the_finalizer_comes_first() {
     let scene = Scene::new(3, "-").unborn().with(|scene| {
@@ -511,6 +580,9 @@ fn what_belongs_to_somebody_else_is_refused() {
         assert!(plan.reason.contains(what), "{}", plan.reason);
         assert!(!plan.apply_children);
     }
+    let retained = Scene::new(3, "- +0C +1C +7C").unborn().plan();
+    let command = "(kubectl -n ns delete pvc data-c-0-0 data-c-1-0 data-c-7-0)";
+    assert!(retained.reason.contains(command), "{}", retained.reason);
 }
 
 #[test]
@@ -545,7 +617,7 @@ fn a_member_that_somebody_else_added_stops_changes() {
 #[test]
 fn the_check_refuses_unsafe_plans() {
     let verdict = |scene: &Scene, action: Action| {
-        let mut plan = scene.plan();
+        let mut plan = plan(&scene.cluster, &scene.observed);
         plan.action = Some(action);
         check(&scene.cluster, &scene.observed, &plan)
     };
@@ -565,6 +637,22 @@ fn the_check_refuses_unsafe_plans() {
     refused(&Scene::new(3, "0L 1 2x"), remove(1), "healthy voters");
     refused(&Scene::new(1, "0L"), remove(0), "healthy voters");
     refused(&Scene::new(3, "0L 1 2x"), restart(1), "healthy voters");
+    // Member 2 still answers, but its pod is being deleted.
+    let going = |line| {
+        Scene::new(3, line).with(|scene| scene.observed.pods.get_mut(&2).unwrap().deleting = true)
+    };
+    refused(&going("0L 1 2"), restart(1), "healthy voters");
+    refused(&going("0L 1x 2 3"), remove(3), "healthy voters");
+    let lead = Action::MoveLeader {
+        from: id(0),
+        to: id(2),
+    };
+    refused(&going("0L 1 2"), lead, "cannot lead");
+    let promote = Action::Promote {
+        ordinal: 2,
+        id: id(2),
+    };
+    refused(&going("0L 1 2l"), promote, "no healthy learner");
     refused(&Scene::new(1, "0L"), restart(0), "healthy voters");
     refused(
         &Scene::new(5, "0L 1 2 3n"),

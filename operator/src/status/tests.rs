@@ -178,11 +178,53 @@ fn a_failure_is_reported_until_it_is_over() {
     );
 }
 
+/// What waits for Ready must not go on while children are not as asked for.
+#[test]
+fn a_cluster_at_rest_whose_children_cannot_be_applied_is_not_ready() {
+    let (cluster, observed) = scene(3, 3, 10);
+    let plan = plan(&cluster, &observed);
+    let error = Some("applying Service demo-client: quota");
+    let status = render(&cluster, &observed, &plan, error, Timestamp::UNIX_EPOCH);
+    assert_eq!(holds(&status), ["Available", "Degraded", "Reconciling"]);
+    let why = status.conditions.iter().find(|it| it.type_ == "Ready");
+    assert_eq!(why.unwrap().message, "applying Service demo-client: quota");
+}
+
+#[test]
+fn the_version_is_that_of_the_image() {
+    for (image, version) in [
+        ("keelson/keelson-server:v0.1.0", "v0.1.0"),
+        ("registry:5000/keelson-server", "latest"),
+        ("registry:5000/keelson-server:1", "1"),
+        ("registry:5000/a:1@sha256:abc", "1"),
+        ("a@sha256:abc", "sha256:abc"),
+    ] {
+        assert_eq!(tag(image), version, "{image}");
+    }
+    let (cluster, mut observed) = scene(3, 3, 10);
+    for (ordinal, tag) in ["v1", "v2", "v1"].into_iter().enumerate() {
+        let pod = crate::plan::Pod {
+            image: Some(format!("keelson/keelson-server:{tag}")),
+            ..Default::default()
+        };
+        observed.pods.insert(u32::try_from(ordinal).unwrap(), pod);
+    }
+    let status = rendered(&cluster, &observed, 1);
+    assert_eq!(status.server_version.as_deref(), Some("v1, v2"));
+    let image = status.members[1].image.as_deref();
+    assert_eq!(image, Some("keelson/keelson-server:v2"));
+}
+
 #[test]
 fn a_refused_spec_stalls_and_loses_nothing() {
     let (mut cluster, observed) = scene(3, 3, 10);
     cluster.status = Some(rendered(&cluster, &observed, 1));
-    let plan = refuse(&cluster, &observed, "spec.size: 99 is too many");
+    let plan = refuse(
+        &cluster,
+        &observed,
+        "a valid spec",
+        "spec.size: 99 is too many",
+    );
     let status = render(&cluster, &observed, &plan, None, Timestamp::UNIX_EPOCH);
     assert_eq!(holds(&status), ["Available", "Degraded", "Stalled"]);
     assert_eq!(status.members.len(), 3);

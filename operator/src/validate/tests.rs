@@ -129,7 +129,11 @@ fn good_resources_are_accepted() {
 fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
     let long = "x".repeat(49);
     let bad = [
-        ("demo", json!({"size": 0}), "spec.size"),
+        (
+            "demo",
+            json!({"size": 0}),
+            "size 0 (parking) is not supported yet",
+        ),
         ("demo", json!({"size": -1}), "spec.size"),
         ("demo", json!({"size": 10}), "spec.size"),
         (

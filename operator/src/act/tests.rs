@@ -1,0 +1,219 @@
+//! Against a small API server that has the objects it is given, and writes down what is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::crd::Phase;
+use crate::plan::{Plan, Start};
+
+/// Objects by path, and the writes as "METHOD path".
+#[derive(Default)]
+struct Stored {
+    objects: BTreeMap<String, Value>,
+    writes: Vec<String>,
+}
+
+type Shared = Arc<Mutex<Stored>>;
+
+async fn answer(
+    State(stored): State<Shared>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> (StatusCode, Json<Value>) {
+    let mut stored = stored.lock().unwrap();
+    let path = uri.path().to_string();
+    if method != Method::GET {
+        stored.writes.push(format!("{method} {path}"));
+        let mut object: Value = serde_json::from_slice(&body).unwrap();
+        object["metadata"]["uid"] = json!("new");
+        object["metadata"]["generation"] = json!(1);
+        stored.objects.insert(path, object.clone());
+        return (StatusCode::OK, Json(object));
+    }
+    if let Some(object) = stored.objects.get(&path) {
+        return (StatusCode::OK, Json(object.clone()));
+    }
+    let inside = |key: &str| {
+        key.strip_prefix(&path)
+            .is_some_and(|rest| rest.starts_with('/'))
+    };
+    let is_list = ["statefulsets", "pods", "persistentvolumeclaims"]
+        .iter()
+        .any(|kind| path.ends_with(kind));
+    if is_list {
+        let items = stored.objects.iter().filter(|(key, _)| inside(key));
+        let items: Vec<Value> = items.map(|(_, object)| object.clone()).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items});
+        return (StatusCode::OK, Json(list));
+    }
+    let missing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "none", "reason": "NotFound", "code": 404});
+    (StatusCode::NOT_FOUND, Json(missing))
+}
+
+struct World {
+    stored: Shared,
+    client: Client,
+    memory: Memory,
+    caches: Caches,
+    cluster: EtcdCluster,
+    observed: Observed,
+}
+
+impl World {
+    async fn new() -> Self {
+        let stored = Shared::default();
+        let routes = Router::new().fallback(answer).with_state(stored.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let cluster = json!({
+            "apiVersion": "keelson.dev/v1alpha1",
+            "kind": "EtcdCluster",
+            "metadata": {
+                "name": "c", "namespace": "ns", "uid": "u", "finalizers": [FINALIZER],
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": {},
+        });
+        Self {
+            stored,
+            client: Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(),
+            memory: Memory::default(),
+            caches: Caches::empty(),
+            cluster: serde_json::from_value(cluster).unwrap(),
+            observed: Observed::default(),
+        }
+    }
+
+    /// Puts an object there that no cache shows.
+    fn with(self, path: &str, metadata: Value) -> Self {
+        let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
+        self.stored
+            .lock()
+            .unwrap()
+            .objects
+            .insert(path.into(), object);
+        self
+    }
+
+    fn actor(&self) -> Actor<'_> {
+        Actor {
+            client: &self.client,
+            caches: &self.caches,
+            memory: &self.memory,
+            cluster: &self.cluster,
+            names: Names::of(&self.cluster),
+            observed: &self.observed,
+        }
+    }
+
+    async fn apply(&self) -> Result<(), Error> {
+        let plan = Plan {
+            apply_children: true,
+            members: BTreeMap::from([(0, Start::Settled)]),
+            action: None,
+            waiting_for: None,
+            operation: None,
+            cluster_id: None,
+            phase: Phase::Running,
+            reason: String::new(),
+        };
+        self.actor().apply_children(&plan).await
+    }
+
+    fn writes(&self) -> Vec<String> {
+        self.stored.lock().unwrap().writes.clone()
+    }
+}
+
+const SERVICE: &str = "/api/v1/namespaces/ns/services/c-members";
+const BUDGET: &str = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/c";
+const STATEFULSET: &str = "/apis/apps/v1/namespaces/ns/statefulsets/c-0";
+const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/data-c-0-0";
+
+fn owned_by(uid: &str) -> Value {
+    json!([{"apiVersion": "keelson.dev/v1alpha1", "kind": "EtcdCluster", "name": "c", "uid": uid, "controller": true}])
+}
+
+#[tokio::test]
+async fn what_no_cache_shows_is_never_taken_over() {
+    for path in [SERVICE, BUDGET, STATEFULSET] {
+        for owners in [json!(null), owned_by("other")] {
+            let name = path.rsplit('/').next().unwrap();
+            let metadata =
+                json!({"name": name, "namespace": "ns", "uid": "x", "ownerReferences": owners});
+            let world = World::new().await.with(path, metadata);
+            let error = world.apply().await.unwrap_err();
+            assert!(matches!(error, Error::Foreign(_)), "{path}: {error}");
+            assert!(!world.writes().contains(&format!("PATCH {path}")), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_object_of_ours_that_lost_its_labels_is_repaired() {
+    let metadata = json!({"name": "c-members", "namespace": "ns", "uid": "x", "ownerReferences": owned_by("u")});
+    let world = World::new().await.with(SERVICE, metadata);
+    world.apply().await.unwrap();
+    assert!(world.writes().contains(&format!("PATCH {SERVICE}")));
+}
+
+#[tokio::test]
+async fn a_member_never_starts_on_the_volume_of_somebody_else() {
+    let claim = |uid: &str| json!({"name": "data-c-0-0", "namespace": "ns", "uid": "x", "labels": {"keelson.dev/cluster-uid": uid}});
+    let world = World::new().await.with(CLAIM, claim("other"));
+    let error = world.apply().await.unwrap_err();
+    assert!(error.to_string().contains("data-c-0-0"), "{error}");
+    assert!(!world.writes().contains(&format!("PATCH {STATEFULSET}")));
+    let error = world.actor().take(&Action::AddLearner { ordinal: 0 }).await;
+    assert!(matches!(error, Err(Error::StillThere(_))), "{error:?}");
+
+    let world = World::new().await.with(CLAIM, claim("u"));
+    world.apply().await.unwrap();
+    assert!(world.writes().contains(&format!("PATCH {STATEFULSET}")));
+}
+
+#[tokio::test]
+async fn a_child_is_applied_once_and_again_after_somebody_edited_it() {
+    let world = World::new().await;
+    world.apply().await.unwrap();
+    let all = world.writes().len();
+    assert_eq!(all, 4, "two Services, a budget, a member");
+    world.apply().await.unwrap();
+    assert_eq!(world.writes().len(), all, "nothing has changed");
+    {
+        let mut stored = world.stored.lock().unwrap();
+        let statefulset = stored.objects.get_mut(STATEFULSET).unwrap();
+        statefulset["spec"]["replicas"] = json!(0);
+        statefulset["metadata"]["generation"] = json!(2);
+    }
+    world.apply().await.unwrap();
+    assert_eq!(world.writes()[all..], [format!("PATCH {STATEFULSET}")]);
+}
+
+#[tokio::test]
+async fn the_finalizer_stays_while_the_api_server_knows_of_a_member() {
+    let labels = json!({"keelson.dev/cluster": "c", "keelson.dev/cluster-uid": "u"});
+    let statefulset = json!({"name": "c-0", "namespace": "ns", "uid": "x", "labels": labels, "ownerReferences": owned_by("u")});
+    let world = World::new().await.with(STATEFULSET, statefulset);
+    let error = world
+        .actor()
+        .take(&Action::RemoveFinalizer)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::NotGone(_)), "{error}");
+    assert_eq!(world.writes(), [""; 0]);
+
+    let released = json!({"name": "c-0", "namespace": "ns", "uid": "x", "labels": labels});
+    let world = World::new().await.with(STATEFULSET, released);
+    world.actor().take(&Action::RemoveFinalizer).await.unwrap();
+    assert_eq!(world.writes().len(), 1);
+}

@@ -1,0 +1,168 @@
+//! What is told about a cluster as Kubernetes Events. They are a courtesy: that one cannot be published stops nothing.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::Resource;
+use kube::runtime::events::{Event, EventType, Recorder};
+
+use crate::crd::{EtcdCluster, Phase};
+use crate::names::Names;
+use crate::plan::{Action, Observed};
+
+/// Tells that the cluster is in another phase.
+pub async fn phase(recorder: &Recorder, cluster: &EtcdCluster, phase: Phase, reason: String) {
+    let troubled = matches!(phase, Phase::Degraded | Phase::Unavailable | Phase::Blocked);
+    let event = Event {
+        type_: if troubled {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: format!("{phase:?}"),
+        note: Some(reason),
+        action: "Observe".into(),
+        secondary: None,
+    };
+    publish(recorder, cluster, event).await;
+}
+
+/// Tells that a step was taken.
+pub async fn step(
+    recorder: &Recorder,
+    cluster: &EtcdCluster,
+    observed: &Observed,
+    action: &Action,
+    note: String,
+) {
+    let event = Event {
+        type_: EventType::Normal,
+        reason: word(action).into(),
+        note: Some(note),
+        action: "Act".into(),
+        secondary: object(&Names::of(cluster), observed, action),
+    };
+    publish(recorder, cluster, event).await;
+}
+
+async fn publish(recorder: &Recorder, cluster: &EtcdCluster, event: Event) {
+    let about = cluster.object_ref(&());
+    if let Err(error) = recorder.publish(&event, &about).await {
+        tracing::debug!(%error, "cannot publish an event");
+    }
+}
+
+/// The step in a word, for Events and metrics.
+pub fn word(action: &Action) -> &'static str {
+    match action {
+        Action::AddFinalizer => "Accepted",
+        Action::Bootstrap => "Bootstrapped",
+        Action::AddLearner { .. } => "LearnerAdded",
+        Action::Promote { .. } => "MemberPromoted",
+        Action::MoveLeader { .. } => "LeaderMoved",
+        Action::RemoveMember { .. } => "MemberRemoved",
+        Action::DeleteStatefulSet { .. } => "MemberStopped",
+        Action::DeleteClaim { .. } => "ClaimDeleted",
+        Action::RestartPod { .. } => "MemberRestarted",
+        Action::RemoveFinalizer => "Deleted",
+    }
+}
+
+/// The object that a step concerns. Events that differ in nothing else than their note are counted as one, under the first note:
+/// without this, the restart of the second member would be told as that of the first.
+fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectReference> {
+    let member = |ordinal: u32| {
+        let uid = observed.statefulsets.get(&ordinal).map(|it| it.uid.clone());
+        Some(reference::<StatefulSet>(names, names.member(ordinal), uid))
+    };
+    match action {
+        Action::AddFinalizer | Action::Bootstrap | Action::RemoveFinalizer => None,
+        Action::AddLearner { ordinal }
+        | Action::Promote { ordinal, .. }
+        | Action::RemoveMember { ordinal, .. }
+        | Action::DeleteStatefulSet { ordinal, .. }
+        | Action::DeleteClaim { ordinal, .. } => member(*ordinal),
+        Action::MoveLeader { to, .. } => {
+            let mut voters = observed.store.voters();
+            member(voters.find(|voter| voter.id == *to)?.ordinal?)
+        }
+        Action::RestartPod { ordinal, uid } => {
+            let name = names.pod(*ordinal);
+            Some(reference::<Pod>(names, name, Some(uid.clone())))
+        }
+    }
+}
+
+fn reference<K>(names: &Names, name: String, uid: Option<String>) -> ObjectReference
+where
+    K: Resource<DynamicType = ()>,
+{
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        name: Some(name),
+        namespace: Some(names.namespace.clone()),
+        uid,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Member, Store};
+
+    /// Two steps of one kind for two members must not be counted as one Event.
+    #[test]
+    fn each_member_has_events_of_its_own() {
+        let names = Names {
+            cluster: "c".into(),
+            namespace: "ns".into(),
+            uid: "u".into(),
+        };
+        let voter = |ordinal: u32| Member {
+            id: u64::from(ordinal),
+            ordinal: Some(ordinal),
+            ..Default::default()
+        };
+        let observed = Observed {
+            store: Store::Listed {
+                cluster_id: 1,
+                members: vec![voter(1), voter(2)],
+            },
+            ..Default::default()
+        };
+        let steps: [fn(u32) -> Action; 7] = [
+            |ordinal| Action::AddLearner { ordinal },
+            |ordinal| Action::Promote {
+                ordinal,
+                id: u64::from(ordinal),
+            },
+            |ordinal| Action::MoveLeader {
+                from: 9,
+                to: u64::from(ordinal),
+            },
+            |ordinal| Action::RemoveMember {
+                ordinal,
+                id: u64::from(ordinal),
+            },
+            |ordinal| Action::DeleteStatefulSet {
+                ordinal,
+                uid: String::new(),
+            },
+            |ordinal| Action::DeleteClaim {
+                ordinal,
+                uid: String::new(),
+            },
+            |ordinal| Action::RestartPod {
+                ordinal,
+                uid: format!("pod-{ordinal}"),
+            },
+        ];
+        for step in steps {
+            let [first, second] = [1, 2].map(|n| object(&names, &observed, &step(n)).unwrap());
+            assert_ne!(first, second, "{}", step(1));
+            assert!(first.name.unwrap().starts_with("c-1"), "{}", step(1));
+        }
+        assert_eq!(object(&names, &observed, &Action::Bootstrap), None);
+    }
+}
