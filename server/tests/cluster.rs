@@ -121,8 +121,7 @@ async fn nothing_acknowledged_is_lost_when_leader_and_majority_are_killed() {
     let mut request = tonic::Request::new(PutRequest::default());
     request.get_mut().key = "late".into();
     request.set_timeout(Duration::from_millis(300));
-    let late = writer.put(request).await.expect_err("no quorum");
-    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
+    writer.put(request).await.expect_err("no quorum");
     eventually("the put is counted as late", || async {
         let (_, metrics) = member.get("/metrics").await?;
         let late = metrics.lines().any(|line| {

@@ -55,22 +55,29 @@ fn index(applied: Option<Vec<u8>>) -> u64 {
 
 /// What a process that is killed now would leave on the disk.
 fn crash(store: &TempDir) -> TempDir {
-    let copy = TempDir::new().unwrap();
-    copy_dir(store.path(), copy.path());
-    copy
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy_dir(&entry.path(), &target);
-        } else if entry.file_name() != "LOCK" {
-            std::fs::copy(entry.path(), target).unwrap();
+    loop {
+        let copy = TempDir::new().unwrap();
+        match copy_dir(store.path(), copy.path()) {
+            Ok(()) => return copy,
+            // The store removed a file meanwhile: what was copied is of no single moment.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => panic!("{error}"),
         }
     }
+}
+
+fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy_dir(&entry.path(), &target)?;
+        } else if entry.file_name() != "LOCK" {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 fn get<V: View>(view: &V, key: &str, revision: i64) -> Option<String> {
