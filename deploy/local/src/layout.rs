@@ -16,7 +16,7 @@ impl Layout {
     pub fn new(directory: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let layout = Self(directory.canonicalize()?);
-        for directory in [layout.run(), layout.pods(), layout.volumes()] {
+        for directory in [layout.at("run"), layout.pods(), layout.volumes()] {
             std::fs::create_dir_all(directory)?;
         }
         Ok(layout)
@@ -26,66 +26,54 @@ impl Layout {
     pub fn root(&self) -> &Path {
         &self.0
     }
-    /// Sockets and files that only matter while it runs.
-    pub fn run(&self) -> PathBuf {
-        self.0.join("run")
-    }
-    /// The API server's certificates.
-    pub fn pki(&self) -> PathBuf {
-        self.0.join("pki")
-    }
-    /// The store's data.
-    pub fn store(&self) -> PathBuf {
-        self.0.join("store")
+    /// A place that only one program knows; what is below `run` only matters while it runs.
+    pub fn at(&self, place: &str) -> PathBuf {
+        self.0.join(place)
     }
     /// A directory for each pod: logs, files, emptyDirs.
     pub fn pods(&self) -> PathBuf {
-        self.0.join("pods")
+        self.at("pods")
     }
     /// A directory for each claim.
     pub fn volumes(&self) -> PathBuf {
-        self.0.join("volumes")
-    }
-    /// Pods' network namespaces.
-    pub fn networks(&self) -> PathBuf {
-        self.run().join("net")
+        self.at("volumes")
     }
     /// The bearer token of everybody.
     pub fn token(&self) -> PathBuf {
-        self.0.join("token")
+        self.at("token")
     }
     /// The kubeconfig for the host.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.0.join("kubeconfig")
+        self.at("kubeconfig")
     }
     /// The kubeconfig for the pods' network.
     pub fn pod_kubeconfig(&self) -> PathBuf {
-        self.0.join("kubeconfig.pods")
+        self.at("kubeconfig.pods")
     }
     /// Where the API server is reached from the pods' network.
     pub fn api_socket(&self) -> PathBuf {
-        self.run().join("api.sock")
+        self.at("run/api.sock")
     }
     /// Where the API server reaches the node agent.
     pub fn node_socket(&self) -> PathBuf {
-        self.run().join("node.sock")
+        self.at("run/node.sock")
     }
     /// Where published ports reach the pods' network.
     pub fn publish_socket(&self) -> PathBuf {
-        self.run().join("publish.sock")
+        self.at("run/publish.sock")
     }
     /// The process id of `up`.
     pub fn pid(&self) -> PathBuf {
-        self.run().join("up.pid")
+        self.at("run/up.pid")
     }
     /// The process id of the node, which holds the pods' network.
     pub fn node_pid(&self) -> PathBuf {
-        self.run().join("node.pid")
+        self.at("run/node.pid")
     }
 
     /// Locks one of the files below `run` for as long as the answer lives.
     pub fn lock(&self, name: &str) -> anyhow::Result<File> {
-        let path = self.run().join(name);
+        let path = self.at("run").join(name);
         let file = File::options().create(true).append(true).open(&path)?;
         file.try_lock().with_context(|| format!("{} is in use by another process", path.display()))?;
         Ok(file)

@@ -14,7 +14,7 @@ pub struct Store {
 impl Store {
     /// Starts the store on its data below the data directory and waits until it serves.
     pub async fn start(layout: &Layout) -> anyhow::Result<Self> {
-        let config = Config::embedded(layout.store(), ListenUrl::loopback());
+        let config = Config::embedded(layout.at("store"), ListenUrl::loopback());
         let server = server::start(config).await?;
         server.ready().await?;
         let endpoint = server.client_urls().first().map(ToString::to_string).unwrap_or_default();

@@ -55,7 +55,7 @@ pub async fn up(layout: Layout, args: &UpArgs) -> anyhow::Result<()> {
         listen: (Ipv4Addr::LOCALHOST, args.port).into(),
         unix_socket: layout.api_socket(),
         node_socket: layout.node_socket(),
-        pki_dir: layout.pki(),
+        pki_dir: layout.at("pki"),
         token: token(&layout)?,
     };
     apiserver::write_kubeconfig(&config, &layout.kubeconfig())?;

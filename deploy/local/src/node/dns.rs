@@ -97,18 +97,25 @@ fn addresses(name: &str, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>
     if cluster_ip.is_some() {
         return cluster_ip.filter(|_| host.is_none()).map(|address| vec![address]);
     }
-    let slices = slices.iter().filter(|slice| {
-        slice.namespace().as_deref() == Some(namespace)
-            && slice.labels().get("kubernetes.io/service-name").is_some_and(|service| service == name)
-    });
-    let endpoints = slices.flat_map(|slice| ready(slice));
+    let endpoints = slices_of(service, slices).flat_map(ready);
     let named = endpoints.filter(|e| host.is_none_or(|host| e.hostname.as_deref() == Some(host) || dashed(e) == host));
     let found: Vec<_> = named.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()).collect();
     (host.is_none() || !found.is_empty()).then_some(found)
 }
 
+/// The slices of a service.
+pub fn slices_of<'a>(
+    service: &Service,
+    slices: &'a [Arc<EndpointSlice>],
+) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+    let (namespace, name) = (service.namespace(), service.name_any());
+    slices.iter().map(AsRef::as_ref).filter(move |slice| {
+        slice.namespace() == namespace && slice.labels().get("kubernetes.io/service-name") == Some(&name)
+    })
+}
+
 /// Endpoints that may be given out. For services that publish not-ready addresses the slice says ready for all.
-fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
+pub fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &Endpoint> {
     let ready = |e: &&Endpoint| e.conditions.as_ref().is_none_or(|c| c.ready != Some(false));
     slice.endpoints.iter().flatten().filter(ready)
 }

@@ -110,7 +110,7 @@ impl Pods {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let layout = config.layout.clone();
     let _lock = alone(&layout).await?;
-    let network = network::Network::create(layout.networks()).await?;
+    let network = network::Network::create(layout.at("run/net")).await?;
     use_cluster_dns(&layout).await?;
     proxy::relay_api_server(layout.api_socket()).await?;
     let client = crate::layout::client(&layout.pod_kubeconfig()).await?;
@@ -183,7 +183,7 @@ fn with_shell(mut images: Vec<Image>) -> Vec<Image> {
 
 /// Cluster DNS for whatever runs in the node's mount namespace, which is a copy of the host's.
 async fn use_cluster_dns(layout: &Layout) -> anyhow::Result<()> {
-    let path = layout.run().join("resolv.conf");
+    let path = layout.at("run/resolv.conf");
     tokio::fs::write(&path, network::resolv_conf("default")).await?;
     let target = Path::new("/etc/resolv.conf");
     if !target.exists() {

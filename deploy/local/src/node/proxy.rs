@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::dns::Names;
+use super::dns::{Names, ready, slices_of};
 use super::network::API_SERVICE;
 use crate::objects::Changes;
 
@@ -131,20 +131,14 @@ fn is_tcp(port: &ServicePort) -> bool {
 
 /// The ready endpoints of one port of a service.
 fn backends(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>]) -> Backends {
-    let name = service.name_any();
-    let mine = slices.iter().filter(|slice| {
-        slice.namespace() == service.namespace() && slice.labels().get("kubernetes.io/service-name") == Some(&name)
-    });
     let mut found = Vec::new();
-    for slice in mine {
+    for slice in slices_of(service, slices) {
         let port_name = port.name.as_deref().unwrap_or_default();
         let ports = slice.ports.iter().flatten();
         let target = ports.filter(|p| p.name.as_deref().unwrap_or_default() == port_name);
         let numbers: Vec<_> = target.filter_map(|p| u16::try_from(p.port?).ok()).collect();
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().is_none_or(|c| c.ready != Some(false));
-            let address = endpoint.addresses.first().and_then(|a| a.parse::<Ipv4Addr>().ok());
-            if let (true, Some(address)) = (ready, address) {
+        for endpoint in ready(slice) {
+            if let Some(address) = endpoint.addresses.first().and_then(|a| a.parse::<Ipv4Addr>().ok()) {
                 found.extend(numbers.iter().map(|port| SocketAddr::from((address, *port))));
             }
         }
