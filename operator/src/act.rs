@@ -134,10 +134,7 @@ impl Actor<'_> {
     async fn delete_claim(&self, ordinal: u32, uid: &str) -> Result<(), Error> {
         let pod = self.names.pod(ordinal);
         let there = self.api::<Pod>().get_metadata_opt(&pod).await;
-        if there
-            .map_err(kube_error(format!("reading pod {pod}")))?
-            .is_some()
-        {
+        if there.map_err(kube_error(format!("reading pod {pod}")))?.is_some() {
             return Err(Error::StillThere(format!("pod {pod}")));
         }
         let name = self.names.claim(ordinal);
@@ -147,20 +144,13 @@ impl Actor<'_> {
     /// Deletes this very object; one that is gone, or another one of its name, is left.
     async fn delete<K>(&self, name: &str, uid: &str) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
-        let parameters = DeleteParams::background().preconditions(Preconditions {
-            uid: Some(uid.to_string()),
-            resource_version: None,
-        });
+        let parameters = DeleteParams::background()
+            .preconditions(Preconditions { uid: Some(uid.to_string()), resource_version: None });
         match self.api::<K>().delete(name, &parameters).await {
             Err(kube::Error::Api(response)) if matches!(response.code, 404 | 409) => Ok(()),
-            Err(error) => Err(kube_error(format!("deleting {} {name}", K::kind(&())))(
-                error,
-            )),
+            Err(error) => Err(kube_error(format!("deleting {} {name}", K::kind(&())))(error)),
             Ok(_) => Ok(()),
         }
     }
@@ -173,9 +163,7 @@ impl Actor<'_> {
         let again = plan(self.cluster, &left);
         if again.action != Some(Action::RemoveFinalizer) {
             let action = again.action.map(|action| action.to_string());
-            return Err(Error::NotGone(
-                action.or(again.waiting_for).unwrap_or_default(),
-            ));
+            return Err(Error::NotGone(action.or(again.waiting_for).unwrap_or_default()));
         }
         self.set_finalizer(false).await
     }

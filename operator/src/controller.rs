@@ -92,13 +92,7 @@ pub async fn run(
     let (clusters, caches) = (watches.clusters.clone(), watches.caches.clone());
     let ready = watches.ready();
     let gauge = metrics.clone();
-    let context = Arc::new(Context {
-        client,
-        caches,
-        recorder,
-        metrics,
-        memory: Memory::default(),
-    });
+    let context = Arc::new(Context { client, caches, recorder, metrics, memory: Memory::default() });
     // Nothing is reconciled before every cache has its first list.
     let gate = ready.shared();
     let queue = watches.changes.take_until(stop);
@@ -115,9 +109,7 @@ pub async fn run(
         context,
         clusters.clone(),
         queue,
-        Config::default()
-            .debounce(DEBOUNCE)
-            .concurrency(concurrency),
+        Config::default().debounce(DEBOUNCE).concurrency(concurrency),
     );
     passes
         .for_each(|_| {
@@ -167,12 +159,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     };
     let problems = validate(&cluster);
     let leaving = cluster.metadata.deletion_timestamp.is_some();
-    if leaving
-        && !cluster
-            .finalizers()
-            .iter()
-            .any(|finalizer| finalizer == FINALIZER)
-    {
+    if leaving && !cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         // The operator's part is done; somebody else still holds it.
         return Ok(Requeue::await_change());
     }
@@ -182,13 +169,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
         true => plan(&cluster, &observed),
         false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
-    let pass = Pass {
-        context,
-        api,
-        cluster,
-        observed,
-        seen,
-    };
+    let pass = Pass { context, api, cluster, observed, seen };
     if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
         return pass.refuse(violation).await;
     }

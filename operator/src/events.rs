@@ -13,11 +13,7 @@ use crate::plan::{Action, Observed};
 pub async fn phase(recorder: &Recorder, cluster: &EtcdCluster, phase: Phase, reason: String) {
     let troubled = matches!(phase, Phase::Degraded | Phase::Unavailable | Phase::Blocked);
     let event = Event {
-        type_: if troubled {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
+        type_: if troubled { EventType::Warning } else { EventType::Normal },
         reason: format!("{phase:?}"),
         note: Some(reason),
         action: "Observe".into(),
@@ -27,13 +23,7 @@ pub async fn phase(recorder: &Recorder, cluster: &EtcdCluster, phase: Phase, rea
 }
 
 /// Tells that a step was taken.
-pub async fn step(
-    recorder: &Recorder,
-    cluster: &EtcdCluster,
-    observed: &Observed,
-    action: &Action,
-    note: String,
-) {
+pub async fn step(recorder: &Recorder, cluster: &EtcdCluster, observed: &Observed, action: &Action, note: String) {
     let event = Event {
         type_: EventType::Normal,
         reason: word(action).into(),
@@ -114,49 +104,20 @@ mod tests {
     /// Two steps of one kind for two members must not be counted as one Event.
     #[test]
     fn each_member_has_events_of_its_own() {
-        let names = Names {
-            cluster: "c".into(),
-            namespace: "ns".into(),
-            uid: "u".into(),
-        };
-        let voter = |ordinal: u32| Member {
-            id: u64::from(ordinal),
-            ordinal: Some(ordinal),
-            ..Default::default()
-        };
+        let names = Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into() };
+        let voter = |ordinal: u32| Member { id: u64::from(ordinal), ordinal: Some(ordinal), ..Default::default() };
         let observed = Observed {
-            store: Store::Listed {
-                cluster_id: 1,
-                members: vec![voter(1), voter(2)],
-            },
+            store: Store::Listed { cluster_id: 1, members: vec![voter(1), voter(2)] },
             ..Default::default()
         };
         let steps: [fn(u32) -> Action; 7] = [
             |ordinal| Action::AddLearner { ordinal },
-            |ordinal| Action::Promote {
-                ordinal,
-                id: u64::from(ordinal),
-            },
-            |ordinal| Action::MoveLeader {
-                from: 9,
-                to: u64::from(ordinal),
-            },
-            |ordinal| Action::RemoveMember {
-                ordinal,
-                id: u64::from(ordinal),
-            },
-            |ordinal| Action::DeleteStatefulSet {
-                ordinal,
-                uid: String::new(),
-            },
-            |ordinal| Action::DeleteClaim {
-                ordinal,
-                uid: String::new(),
-            },
-            |ordinal| Action::RestartPod {
-                ordinal,
-                uid: format!("pod-{ordinal}"),
-            },
+            |ordinal| Action::Promote { ordinal, id: u64::from(ordinal) },
+            |ordinal| Action::MoveLeader { from: 9, to: u64::from(ordinal) },
+            |ordinal| Action::RemoveMember { ordinal, id: u64::from(ordinal) },
+            |ordinal| Action::DeleteStatefulSet { ordinal, uid: String::new() },
+            |ordinal| Action::DeleteClaim { ordinal, uid: String::new() },
+            |ordinal| Action::RestartPod { ordinal, uid: format!("pod-{ordinal}") },
         ];
         for step in steps {
             let [first, second] = [1, 2].map(|n| object(&names, &observed, &step(n)).unwrap());

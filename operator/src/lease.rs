@@ -36,19 +36,12 @@ struct Sighting {
 impl Lock {
     /// A lock on the Lease `name`.
     pub fn new(api: Api<Lease>, name: &str, identity: String) -> Self {
-        Self {
-            api,
-            name: name.into(),
-            identity,
-        }
+        Self { api, name: name.into(), identity }
     }
 
     /// Waits until this operator is the leader; returns the time since which it is, at the latest.
     pub async fn acquire(&self) -> Instant {
-        let mut sighting = Sighting {
-            resource_version: None,
-            since: Instant::now(),
-        };
+        let mut sighting = Sighting { resource_version: None, since: Instant::now() };
         loop {
             let asked = Instant::now();
             match self.attempt(&mut sighting).await {
@@ -117,11 +110,7 @@ impl Lock {
             sighting.resource_version = version;
             sighting.since = Instant::now();
         }
-        if !may_take(
-            lease.spec.as_ref(),
-            &self.identity,
-            sighting.since.elapsed(),
-        ) {
+        if !may_take(lease.spec.as_ref(), &self.identity, sighting.since.elapsed()) {
             return Ok(false);
         }
         let spec = lease.spec.get_or_insert_default();
@@ -140,13 +129,8 @@ impl Lock {
             ..Default::default()
         };
         self.claim(&mut spec);
-        let lease = Lease {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                ..Default::default()
-            },
-            spec: Some(spec),
-        };
+        let lease =
+            Lease { metadata: ObjectMeta { name: Some(self.name.clone()), ..Default::default() }, spec: Some(spec) };
         won(self.api.create(&PostParams::default(), &lease).await)
     }
 
@@ -190,9 +174,7 @@ fn won(result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
 fn may_take(spec: Option<&LeaseSpec>, identity: &str, unchanged_for: Duration) -> bool {
     let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
     let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
-    let duration = seconds
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .map_or(DURATION, Duration::from_secs);
+    let duration = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
     match holder {
         None | Some("") => true,
         Some(holder) => holder == identity || unchanged_for > duration,
@@ -204,11 +186,7 @@ mod tests {
     use super::*;
 
     fn held_by(holder: &str) -> LeaseSpec {
-        LeaseSpec {
-            holder_identity: Some(holder.into()),
-            lease_duration_seconds: Some(15),
-            ..Default::default()
-        }
+        LeaseSpec { holder_identity: Some(holder.into()), lease_duration_seconds: Some(15), ..Default::default() }
     }
 
     /// An API server that takes requests and never answers.
@@ -234,10 +212,7 @@ mod tests {
             lock.hold(started - Duration::from_secs(age)).await;
             let held = started.elapsed();
             let left = Duration::from_secs(left);
-            assert!(
-                held >= left && held < left + Duration::from_millis(900),
-                "{held:?}"
-            );
+            assert!(held >= left && held < left + Duration::from_millis(900), "{held:?}");
         }
     }
 

@@ -80,9 +80,7 @@ fn main() -> anyhow::Result<()> {
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .init();
     // Few threads: passes wait for others most of the time, and each thread costs memory.
     tokio::runtime::Builder::new_multi_thread()
@@ -104,13 +102,8 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(stop));
 
-    let client = Client::try_default()
-        .await
-        .context("finding the API server")?;
-    let version = client
-        .apiserver_version()
-        .await
-        .context("reaching the API server")?;
+    let client = Client::try_default().await.context("finding the API server")?;
+    let version = client.apiserver_version().await.context("reaching the API server")?;
     tracing::info!(version = version.git_version, "reached the API server");
     metrics.set_ready();
 
@@ -123,10 +116,7 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     };
     tracing::info!(identity, "leading");
     metrics.set_leader(true);
-    let reporter = Reporter {
-        controller: names::FIELD_MANAGER.into(),
-        instance: Some(identity),
-    };
+    let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(identity) };
     let recorder = Recorder::new(client.clone(), reporter);
     let controller = controller::run(
         client,
@@ -148,10 +138,7 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
 }
 
 async fn stop_on_signal(stop: watch::Sender<bool>) {
-    let (Ok(mut term), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         tracing::error!("cannot listen for signals");
         return;
     };

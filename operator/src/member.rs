@@ -17,8 +17,7 @@ pub use wire::{Member as ListedMember, StatusResponse};
 use wire::cluster_client::ClusterClient;
 use wire::maintenance_client::MaintenanceClient;
 use wire::{
-    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MoveLeaderRequest, StatusRequest,
+    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, StatusRequest,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,18 +69,12 @@ pub enum Change {
 
 /// Refusals that pass by themselves: a learner that still lacks entries, and members that have not been connected for long enough
 /// (etcd wants five seconds after each change).
-const TOO_EARLY: [&str; 3] = [
-    "in sync with leader",
-    "unhealthy cluster",
-    "not enough started members",
-];
+const TOO_EARLY: [&str; 3] = ["in sync with leader", "unhealthy cluster", "not enough started members"];
 
 fn change<T>(name: &'static str, answer: Result<T, Status>) -> Result<Change, Error> {
     match answer {
         Ok(_) => Ok(Change::Done),
-        Err(status) if TOO_EARLY.iter().any(|text| status.message().contains(text)) => {
-            Ok(Change::NotYet)
-        }
+        Err(status) if TOO_EARLY.iter().any(|text| status.message().contains(text)) => Ok(Change::NotYet),
         Err(status) => Err(refused(name, &status)),
     }
 }
@@ -96,16 +89,10 @@ pub struct MemberClient {
 impl MemberClient {
     /// A connection to the member at `url`; it is opened by the first request.
     pub fn new(url: &str) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_string())
-            .map_err(|error| Error::Connect(url.to_string(), error))?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CHANGE_TIMEOUT)
-            .connect_lazy();
-        Ok(Self {
-            cluster: ClusterClient::new(channel.clone()),
-            maintenance: MaintenanceClient::new(channel),
-        })
+        let endpoint =
+            Endpoint::from_shared(url.to_string()).map_err(|error| Error::Connect(url.to_string(), error))?;
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CHANGE_TIMEOUT).connect_lazy();
+        Ok(Self { cluster: ClusterClient::new(channel.clone()), maintenance: MaintenanceClient::new(channel) })
     }
 
     /// What the member says of itself.
@@ -119,18 +106,12 @@ impl MemberClient {
         let request = MemberListRequest { linearizable: true };
         let answer = self.cluster.member_list(request);
         let answer = within(LIST_TIMEOUT, "MemberList", answer).await?;
-        Ok(MemberList {
-            cluster_id: answer.header.unwrap_or_default().cluster_id,
-            members: answer.members,
-        })
+        Ok(MemberList { cluster_id: answer.header.unwrap_or_default().cluster_id, members: answer.members })
     }
 
     /// Adds a learner. One that is there already is success: an earlier answer was lost.
     pub async fn add_learner(&mut self, peer_url: String) -> Result<Change, Error> {
-        let request = MemberAddRequest {
-            peer_ur_ls: vec![peer_url],
-            is_learner: true,
-        };
+        let request = MemberAddRequest { peer_ur_ls: vec![peer_url], is_learner: true };
         match self.cluster.member_add(request).await {
             // "Peer URLs already exists", or within the same second, as ids are made from URL and time, "member ID already exist".
             Err(status) if status.message().contains("already exist") => Ok(Change::Done),
@@ -154,9 +135,7 @@ impl MemberClient {
 
     /// Asks this member, the leader, to hand over to `target_id`.
     pub async fn move_leader(&mut self, target_id: u64) -> Result<(), Error> {
-        let answer = self
-            .maintenance
-            .move_leader(MoveLeaderRequest { target_id });
+        let answer = self.maintenance.move_leader(MoveLeaderRequest { target_id });
         within(CHANGE_TIMEOUT, "MoveLeader", answer).await.map(drop)
     }
 }
@@ -185,9 +164,7 @@ fn refused(name: &'static str, status: &Status) -> Error {
 /// status of the EtcdCluster.
 fn broken(error: &(dyn std::error::Error + 'static)) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
-    let io = chain
-        .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .last();
+    let io = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()).last();
     match io {
         Some(io) if io.kind() == ErrorKind::TimedOut => NO_ANSWER.into(),
         Some(io) if io.raw_os_error().is_some() => io.kind().to_string(),

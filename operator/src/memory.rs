@@ -54,10 +54,7 @@ impl Memory {
     /// For how long the very same has been waited for; zero when a step was taken (`None`) or something else is waited for now.
     pub fn waited(&self, uid: &str, waiting_for: Option<&str>, now: Instant) -> Duration {
         self.of(uid, |it| {
-            let same = it
-                .waiting
-                .as_ref()
-                .filter(|(what, _)| Some(what.as_str()) == waiting_for);
+            let same = it.waiting.as_ref().filter(|(what, _)| Some(what.as_str()) == waiting_for);
             let since = same.map_or(now, |(_, since)| *since);
             it.waiting = waiting_for.map(|what| (what.to_string(), since));
             now.saturating_duration_since(since)
@@ -71,11 +68,7 @@ impl Memory {
 
     /// Whether a child is still as it was applied.
     pub fn is_as_applied(&self, uid: &str, child: &str, edition: &str) -> bool {
-        self.of(uid, |it| {
-            it.children
-                .get(child)
-                .is_some_and(|applied| applied == edition)
-        })
+        self.of(uid, |it| it.children.get(child).is_some_and(|applied| applied == edition))
     }
 
     /// The cluster is gone.

@@ -47,23 +47,11 @@ impl Default for Metrics {
         let leader = Gauge::default();
         let clusters = Gauge::default();
         registry.register("reconcile_passes", "Passes over a cluster", passes.clone());
-        registry.register(
-            "reconcile_seconds",
-            "Duration of a pass",
-            pass_seconds.clone(),
-        );
-        registry.register(
-            "reconcile_failures",
-            "Passes that failed, by kind",
-            failures.clone(),
-        );
+        registry.register("reconcile_seconds", "Duration of a pass", pass_seconds.clone());
+        registry.register("reconcile_failures", "Passes that failed, by kind", failures.clone());
         registry.register("actions", "Steps taken, by kind", actions.clone());
         registry.register("status_writes", "Writes of a status", status_writes.clone());
-        registry.register(
-            "leader",
-            "1 while this operator is the leader",
-            leader.clone(),
-        );
+        registry.register("leader", "1 while this operator is the leader", leader.clone());
         registry.register("clusters", "Clusters seen", clusters.clone());
         Self {
             registry,
@@ -137,9 +125,6 @@ async fn text(State(metrics): State<Arc<Metrics>>) -> Result<String, StatusCode>
 async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static str) {
     match metrics.ready.load(Ordering::Relaxed) {
         true => (StatusCode::OK, "ok"),
-        false => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the API server was not reached yet",
-        ),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached yet"),
     }
 }

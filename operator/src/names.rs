@@ -82,12 +82,7 @@ impl Names {
 
     /// The DNS name of the member's pod.
     pub fn host(&self, ordinal: u32) -> String {
-        format!(
-            "{}.{}.{}.svc",
-            self.pod(ordinal),
-            self.members_service(),
-            self.namespace
-        )
+        format!("{}.{}.{}.svc", self.pod(ordinal), self.members_service(), self.namespace)
     }
 
     /// By which the store knows the member.
@@ -134,10 +129,7 @@ impl Names {
     pub fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.selector();
         labels.insert("app.kubernetes.io/component".into(), "member".into());
-        labels.insert(
-            "app.kubernetes.io/managed-by".into(),
-            FIELD_MANAGER.to_string(),
-        );
+        labels.insert("app.kubernetes.io/managed-by".into(), FIELD_MANAGER.to_string());
         labels.insert(UID_LABEL.into(), self.uid.clone());
         labels
     }
@@ -155,21 +147,14 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names {
-            cluster: "demo-1".into(),
-            namespace: "ns".into(),
-            uid: "u".into(),
-        }
+        Names { cluster: "demo-1".into(), namespace: "ns".into(), uid: "u".into() }
     }
 
     #[test]
     fn ordinals_are_read_back_from_every_name() {
         let names = names();
         for ordinal in [0, 1, 10] {
-            assert_eq!(
-                names.ordinal_of_peer_url(&names.peer_url(ordinal)),
-                Some(ordinal)
-            );
+            assert_eq!(names.ordinal_of_peer_url(&names.peer_url(ordinal)), Some(ordinal));
             assert_eq!(names.ordinal_of(&names.claim(ordinal)), Some(ordinal));
             assert_eq!(names.ordinal_of(&names.pod(ordinal)), Some(ordinal));
         }
@@ -178,19 +163,10 @@ mod tests {
     #[test]
     fn names_of_others_have_no_ordinal() {
         let names = names();
-        for other in [
-            "demo-1",
-            "demo-1-x",
-            "demo-1-01-0",
-            "other-0-0",
-            "demo-1-members",
-        ] {
+        for other in ["demo-1", "demo-1-x", "demo-1-01-0", "other-0-0", "demo-1-members"] {
             assert_eq!(names.ordinal_of(other), None, "{other}");
         }
         assert_eq!(names.ordinal_of_peer_url("http://10.0.0.1:2380"), None);
-        assert_eq!(
-            names.ordinal_of_peer_url("http://demo-1-0-0.demo-1-members.other.svc:2380"),
-            None
-        );
+        assert_eq!(names.ordinal_of_peer_url("http://demo-1-0-0.demo-1-members.other.svc:2380"), None);
     }
 }

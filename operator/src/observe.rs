@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 use futures::try_join;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Service,
-};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams, PartialObjectMeta};
 use kube::runtime::reflector::Store as Cache;
@@ -16,9 +14,7 @@ use kube::{Client, Resource, ResourceExt};
 
 use crate::crd::EtcdCluster;
 use crate::member::{self, MemberClient, MemberList, StatusResponse};
-use crate::names::{
-    APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL,
-};
+use crate::names::{APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL};
 use crate::plan::{Answer, Child, Member, Observed, Pod, Store};
 
 /// The watched objects of all clusters. Of all but pods only the metadata is kept, and of pods the image and the state.
@@ -41,13 +37,7 @@ impl Caches {
     /// Caches that never show anything.
     pub fn empty() -> Self {
         use kube::runtime::reflector::store;
-        Self {
-            statefulsets: store().0,
-            pods: store().0,
-            claims: store().0,
-            services: store().0,
-            budgets: store().0,
-        }
+        Self { statefulsets: store().0, pods: store().0, claims: store().0, services: store().0, budgets: store().0 }
     }
 }
 
@@ -90,9 +80,8 @@ pub fn applied<K>(cache: &Cache<PartialObjectMeta<K>>, names: &Names, name: &str
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let found = cache.find(|object| {
-        object.namespace().as_deref() == Some(&names.namespace) && object.name_any() == name
-    })?;
+    let found =
+        cache.find(|object| object.namespace().as_deref() == Some(&names.namespace) && object.name_any() == name)?;
     Some(Applied::of(found.as_ref(), names))
 }
 
@@ -117,11 +106,8 @@ pub async fn list(client: &Client, cluster: &EtcdCluster) -> Result<Observed, ku
     let kube_pods = Api::<KubePod>::namespaced(client.clone(), namespace);
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
     let ours = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", names.cluster));
-    let (statefulsets, kube_pods, claims) = try_join!(
-        statefulsets.list_metadata(&ours),
-        kube_pods.list(&ours),
-        claims.list_metadata(&ours),
-    )?;
+    let (statefulsets, kube_pods, claims) =
+        try_join!(statefulsets.list_metadata(&ours), kube_pods.list(&ours), claims.list_metadata(&ours),)?;
     Ok(Observed {
         statefulsets: children(statefulsets.items, &names, owned),
         pods: pods(kube_pods.items, &names),
@@ -145,8 +131,7 @@ pub fn labelled(object: &impl Resource, names: &Names) -> bool {
 fn of_cluster(object: &impl Resource, names: &Names) -> Option<u32> {
     let meta = object.meta();
     let labels = meta.labels.as_ref()?;
-    let here = meta.namespace.as_ref() == Some(&names.namespace)
-        && labels.get(CLUSTER_LABEL) == Some(&names.cluster);
+    let here = meta.namespace.as_ref() == Some(&names.namespace) && labels.get(CLUSTER_LABEL) == Some(&names.cluster);
     here.then(|| names.ordinal_of(meta.name.as_deref()?))?
 }
 
@@ -169,10 +154,7 @@ fn children<K: Resource<DynamicType = ()>>(
         .collect()
 }
 
-fn pods(
-    objects: impl IntoIterator<Item = impl Borrow<KubePod>>,
-    names: &Names,
-) -> BTreeMap<u32, Pod> {
+fn pods(objects: impl IntoIterator<Item = impl Borrow<KubePod>>, names: &Names) -> BTreeMap<u32, Pod> {
     let objects = objects.into_iter();
     objects
         .filter_map(|pod| {
@@ -183,17 +165,11 @@ fn pods(
 }
 
 fn pod_view(pod: &KubePod, names: &Names) -> Pod {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_ref());
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     // By its name: a sidecar may stand before it.
     let server = |statuses: &'_ Vec<ContainerStatus>| {
         let mut statuses = statuses.iter();
-        statuses
-            .find(|status| status.name == SERVER_CONTAINER)?
-            .state
-            .clone()
+        statuses.find(|status| status.name == SERVER_CONTAINER)?.state.clone()
     };
     let state = statuses.and_then(server);
     let state = state.as_ref();
@@ -220,9 +196,8 @@ fn trouble(pod: &KubePod, state: Option<&ContainerState>) -> Option<String> {
         return Some(format!("exited with {}", terminated.exit_code));
     }
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let unscheduled = conditions
-        .iter()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    let unscheduled =
+        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     unscheduled.reason.clone()
 }
 
@@ -231,11 +206,7 @@ type Answers = BTreeMap<u32, StatusResponse>;
 /// Why a member is not healthy, by the number of its pod.
 type Silence = BTreeMap<u32, String>;
 
-async fn ask_members(
-    cluster: &EtcdCluster,
-    names: &Names,
-    pods: &BTreeMap<u32, Pod>,
-) -> (Store, Silence) {
+async fn ask_members(cluster: &EtcdCluster, names: &Names, pods: &BTreeMap<u32, Pod>) -> (Store, Silence) {
     let recorded = cluster.status.as_ref();
     let recorded = recorded.and_then(|status| status.cluster_id.clone());
     let serving = pods.iter().filter(|(_, pod)| pod.serves());
@@ -259,10 +230,8 @@ async fn ask_members(
 
 /// The confirmed list of the right cluster, from the first member that gives it; the leader is asked first.
 async fn member_list(recorded: Option<String>, names: &Names, answers: &Answers) -> Store {
-    let ids: BTreeMap<u32, u64> = answers
-        .iter()
-        .filter_map(|(ordinal, answer)| Some((*ordinal, answer.header?.cluster_id)))
-        .collect();
+    let ids: BTreeMap<u32, u64> =
+        answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, answer.header?.cluster_id))).collect();
     let right = |id: &u64| recorded.as_ref().is_none_or(|it| *it == format!("{id:x}"));
     let mut candidates: Vec<u32> = ids
         .iter()
@@ -285,9 +254,7 @@ async fn member_list(recorded: Option<String>, names: &Names, answers: &Answers)
 }
 
 fn leads(answer: &StatusResponse) -> bool {
-    answer
-        .header
-        .is_some_and(|header| header.member_id == answer.leader)
+    answer.header.is_some_and(|header| header.member_id == answer.leader)
 }
 
 async fn ask(names: &Names, ordinal: u32) -> (u32, Result<StatusResponse, member::Error>) {
@@ -297,9 +264,7 @@ async fn ask(names: &Names, ordinal: u32) -> (u32, Result<StatusResponse, member
 }
 
 async fn list_of(names: &Names, ordinal: u32) -> Result<MemberList, member::Error> {
-    MemberClient::new(&names.client_url(ordinal))?
-        .member_list()
-        .await
+    MemberClient::new(&names.client_url(ordinal))?.member_list().await
 }
 
 /// The list, with each member's own answer beside its entry.
@@ -333,10 +298,7 @@ fn assemble(names: &Names, list: &MemberList, answers: &Answers) -> Store {
         })
         .collect();
     members.sort_by_key(|member| (member.ordinal, member.id));
-    Store::Listed {
-        cluster_id: list.cluster_id,
-        members,
-    }
+    Store::Listed { cluster_id: list.cluster_id, members }
 }
 
 #[cfg(test)]

@@ -25,11 +25,7 @@ pub fn render(
     let leader = members.iter().find(leads);
     let voters = i32::try_from(observed.store.voters().count()).unwrap_or(i32::MAX);
     let formed = recorded.formed || (voters > 0 && voters >= cluster.spec.size);
-    let selector: Vec<String> = names
-        .selector()
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    let selector: Vec<String> = names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut status = EtcdClusterStatus {
         observed_generation: cluster.metadata.generation,
         phase: plan.phase,
@@ -101,14 +97,7 @@ pub fn worth_writing(old: Option<&EtcdClusterStatus>, new: &EtcdClusterStatus) -
 
 fn members(names: &Names, observed: &Observed, recorded: &EtcdClusterStatus) -> Vec<MemberStatus> {
     let Store::Listed { members, .. } = &observed.store else {
-        return recorded
-            .members
-            .iter()
-            .map(|member| MemberStatus {
-                healthy: false,
-                ..member.clone()
-            })
-            .collect();
+        return recorded.members.iter().map(|member| MemberStatus { healthy: false, ..member.clone() }).collect();
     };
     let leader = observed.store.leader();
     members
@@ -144,10 +133,7 @@ fn member_status(
             () => Role::Follower,
         },
         healthy: member.healthy(),
-        endpoint: member
-            .ordinal
-            .map(|n| names.client_url(n))
-            .unwrap_or_default(),
+        endpoint: member.ordinal.map(|n| names.client_url(n)).unwrap_or_default(),
         version: version.or_else(|| before.and_then(|before| before.version.clone())),
         image: image.or_else(|| before.and_then(|before| before.image.clone())),
         db_size: answer.map(|answer| answer.db_size),
@@ -209,10 +195,7 @@ fn conditions(
     );
     let stalled = plan.phase == Phase::Blocked;
     let forming = matches!(plan.phase, Phase::Pending | Phase::Bootstrapping);
-    let troubled = matches!(
-        plan.phase,
-        Phase::Degraded | Phase::Unavailable | Phase::Blocked | Phase::Repairing
-    );
+    let troubled = matches!(plan.phase, Phase::Degraded | Phase::Unavailable | Phase::Blocked | Phase::Repairing);
     let degraded = error.is_some() || troubled || (up < voters && !forming && !deleting);
     let reason = format!("{:?}", plan.phase);
     let availability = match (serving, formed) {
@@ -223,23 +206,11 @@ fn conditions(
     };
     let trouble = error.unwrap_or(&plan.reason);
     let list = [
-        (
-            "Available",
-            serving && formed && !deleting,
-            availability.as_str(),
-        ),
+        ("Available", serving && formed && !deleting, availability.as_str()),
         ("Progressing", progressing, &plan.reason),
         ("Degraded", degraded, trouble),
-        (
-            "Ready",
-            plan.phase == Phase::Running && error.is_none(),
-            trouble,
-        ),
-        (
-            "Reconciling",
-            progressing || (error.is_some() && !stalled),
-            trouble,
-        ),
+        ("Ready", plan.phase == Phase::Running && error.is_none(), trouble),
+        ("Reconciling", progressing || (error.is_some() && !stalled), trouble),
         ("Stalled", stalled, &plan.reason),
     ];
     list.into_iter()
@@ -254,8 +225,7 @@ fn conditions(
                 reason: reason.clone(),
                 message: message.to_string(),
                 observed_generation: cluster.metadata.generation,
-                last_transition_time: since
-                    .map_or(Time(now), |before| before.last_transition_time.clone()),
+                last_transition_time: since.map_or(Time(now), |before| before.last_transition_time.clone()),
             }
         })
         .collect()
@@ -265,9 +235,7 @@ fn conditions(
 fn numbers(version: &str) -> Vec<u64> {
     let core = version.trim_start_matches('v');
     let core = core.split(['-', '+']).next().unwrap_or_default();
-    core.split('.')
-        .filter_map(|part| part.parse().ok())
-        .collect()
+    core.split('.').filter_map(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]

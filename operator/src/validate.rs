@@ -16,30 +16,21 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
     if spec.size == 0 {
         problems.push("spec.size: size 0 (parking) is not supported yet".into());
     } else if spec.size < 0 || spec.size > MAX_SIZE {
-        problems.push(format!(
-            "spec.size: {} is not between 1 and {MAX_SIZE}",
-            spec.size
-        ));
+        problems.push(format!("spec.size: {} is not between 1 and {MAX_SIZE}", spec.size));
     }
     if spec.image.is_some() && spec.version.is_some() {
         problems.push("spec.version: spec.image already names a version".into());
     }
     if !is_size(&spec.storage.size) {
         let size = &spec.storage.size;
-        problems.push(format!(
-            "spec.storage.size: {size:?} is not a size such as 8Gi"
-        ));
+        problems.push(format!("spec.storage.size: {size:?} is not a size such as 8Gi"));
     }
     for flag in spec.options.keys() {
         if let Some(owned) = OWNED_FLAGS.iter().find(|owned| owned.flag == flag) {
             let source = owned.source;
-            problems.push(format!(
-                "spec.options.{flag}: the operator sets it, it follows from {source}"
-            ));
+            problems.push(format!("spec.options.{flag}: the operator sets it, it follows from {source}"));
         } else if !is_flag(flag) {
-            problems.push(format!(
-                "spec.options.{flag}: a flag is written without dashes in front"
-            ));
+            problems.push(format!("spec.options.{flag}: a flag is written without dashes in front"));
         }
     }
     problems
@@ -55,9 +46,7 @@ fn is_dns_label(name: &str) -> bool {
 fn is_size(size: &str) -> bool {
     let digits = size.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let unit = &size[digits.len()..];
-    let known = [
-        "", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
-    ];
+    let known = ["", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     digits.parse::<f64>().is_ok_and(|number| number > 0.0) && known.contains(&unit)
 }
 

@@ -31,11 +31,7 @@ pub struct Watches {
 impl Watches {
     /// Watches one namespace, or all.
     pub fn start(client: Client, namespace: Option<&str>) -> Self {
-        let mut source = Source {
-            client,
-            namespace: namespace.map(str::to_string),
-            changes: SelectAll::new(),
-        };
+        let mut source = Source { client, namespace: namespace.map(str::to_string), changes: SelectAll::new() };
         Self {
             clusters: source.clusters(),
             caches: Caches {

@@ -40,16 +40,8 @@ pub async fn run(mode: AutoCompaction, node: Node, stop: CancellationToken) {
         if revision <= view.compact_revision() || !node.status().is_leader() {
             continue;
         }
-        let request = CompactionRequest {
-            revision,
-            physical: false,
-        };
-        match node
-            .propose(Command {
-                op: Some(Op::Compact(request)),
-            })
-            .await
-        {
+        let request = CompactionRequest { revision, physical: false };
+        match node.propose(Command { op: Some(Op::Compact(request)) }).await {
             Ok(_) => tracing::info!(revision, "compacted old revisions"),
             Err(error) => tracing::warn!(revision, %error, "old revisions could not be compacted"),
         }
@@ -78,21 +70,15 @@ impl Plan {
     fn new(mode: AutoCompaction) -> Option<Self> {
         match mode {
             AutoCompaction::Off => None,
-            AutoCompaction::Revision(count) => Some(Plan {
-                look_every: REVISION_INTERVAL,
-                keep: Keep::Revisions(count),
-                looks_between: 1,
-                looks: 0,
-            }),
+            AutoCompaction::Revision(count) => {
+                Some(Plan { look_every: REVISION_INTERVAL, keep: Keep::Revisions(count), looks_between: 1, looks: 0 })
+            }
             AutoCompaction::Periodic(period) => {
                 let look_every = period.min(PERIODIC_INTERVAL_MAX) / LOOKS;
                 let span = (period.as_nanos() / look_every.as_nanos().max(1)) as usize;
                 Some(Plan {
                     look_every: look_every.max(Duration::from_millis(1)),
-                    keep: Keep::Since {
-                        seen: VecDeque::new(),
-                        span,
-                    },
+                    keep: Keep::Since { seen: VecDeque::new(), span },
                     looks_between: LOOKS as usize,
                     looks: 0,
                 })
@@ -125,24 +111,18 @@ mod tests {
 
     #[test]
     fn keeps_what_is_younger_than_the_period() {
-        let mut plan =
-            Plan::new(AutoCompaction::Periodic(Duration::from_secs(600))).expect("a plan");
+        let mut plan = Plan::new(AutoCompaction::Periodic(Duration::from_secs(600))).expect("a plan");
         assert_eq!(plan.look_every, Duration::from_secs(60));
         // One revision a look: the eleventh look is the first to know what is ten looks old.
-        let compacted: Vec<_> = (1..=31)
-            .filter_map(|revision| plan.look(revision))
-            .collect();
+        let compacted: Vec<_> = (1..=31).filter_map(|revision| plan.look(revision)).collect();
         assert_eq!(compacted, [1, 11, 21]);
     }
 
     #[test]
     fn long_periods_are_compacted_every_hour() {
-        let mut plan =
-            Plan::new(AutoCompaction::Periodic(Duration::from_secs(7200))).expect("a plan");
+        let mut plan = Plan::new(AutoCompaction::Periodic(Duration::from_secs(7200))).expect("a plan");
         assert_eq!(plan.look_every, Duration::from_secs(360));
-        let compacted: Vec<_> = (1..=41)
-            .filter_map(|revision| plan.look(revision))
-            .collect();
+        let compacted: Vec<_> = (1..=41).filter_map(|revision| plan.look(revision)).collect();
         assert_eq!(compacted, [1, 11, 21]);
     }
 

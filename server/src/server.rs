@@ -56,12 +56,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let stop = CancellationToken::new();
     let connections = Connections::new(&config, metrics.clone(), stop.clone());
     let node = Node::start(node_config(&config, &metrics)).await?;
-    let api = Arc::new(Api::new(
-        node.clone(),
-        Limits::new(&config),
-        metrics,
-        stop.clone(),
-    ));
+    let api = Arc::new(Api::new(node.clone(), Limits::new(&config), metrics, stop.clone()));
 
     let mut serving = Vec::new();
     for listener in probes {
@@ -69,29 +64,10 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         let answer = move |request| crate::api::answer(router.clone(), request);
         serving.push(tokio::spawn(connections.clone().serve(listener, answer)));
     }
-    serving.push(tokio::spawn(compaction::run(
-        config.auto_compaction,
-        node.clone(),
-        stop.clone(),
-    )));
+    serving.push(tokio::spawn(compaction::run(config.auto_compaction, node.clone(), stop.clone())));
     let (report, state) = watch::channel(State::Starting);
-    serving.push(tokio::spawn(open_doors(
-        node.clone(),
-        Gate::new(api),
-        clients,
-        connections.clone(),
-        report,
-    )));
-    Ok(Server {
-        node,
-        data_dir: config.data_dir,
-        client_urls,
-        metrics_urls,
-        connections,
-        state,
-        serving,
-        stop,
-    })
+    serving.push(tokio::spawn(open_doors(node.clone(), Gate::new(api), clients, connections.clone(), report)));
+    Ok(Server { node, data_dir: config.data_dir, client_urls, metrics_urls, connections, state, serving, stop })
 }
 
 async fn bind(urls: &[ListenUrl]) -> anyhow::Result<Vec<Listener>> {
@@ -104,10 +80,7 @@ async fn bind(urls: &[ListenUrl]) -> anyhow::Result<Vec<Listener>> {
 }
 
 fn urls(listeners: &[Listener]) -> Vec<ListenUrl> {
-    listeners
-        .iter()
-        .map(|listener| listener.url().clone())
-        .collect()
+    listeners.iter().map(|listener| listener.url().clone()).collect()
 }
 
 /// Lets clients in as soon as the member has caught up, so that none reads what is older than its last start.
@@ -137,20 +110,13 @@ async fn open_doors(
 fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
     let mut initial_cluster = std::collections::BTreeMap::<String, Vec<String>>::new();
     for (name, url) in &config.initial_cluster {
-        initial_cluster
-            .entry(name.clone())
-            .or_default()
-            .push(url.clone());
+        initial_cluster.entry(name.clone()).or_default().push(url.clone());
     }
     NodeConfig {
         name: config.name.clone(),
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
-        listen_peer_urls: config
-            .listen_peer_urls
-            .iter()
-            .map(ListenUrl::to_string)
-            .collect(),
+        listen_peer_urls: config.listen_peer_urls.iter().map(ListenUrl::to_string).collect(),
         initial_advertise_peer_urls: config.initial_advertise_peer_urls.clone(),
         advertise_client_urls: config.advertise_client_urls.clone(),
         initial_cluster,
@@ -176,9 +142,7 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
 }
 
 fn observer(seconds: Histogram) -> Option<SyncObserver> {
-    Some(Arc::new(move |took: Duration| {
-        seconds.observe(took.as_secs_f64())
-    }))
+    Some(Arc::new(move |took: Duration| seconds.observe(took.as_secs_f64())))
 }
 
 impl Server {
@@ -205,10 +169,7 @@ impl Server {
     pub async fn failed(&self) -> anyhow::Error {
         let (mut state, mut status) = (self.state.clone(), self.node.watch_status());
         let failed = async {
-            match &*state
-                .wait_for(|state| matches!(state, State::Failed(_)))
-                .await?
-            {
+            match &*state.wait_for(|state| matches!(state, State::Failed(_))).await? {
                 State::Failed(reason) => anyhow::bail!("the member did not become ready: {reason}"),
                 _ => Ok(()),
             }
@@ -231,10 +192,7 @@ impl Server {
         for task in self.serving {
             task.abort();
         }
-        if tokio::time::timeout(LAST_ANSWERS, self.connections.closed())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(LAST_ANSWERS, self.connections.closed()).await.is_err() {
             tracing::warn!("clients did not close their connections in time");
         }
     }

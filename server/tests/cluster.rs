@@ -12,14 +12,7 @@ use prost::Message;
 
 async fn value(client: &mut Client, key: &str) -> Option<String> {
     let response = client.get(key, None).await.ok()?;
-    Some(
-        response
-            .kvs()
-            .first()?
-            .value_str()
-            .expect("UTF-8")
-            .to_owned(),
-    )
+    Some(response.kvs().first()?.value_str().expect("UTF-8").to_owned())
 }
 
 /// Puts until it is acknowledged, as a client does that survives elections.
@@ -60,18 +53,12 @@ async fn every_member_writes_and_reads_what_the_others_wrote() {
     let cluster = Cluster::start(3);
     let mut clients = cluster.clients().await;
     for (n, client) in clients.iter_mut().enumerate() {
-        client
-            .put(format!("from{n}"), n.to_string(), None)
-            .await
-            .expect("put");
+        client.put(format!("from{n}"), n.to_string(), None).await.expect("put");
     }
     // Linearizable: no waiting needed, on whichever member.
     for client in &mut clients {
         for n in 0..3 {
-            assert_eq!(
-                value(client, &format!("from{n}")).await,
-                Some(n.to_string())
-            );
+            assert_eq!(value(client, &format!("from{n}")).await, Some(n.to_string()));
         }
     }
     let mut hashes = Vec::new();
@@ -85,23 +72,11 @@ async fn every_member_writes_and_reads_what_the_others_wrote() {
     clients[1].put("w", "1", None).await.expect("put");
     let events = stream.message().await.expect("a response").expect("open");
     assert_eq!(events.events().len(), 1);
-    let lease = clients[0]
-        .lease_grant(60, None)
-        .await
-        .expect("granted")
-        .id();
+    let lease = clients[0].lease_grant(60, None).await.expect("granted").id();
     for client in &mut clients {
         let (mut keeper, mut answers) = client.lease_keep_alive(lease).await.expect("kept");
         keeper.keep_alive().await.expect("sent");
-        assert_eq!(
-            answers
-                .message()
-                .await
-                .expect("an answer")
-                .expect("open")
-                .ttl(),
-            60
-        );
+        assert_eq!(answers.message().await.expect("an answer").expect("open").ttl(), 60);
     }
 }
 
@@ -118,10 +93,7 @@ async fn nothing_acknowledged_is_lost_when_leader_and_majority_are_killed() {
     cluster.restart(leader);
 
     let mut clients = cluster.clients().await;
-    assert_eq!(
-        value(&mut clients[leader], "without leader").await,
-        Some("2".into())
-    );
+    assert_eq!(value(&mut clients[leader], "without leader").await, Some("2".into()));
     cluster.members[leader].kill();
     cluster.members[other].kill();
     // The last one neither reads nor writes on its own, but is alive and serves what it has.
@@ -134,16 +106,10 @@ async fn nothing_acknowledged_is_lost_when_leader_and_majority_are_killed() {
     .await;
     assert_eq!(member.get("/livez").await.expect("an answer").0, 200);
     let serializable = GetOptions::new().with_serializable();
-    let served = clients[last]
-        .get("before", Some(serializable))
-        .await
-        .expect("served");
+    let served = clients[last].get("before", Some(serializable)).await.expect("served");
     assert_eq!(served.count(), 1);
     // A client's deadline is kept here too, and nothing goes on waiting for it. curl does not give up by itself.
-    let put = PutRequest {
-        key: "late".into(),
-        ..PutRequest::default()
-    };
+    let put = PutRequest { key: "late".into(), ..PutRequest::default() };
     let answered = put_with_deadline(&member.client_url(), &put, "300m");
     assert!(answered.contains("grpc-status: 4"), "{answered}");
     eventually("the put is counted as late", || async {
@@ -154,12 +120,8 @@ async fn nothing_acknowledged_is_lost_when_leader_and_majority_are_killed() {
                 && line.contains("\"Put\"")
                 && line.ends_with(" 1")
         });
-        let failed = metrics
-            .lines()
-            .all(|line| line != "etcd_server_proposals_failed_total 0");
-        let none_waits = metrics
-            .lines()
-            .any(|line| line == "etcd_server_proposals_pending 0");
+        let failed = metrics.lines().all(|line| line != "etcd_server_proposals_failed_total 0");
+        let none_waits = metrics.lines().any(|line| line == "etcd_server_proposals_pending 0");
         (late && failed && none_waits).then_some(())
     })
     .await;
@@ -178,17 +140,8 @@ async fn leadership_moves_and_a_stopping_leader_hands_it_over() {
     let mut clients = cluster.clients().await;
     let leader = cluster.leader().await;
     let target = (leader + 1) % 3;
-    let target_id = clients[target]
-        .status()
-        .await
-        .expect("status")
-        .header()
-        .expect("a header")
-        .member_id();
-    assert_eq!(
-        refusal(clients[target].move_leader(target_id).await),
-        (9, "etcdserver: not leader".to_owned())
-    );
+    let target_id = clients[target].status().await.expect("status").header().expect("a header").member_id();
+    assert_eq!(refusal(clients[target].move_leader(target_id).await), (9, "etcdserver: not leader".to_owned()));
     clients[leader].move_leader(target_id).await.expect("moved");
     assert_eq!(cluster.leader().await, target);
     assert_eq!(cluster.members[target].terminate().await, Some(0));
@@ -204,16 +157,9 @@ async fn a_cluster_grows_by_a_learner_and_shrinks_again() {
 
     let mut joining = Member::new("second");
     let options = etcd_client::MemberAddOptions::new().with_is_learner();
-    let added = first
-        .member_add([joining.peer_url()], Some(options))
-        .await
-        .expect("added");
+    let added = first.member_add([joining.peer_url()], Some(options)).await.expect("added");
     let id = added.member().expect("the member").id();
-    let list = format!(
-        "--initial-cluster=first={},second={}",
-        member.peer_url(),
-        joining.peer_url()
-    );
+    let list = format!("--initial-cluster=first={},second={}", member.peer_url(), joining.peer_url());
     joining.start(&[&list, "--initial-cluster-state=existing"]);
     let mut learner = eventually("the learner answers", || async {
         let mut client = Client::connect([joining.client_url()], None).await.ok()?;
@@ -221,10 +167,7 @@ async fn a_cluster_grows_by_a_learner_and_shrinks_again() {
         (status.is_learner() && status.raft_applied_index() > 0).then_some(client)
     })
     .await;
-    assert_eq!(
-        refusal(learner.get("k", None).await),
-        (9, "etcdserver: rpc not supported for learner".to_owned())
-    );
+    assert_eq!(refusal(learner.get("k", None).await), (9, "etcdserver: rpc not supported for learner".to_owned()));
     eventually("the learner is promoted", || {
         let mut first = first.clone();
         async move { first.member_promote(id).await.ok() }
@@ -235,20 +178,9 @@ async fn a_cluster_grows_by_a_learner_and_shrinks_again() {
 
     first.member_remove(id).await.expect("removed");
     put(&first, "k", "alone").await;
-    assert_eq!(
-        joining.exit().await,
-        Some(1),
-        "a removed member stops and says why"
-    );
-    assert!(
-        joining.log().contains("removed from the cluster"),
-        "{}",
-        joining.log()
-    );
-    assert_eq!(
-        first.member_list().await.expect("a list").members().len(),
-        1
-    );
+    assert_eq!(joining.exit().await, Some(1), "a removed member stops and says why");
+    assert!(joining.log().contains("removed from the cluster"), "{}", joining.log());
+    assert_eq!(first.member_list().await.expect("a list").members().len(), 1);
 }
 
 #[tokio::test]
@@ -283,10 +215,7 @@ async fn a_member_is_found_at_its_new_address() {
     let id = status.header().expect("a header").member_id();
     let member = &mut cluster.members[moving];
     let url = member.peer_url().replace(":2380", ":2390");
-    clients[leader]
-        .member_update(id, [url.clone()])
-        .await
-        .expect("updated");
+    clients[leader].member_update(id, [url.clone()]).await.expect("updated");
     member.kill();
     let others = format!("--listen-peer-urls={url}");
     member.start(&[&others, &format!("--initial-advertise-peer-urls={url}")]);
@@ -304,11 +233,7 @@ async fn a_lost_log_is_noticed() {
     std::fs::remove_dir_all(member.data_dir().join("wal")).expect("removed");
     member.start(&[&format!("--initial-cluster=single={}", member.peer_url())]);
     assert_eq!(member.exit().await, Some(1));
-    assert!(
-        member.log().contains("holds no raft log"),
-        "{}",
-        member.log()
-    );
+    assert!(member.log().contains("holds no raft log"), "{}", member.log());
 }
 
 /// It may have been a member before it lost its data, and its peers may only be slow to say so.
@@ -317,11 +242,7 @@ async fn a_new_member_asks_peers_that_run_until_they_answer() {
     let (mut member, slow) = (Member::new("first"), Member::new("slow"));
     let address = slow.peer_url().replace("http://", "");
     let peer = tokio::net::TcpListener::bind(address).await.expect("bound");
-    member.start(&[&format!(
-        "--initial-cluster=first={},slow={}",
-        member.peer_url(),
-        slow.peer_url()
-    )]);
+    member.start(&[&format!("--initial-cluster=first={},slow={}", member.peer_url(), slow.peer_url())]);
     for _ in 0..2 {
         drop(peer.accept().await.expect("asked"));
         assert!(!member.log().contains("starting as a member"));
@@ -341,15 +262,7 @@ async fn five_members_and_a_foreign_data_directory() {
     for client in &mut clients {
         assert_eq!(value(client, "k").await, Some("v".into()));
     }
-    assert_eq!(
-        clients[0]
-            .member_list()
-            .await
-            .expect("a list")
-            .members()
-            .len(),
-        5
-    );
+    assert_eq!(clients[0].member_list().await.expect("a list").members().len(), 5);
 
     // A member whose data is gone does not come back under its old id: it may have voted.
     cluster.members[0].kill();

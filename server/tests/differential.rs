@@ -52,25 +52,11 @@ impl Server {
             .spawn()
             .unwrap();
         let channel = Channel::from_shared(client).unwrap().connect_lazy();
-        let server = Self {
-            process,
-            channel,
-            _dir: dir,
-        };
+        let server = Self { process, channel, _dir: dir };
         let deadline = Instant::now() + DEADLINE;
-        let request = RangeRequest {
-            key: bytes("a"),
-            ..Default::default()
-        };
-        while let Err(status) = KvClient::new(server.channel.clone())
-            .range(request.clone())
-            .await
-        {
-            assert!(
-                Instant::now() < deadline,
-                "{} does not get ready: {status}",
-                binary.display()
-            );
+        let request = RangeRequest { key: bytes("a"), ..Default::default() };
+        while let Err(status) = KvClient::new(server.channel.clone()).range(request.clone()).await {
+            assert!(Instant::now() < deadline, "{} does not get ready: {status}", binary.display());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         server
@@ -117,24 +103,14 @@ async fn answer(server: &Server, step: &Step) -> Result<String, (i32, String)> {
     match step.clone() {
         Step::Range(request) => {
             let keys_only = request.keys_only;
-            show(kv.range(request).await, |answer| {
-                range_answer(answer, keys_only)
-            })
+            show(kv.range(request).await, |answer| range_answer(answer, keys_only))
         }
         Step::Put(request) => show(kv.put(request).await, |answer| plain(&mut answer.header)),
-        Step::DeleteRange(request) => show(kv.delete_range(request).await, |answer| {
-            plain(&mut answer.header)
-        }),
+        Step::DeleteRange(request) => show(kv.delete_range(request).await, |answer| plain(&mut answer.header)),
         Step::Txn(request) => show(kv.txn(request).await, txn_answer),
-        Step::Compact(request) => show(kv.compact(request).await, |answer| {
-            plain(&mut answer.header)
-        }),
-        Step::Grant(request) => show(leases.lease_grant(request).await, |answer| {
-            plain(&mut answer.header)
-        }),
-        Step::Revoke(request) => show(leases.lease_revoke(request).await, |answer| {
-            plain(&mut answer.header)
-        }),
+        Step::Compact(request) => show(kv.compact(request).await, |answer| plain(&mut answer.header)),
+        Step::Grant(request) => show(leases.lease_grant(request).await, |answer| plain(&mut answer.header)),
+        Step::Revoke(request) => show(leases.lease_revoke(request).await, |answer| plain(&mut answer.header)),
         Step::TimeToLive(request) => show(leases.lease_time_to_live(request).await, |answer| {
             plain(&mut answer.header);
             answer.ttl = answer.ttl.signum();
@@ -142,14 +118,11 @@ async fn answer(server: &Server, step: &Step) -> Result<String, (i32, String)> {
         }),
         Step::HashKv => {
             let mut maintenance = MaintenanceClient::new(server.channel.clone());
-            show(
-                maintenance.hash_kv(HashKvRequest { revision: 0 }).await,
-                |answer| {
-                    plain(&mut answer.header);
-                    // New in etcd 3.6.
-                    answer.hash_revision = 0;
-                },
-            )
+            show(maintenance.hash_kv(HashKvRequest { revision: 0 }).await, |answer| {
+                plain(&mut answer.header);
+                // New in etcd 3.6.
+                answer.hash_revision = 0;
+            })
         }
     }
 }
@@ -170,10 +143,7 @@ fn show<T: std::fmt::Debug>(
 
 fn plain(header: &mut Option<ResponseHeader>) {
     if let Some(header) = header {
-        *header = ResponseHeader {
-            revision: header.revision,
-            ..Default::default()
-        };
+        *header = ResponseHeader { revision: header.revision, ..Default::default() };
     }
 }
 
@@ -219,17 +189,9 @@ impl Programmer {
                 revision: self.random.random_range(0..self.revision + 2) * 3 / 4,
                 physical: true,
             }),
-            34..36 => Step::Grant(LeaseGrantRequest {
-                id: self.random.random_range(1..4),
-                ttl: 6000,
-            }),
-            36 => Step::Revoke(LeaseRevokeRequest {
-                id: self.random.random_range(1..5),
-            }),
-            37..39 => Step::TimeToLive(LeaseTimeToLiveRequest {
-                id: self.random.random_range(1..5),
-                keys: true,
-            }),
+            34..36 => Step::Grant(LeaseGrantRequest { id: self.random.random_range(1..4), ttl: 6000 }),
+            36 => Step::Revoke(LeaseRevokeRequest { id: self.random.random_range(1..5) }),
+            37..39 => Step::TimeToLive(LeaseTimeToLiveRequest { id: self.random.random_range(1..5), keys: true }),
             _ => Step::HashKv,
         }
     }
@@ -257,24 +219,12 @@ impl Programmer {
         let (ignore_value, ignore_lease) = (self.flag(10), self.flag(10));
         let large = self.flag(8);
         let value = "v".repeat(self.random.random_range(0..if large { 3000 } else { 4 }));
-        let lease = if self.flag(3) {
-            self.random.random_range(1..5)
-        } else {
-            0
-        };
+        let lease = if self.flag(3) { self.random.random_range(1..5) } else { 0 };
         // A value or a lease beside the flag that ignores it is an error; once in a while.
         PutRequest {
             key: self.key(),
-            value: if ignore_value && !self.flag(5) {
-                Bytes::new()
-            } else {
-                value.into()
-            },
-            lease: if ignore_lease && !self.flag(5) {
-                0
-            } else {
-                lease
-            },
+            value: if ignore_value && !self.flag(5) { Bytes::new() } else { value.into() },
+            lease: if ignore_lease && !self.flag(5) { 0 } else { lease },
             prev_kv: self.flag(2),
             ignore_value,
             ignore_lease,
@@ -282,19 +232,11 @@ impl Programmer {
     }
 
     fn delete(&mut self) -> DeleteRangeRequest {
-        DeleteRangeRequest {
-            key: self.key(),
-            range_end: self.end(),
-            prev_kv: self.flag(2),
-        }
+        DeleteRangeRequest { key: self.key(), range_end: self.end(), prev_kv: self.flag(2) }
     }
 
     fn range(&mut self) -> RangeRequest {
-        let revision = if self.flag(2) {
-            self.random.random_range(-1..self.revision + 3)
-        } else {
-            0
-        };
+        let revision = if self.flag(2) { self.random.random_range(-1..self.revision + 3) } else { 0 };
         let mut bound = |one_in| match self.flag(one_in) {
             true => self.random.random_range(0..self.revision + 1),
             false => 0,
@@ -302,10 +244,7 @@ impl Programmer {
         let bounds = [bound(8), bound(8), bound(8), bound(8)];
         // Equal ones keep the order of their keys, in etcd only because there are so few.
         let (sort_order, sort_target) = match self.flag(2) {
-            true => (
-                self.random.random_range(0..3),
-                self.random.random_range(0..5),
-            ),
+            true => (self.random.random_range(0..3), self.random.random_range(0..5)),
             false => (0, 0),
         };
         RangeRequest {
@@ -341,22 +280,14 @@ impl Programmer {
                 0..3 => Op::RequestPut(self.put()),
                 // etcd does not see that a put is in a range without an end; we refuse the txn.
                 3..5 => Op::RequestDeleteRange(match self.delete() {
-                    delete if delete.range_end == "\0" => DeleteRangeRequest {
-                        range_end: Bytes::new(),
-                        ..delete
-                    },
+                    delete if delete.range_end == "\0" => DeleteRangeRequest { range_end: Bytes::new(), ..delete },
                     delete => delete,
                 }),
-                5..7 => Op::RequestRange(RangeRequest {
-                    keys_only: false,
-                    ..self.range()
-                }),
+                5..7 => Op::RequestRange(RangeRequest { keys_only: false, ..self.range() }),
                 _ if depth > 0 => Op::RequestTxn(self.txn(depth - 1)),
                 _ => Op::RequestPut(self.put()),
             };
-            RequestOp {
-                request: Some(request),
-            }
+            RequestOp { request: Some(request) }
         };
         (0..operations).map(operation).collect()
     }
@@ -367,10 +298,7 @@ impl Programmer {
             0 => (0, TargetUnion::Version(number % 3)),
             1 => (1, TargetUnion::CreateRevision(number)),
             2 => (2, TargetUnion::ModRevision(number)),
-            3 => (
-                3,
-                TargetUnion::Value(bytes(["", "v", "vv"][number as usize % 3])),
-            ),
+            3 => (3, TargetUnion::Value(bytes(["", "v", "vv"][number as usize % 3]))),
             _ => (4, TargetUnion::Lease(number % 3)),
         };
         Compare {
@@ -396,27 +324,13 @@ async fn history(server: &Server, start_revision: i64, last: &Bytes) -> Vec<Even
         prev_kv: true,
         ..Default::default()
     };
-    let request = WatchRequest {
-        request_union: Some(RequestUnion::CreateRequest(create)),
-    };
-    let requests =
-        futures::StreamExt::chain(futures::stream::iter([request]), futures::stream::pending());
-    let mut responses = WatchClient::new(server.channel.clone())
-        .watch(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let requests = futures::StreamExt::chain(futures::stream::iter([request]), futures::stream::pending());
+    let mut responses = WatchClient::new(server.channel.clone()).watch(requests).await.unwrap().into_inner();
     let mut events: Vec<Event> = Vec::new();
-    let done = |events: &[Event]| {
-        events
-            .last()
-            .and_then(|event| event.kv.as_ref())
-            .is_some_and(|kv| kv.key == last)
-    };
+    let done = |events: &[Event]| events.last().and_then(|event| event.kv.as_ref()).is_some_and(|kv| kv.key == last);
     while !done(&events) {
-        let response = tokio::time::timeout(DEADLINE, responses.message())
-            .await
-            .expect("in time");
+        let response = tokio::time::timeout(DEADLINE, responses.message()).await.expect("in time");
         let response = response.unwrap().expect("an open stream");
         assert!(!response.canceled, "{response:?}");
         events.extend(response.events);
@@ -431,27 +345,16 @@ fn both_refuse_a_checked_txn(
     got: &Result<String, (i32, String)>,
     wanted: &Result<String, (i32, String)>,
 ) -> bool {
-    let reasons = [
-        "lease not found",
-        "key not found",
-        "has been compacted",
-        "a future revision",
-    ];
+    let reasons = ["lease not found", "key not found", "has been compacted", "a future revision"];
     let refused = |answer: &Result<String, (i32, String)>| {
-        answer
-            .as_ref()
-            .is_err_and(|(_, text)| reasons.iter().any(|reason| text.ends_with(reason)))
+        answer.as_ref().is_err_and(|(_, text)| reasons.iter().any(|reason| text.ends_with(reason)))
     };
     matches!(step, Step::Put(_) | Step::Txn(_)) && refused(got) && refused(wanted)
 }
 
 async fn run_program(seed: u64, ours: &Path, etcd: &Path) {
     let (ours, etcd) = (Server::start(ours).await, Server::start(etcd).await);
-    let mut programmer = Programmer {
-        random: StdRng::seed_from_u64(seed),
-        revision: 1,
-        keys: 0,
-    };
+    let mut programmer = Programmer { random: StdRng::seed_from_u64(seed), revision: 1, keys: 0 };
     let mut compacted = 1;
     for number in 0..STEPS {
         let step = programmer.step();
@@ -467,26 +370,15 @@ async fn run_program(seed: u64, ours: &Path, etcd: &Path) {
         if let (Step::Compact(request), Ok(_)) = (&step, &got) {
             compacted = request.revision.max(1);
         }
-        let probe = RangeRequest {
-            key: bytes("\0"),
-            range_end: bytes("\0"),
-            count_only: true,
-            ..Default::default()
-        };
+        let probe = RangeRequest { key: bytes("\0"), range_end: bytes("\0"), count_only: true, ..Default::default() };
         let probe = KvClient::new(ours.channel.clone()).range(probe).await;
         let probe = probe.unwrap().into_inner();
         programmer.revision = probe.header.unwrap().revision;
         programmer.keys = probe.count;
     }
-    let last = PutRequest {
-        key: bytes("last"),
-        ..Default::default()
-    };
+    let last = PutRequest { key: bytes("last"), ..Default::default() };
     for server in [&ours, &etcd] {
-        KvClient::new(server.channel.clone())
-            .put(last.clone())
-            .await
-            .unwrap();
+        KvClient::new(server.channel.clone()).put(last.clone()).await.unwrap();
     }
     // Deletions at the compacted revision itself are kept since etcd 3.6.
     let got = history(&ours, compacted + 1, &last.key).await;
@@ -497,9 +389,7 @@ async fn run_program(seed: u64, ours: &Path, etcd: &Path) {
 #[tokio::test]
 async fn random_programs_get_etcds_answers() {
     let Some(etcd) = etcd() else {
-        eprintln!(
-            "SKIPPED: no etcd, neither KEELSON_REFERENCE_ETCD nor on PATH (Debian: etcd-server)"
-        );
+        eprintln!("SKIPPED: no etcd, neither KEELSON_REFERENCE_ETCD nor on PATH (Debian: etcd-server)");
         return;
     };
     let seeds = match std::env::var("KEELSON_TEST_SEED") {

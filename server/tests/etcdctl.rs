@@ -38,51 +38,19 @@ async fn keys() {
     let run = |arguments: &[&str]| etcdctl(&member, "", arguments);
     assert_eq!(run(&["put", "a", "1"]), Ok("OK\n".into()));
     assert_eq!(run(&["put", "b", "2"]), Ok("OK\n".into()));
-    assert_eq!(
-        run(&["put", "a", "3", "--prev-kv"]),
-        Ok("OK\na\n1\n".into())
-    );
+    assert_eq!(run(&["put", "a", "3", "--prev-kv"]), Ok("OK\na\n1\n".into()));
     assert_eq!(run(&["get", "a"]), Ok("a\n3\n".into()));
-    assert_eq!(
-        run(&["get", "", "--prefix", "--keys-only"]),
-        Ok("a\n\nb\n\n".into())
-    );
-    assert_eq!(
-        run(&["get", "a", "--rev=2", "--print-value-only"]),
-        Ok("1\n".into())
-    );
-    assert_eq!(
-        run(&["get", "a", "z", "--order=DESCEND", "--limit=1"]),
-        Ok("b\n2\n".into())
-    );
+    assert_eq!(run(&["get", "", "--prefix", "--keys-only"]), Ok("a\n\nb\n\n".into()));
+    assert_eq!(run(&["get", "a", "--rev=2", "--print-value-only"]), Ok("1\n".into()));
+    assert_eq!(run(&["get", "a", "z", "--order=DESCEND", "--limit=1"]), Ok("b\n2\n".into()));
     let txn = "mod(\"a\") > \"0\"\n\nput c 4\nget c\n\nput c 5\n\n";
-    assert_eq!(
-        etcdctl(&member, txn, &["txn"]),
-        Ok("SUCCESS\n\nOK\n\nc\n4\n".into())
-    );
+    assert_eq!(etcdctl(&member, txn, &["txn"]), Ok("SUCCESS\n\nOK\n\nc\n4\n".into()));
     assert_eq!(run(&["del", "a", "--from-key"]), Ok("3\n".into()));
-    assert_eq!(
-        run(&["compaction", "4"]),
-        Ok("compacted revision 4\n".into())
-    );
+    assert_eq!(run(&["compaction", "4"]), Ok("compacted revision 4\n".into()));
     let compacted = run(&["compaction", "4"]).expect_err("refused");
-    assert!(
-        compacted.contains("required revision has been compacted"),
-        "{compacted}"
-    );
-    let watched = run(&[
-        "watch",
-        "c",
-        "--rev=5",
-        "--",
-        "sh",
-        "-c",
-        "echo $ETCD_WATCH_EVENT_TYPE; kill $PPID",
-    ]);
-    assert!(
-        watched.is_err(),
-        "the watch was ended by its first event: {watched:?}"
-    );
+    assert!(compacted.contains("required revision has been compacted"), "{compacted}");
+    let watched = run(&["watch", "c", "--rev=5", "--", "sh", "-c", "echo $ETCD_WATCH_EVENT_TYPE; kill $PPID"]);
+    assert!(watched.is_err(), "the watch was ended by its first event: {watched:?}");
 }
 
 #[tokio::test]
@@ -91,25 +59,13 @@ async fn leases() {
     let run = |arguments: &[&str]| etcdctl(&member, "", arguments);
     let granted = run(&["lease", "grant", "60"]).expect("granted");
     let id = granted.split(' ').nth(1).expect("an id");
-    assert_eq!(
-        run(&["put", "a", "1", &format!("--lease={id}")]),
-        Ok("OK\n".into())
-    );
-    assert_eq!(
-        run(&["lease", "list"]),
-        Ok(format!("found 1 leases\n{id}\n"))
-    );
+    assert_eq!(run(&["put", "a", "1", &format!("--lease={id}")]), Ok("OK\n".into()));
+    assert_eq!(run(&["lease", "list"]), Ok(format!("found 1 leases\n{id}\n")));
     let told = run(&["lease", "timetolive", id, "--keys"]).expect("told");
-    assert!(
-        told.contains("granted with TTL(60s)") && told.contains("attached keys([a])"),
-        "{told}"
-    );
+    assert!(told.contains("granted with TTL(60s)") && told.contains("attached keys([a])"), "{told}");
     let kept = run(&["lease", "keep-alive", "--once", id]).expect("kept");
     assert!(kept.contains("keepalived with TTL(60)"), "{kept}");
-    assert_eq!(
-        run(&["lease", "revoke", id]),
-        Ok(format!("lease {id} revoked\n"))
-    );
+    assert_eq!(run(&["lease", "revoke", id]), Ok(format!("lease {id} revoked\n")));
     assert_eq!(run(&["get", "a"]), Ok(String::new()));
 }
 
@@ -118,11 +74,7 @@ async fn members_and_maintenance() {
     let (member, _client) = single().await;
     let run = |arguments: &[&str]| etcdctl(&member, "", arguments);
     let list = run(&["member", "list"]).expect("told");
-    let expected = format!(
-        "started, single, {}, {}, false",
-        member.peer_url(),
-        member.client_url()
-    );
+    let expected = format!("started, single, {}, {}, false", member.peer_url(), member.client_url());
     assert!(list.contains(&expected), "{list}");
     let status = run(&["endpoint", "status"]).expect("told");
     assert!(status.contains("3.7.1"), "{status}");
@@ -131,28 +83,14 @@ async fn members_and_maintenance() {
     assert!(run(&["endpoint", "hashkv"]).expect("told").contains(", "));
     assert_eq!(run(&["alarm", "list"]), Ok(String::new()));
     assert_eq!(run(&["alarm", "disarm"]), Ok(String::new()));
-    assert!(
-        run(&["defrag"])
-            .expect("done")
-            .contains("Finished defragmenting")
-    );
-    let learner = run(&[
-        "member",
-        "add",
-        "next",
-        "--learner",
-        "--peer-urls=http://127.0.0.1:9",
-    ]);
+    assert!(run(&["defrag"]).expect("done").contains("Finished defragmenting"));
+    let learner = run(&["member", "add", "next", "--learner", "--peer-urls=http://127.0.0.1:9"]);
     let added = learner.expect("added");
     assert!(added.contains("added to cluster"), "{added}");
     let id = added.split_whitespace().nth(1).expect("an id");
     let promoted = run(&["member", "promote", id]).expect_err("not in sync");
-    assert!(
-        promoted.contains("can only promote a learner member which is in sync with leader"),
-        "{promoted}"
-    );
-    let updated =
-        run(&["member", "update", id, "--peer-urls=http://127.0.0.1:10"]).expect("updated");
+    assert!(promoted.contains("can only promote a learner member which is in sync with leader"), "{promoted}");
+    let updated = run(&["member", "update", id, "--peer-urls=http://127.0.0.1:10"]).expect("updated");
     assert!(updated.contains("updated in cluster"), "{updated}");
     let removed = run(&["member", "remove", id]).expect("removed");
     assert!(removed.contains("removed from cluster"), "{removed}");

@@ -14,11 +14,7 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, 
         .output()
         .expect("the program runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 #[test]
@@ -34,18 +30,10 @@ fn version_and_help() {
 #[test]
 fn wrong_flags_are_refused_with_a_hint() {
     for (arguments, variables, hint) in [
-        (
-            &["--listen-client-url=x"][..],
-            &[][..],
-            "did you mean --listen-client-urls?",
-        ),
+        (&["--listen-client-url=x"][..], &[][..], "did you mean --listen-client-urls?"),
         (&["--cert-file=a.crt"], &[], "TLS is not supported yet"),
         (&["--election-timeout=100"], &[], "at least as 5 times"),
-        (
-            &[],
-            &[("ETCD_HEARTBEAT_INTERVAL", "x")],
-            "-heartbeat-interval: parse error",
-        ),
+        (&[], &[("ETCD_HEARTBEAT_INTERVAL", "x")], "-heartbeat-interval: parse error"),
         (&["--config-file=/does/not/exist"], &[], "/does/not/exist"),
     ] {
         let (code, _, err) = run(arguments, variables);
@@ -77,8 +65,5 @@ async fn a_taken_port_and_a_used_data_directory_are_told() {
     arguments.push(format!("--data-dir={}", first.data_dir().display()));
     let (code, _, err) = output(&arguments);
     assert_eq!(code, Some(1));
-    assert!(
-        err.contains(&first.data_dir().display().to_string()),
-        "{err}"
-    );
+    assert!(err.contains(&first.data_dir().display().to_string()), "{err}");
 }

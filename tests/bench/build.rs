@@ -3,9 +3,6 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../../server/proto/etcd");
     let descriptors = protox::compile(["etcd/rpc.proto"], ["../../server/proto"])?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .build_server(false)
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").build_server(false).compile_fds(descriptors)?;
     Ok(())
 }

@@ -48,11 +48,7 @@ impl Actor<'_> {
         if self.existing::<StatefulSet>(&member).await?.is_some() {
             return Err(Error::StillThere(format!("StatefulSet {member}")));
         }
-        if self
-            .existing::<PersistentVolumeClaim>(&claim)
-            .await?
-            .is_some()
-        {
+        if self.existing::<PersistentVolumeClaim>(&claim).await?.is_some() {
             return Err(Error::StillThere(format!("claim {claim}")));
         }
         Ok(())
@@ -60,17 +56,9 @@ impl Actor<'_> {
 
     /// The child as it exists. The caches hold only what carries the operator's labels; what they do not show is asked for by
     /// name, or somebody else's object would be taken over.
-    async fn known<K>(
-        &self,
-        cache: &Cache<PartialObjectMeta<K>>,
-        name: &str,
-    ) -> Result<Option<Applied>, Error>
+    async fn known<K>(&self, cache: &Cache<PartialObjectMeta<K>>, name: &str) -> Result<Option<Applied>, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + 'static,
     {
         if let Some(known) = applied(cache, &self.names, name) {
             return Ok(Some(known));
@@ -81,10 +69,7 @@ impl Actor<'_> {
 
     async fn existing<K>(&self, name: &str) -> Result<Option<PartialObjectMeta<K>>, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
         let found = self.api::<K>().get_metadata_opt(name).await;
         found.map_err(kube_error(format!("reading {} {name}", K::kind(&()))))
@@ -94,9 +79,7 @@ impl Actor<'_> {
     async fn claim_is_ours(&self, ordinal: u32) -> Result<(), Error> {
         let name = self.names.claim(ordinal);
         match self.existing::<PersistentVolumeClaim>(&name).await? {
-            Some(claim) if !labelled(&claim, &self.names) => {
-                Err(Error::Foreign(format!("claim {name}")))
-            }
+            Some(claim) if !labelled(&claim, &self.names) => Err(Error::Foreign(format!("claim {name}"))),
             _ => Ok(()),
         }
     }
@@ -104,11 +87,7 @@ impl Actor<'_> {
     /// Applies one child, unless it is as it was applied before: rendered the same, and not edited since.
     async fn apply<K>(&self, child: K, known: Option<Applied>) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
     {
         let (child, hash) = build::stamp(child);
         let name = child.name_any();
@@ -119,9 +98,7 @@ impl Actor<'_> {
             if !known.ours {
                 return Err(Error::Foreign(what));
             }
-            if known.hash.as_deref() == Some(hash.as_str())
-                && self.memory.is_as_applied(uid, &what, &known.edition)
-            {
+            if known.hash.as_deref() == Some(hash.as_str()) && self.memory.is_as_applied(uid, &what, &known.edition) {
                 return Ok(());
             }
             // What others changed of it is taken back. An object that appears just now is not ours, and a conflict.
@@ -133,8 +110,7 @@ impl Actor<'_> {
             .patch(&name, &parameters, &Patch::Apply(&child))
             .await
             .map_err(kube_error(format!("applying {what}")))?;
-        self.memory
-            .applied(&self.names.uid, &what, edition(&applied));
+        self.memory.applied(&self.names.uid, &what, edition(&applied));
         Ok(())
     }
 }

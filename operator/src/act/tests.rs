@@ -22,12 +22,7 @@ struct Stored {
 
 type Shared = Arc<Mutex<Stored>>;
 
-async fn answer(
-    State(stored): State<Shared>,
-    method: Method,
-    uri: Uri,
-    body: Bytes,
-) -> (StatusCode, Json<Value>) {
+async fn answer(State(stored): State<Shared>, method: Method, uri: Uri, body: Bytes) -> (StatusCode, Json<Value>) {
     let mut stored = stored.lock().unwrap();
     let path = uri.path().to_string();
     if method != Method::GET {
@@ -41,13 +36,8 @@ async fn answer(
     if let Some(object) = stored.objects.get(&path) {
         return (StatusCode::OK, Json(object.clone()));
     }
-    let inside = |key: &str| {
-        key.strip_prefix(&path)
-            .is_some_and(|rest| rest.starts_with('/'))
-    };
-    let is_list = ["statefulsets", "pods", "persistentvolumeclaims"]
-        .iter()
-        .any(|kind| path.ends_with(kind));
+    let inside = |key: &str| key.strip_prefix(&path).is_some_and(|rest| rest.starts_with('/'));
+    let is_list = ["statefulsets", "pods", "persistentvolumeclaims"].iter().any(|kind| path.ends_with(kind));
     if is_list {
         let items = stored.objects.iter().filter(|(key, _)| inside(key));
         let items: Vec<Value> = items.map(|(_, object)| object.clone()).collect();
@@ -96,11 +86,7 @@ impl World {
     /// Puts an object there that no cache shows.
     fn with(self, path: &str, metadata: Value) -> Self {
         let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata});
-        self.stored
-            .lock()
-            .unwrap()
-            .objects
-            .insert(path.into(), object);
+        self.stored.lock().unwrap().objects.insert(path.into(), object);
         self
     }
 
@@ -148,8 +134,7 @@ async fn what_no_cache_shows_is_never_taken_over() {
     for path in [SERVICE, BUDGET, STATEFULSET] {
         for owners in [json!(null), owned_by("other")] {
             let name = path.rsplit('/').next().unwrap();
-            let metadata =
-                json!({"name": name, "namespace": "ns", "uid": "x", "ownerReferences": owners});
+            let metadata = json!({"name": name, "namespace": "ns", "uid": "x", "ownerReferences": owners});
             let world = World::new().await.with(path, metadata);
             let error = world.apply().await.unwrap_err();
             assert!(matches!(error, Error::Foreign(_)), "{path}: {error}");
@@ -202,13 +187,10 @@ async fn a_child_is_applied_once_and_again_after_somebody_edited_it() {
 #[tokio::test]
 async fn the_finalizer_stays_while_the_api_server_knows_of_a_member() {
     let labels = json!({"keelson.dev/cluster": "c", "keelson.dev/cluster-uid": "u"});
-    let statefulset = json!({"name": "c-0", "namespace": "ns", "uid": "x", "labels": labels, "ownerReferences": owned_by("u")});
+    let statefulset =
+        json!({"name": "c-0", "namespace": "ns", "uid": "x", "labels": labels, "ownerReferences": owned_by("u")});
     let world = World::new().await.with(STATEFULSET, statefulset);
-    let error = world
-        .actor()
-        .take(&Action::RemoveFinalizer)
-        .await
-        .unwrap_err();
+    let error = world.actor().take(&Action::RemoveFinalizer).await.unwrap_err();
     assert!(matches!(error, Error::NotGone(_)), "{error}");
     assert_eq!(world.writes(), [""; 0]);
 

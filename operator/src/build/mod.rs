@@ -22,10 +22,7 @@ use crate::plan::Start;
 pub fn hash(value: &impl Serialize) -> String {
     let text = serde_json::to_vec(value).unwrap_or_default();
     let digest = Sha256::digest(&text);
-    digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The hash of the part of the pod template whose change needs a restart: without the image, which is an upgrade, and without
@@ -36,10 +33,7 @@ pub fn config_hash(cluster: &EtcdCluster) -> String {
     cluster.spec.version = None;
     let names = Names::of(&cluster);
     hash(&pod::spec(&cluster, &names, 0, &Start::Settled))
-        + &hash(&(
-            &cluster.spec.pod_template.labels,
-            &cluster.spec.pod_template.annotations,
-        ))[..4]
+        + &hash(&(&cluster.spec.pod_template.labels, &cluster.spec.pod_template.annotations))[..4]
 }
 
 /// Puts the hash of a rendered object on it, and returns it.

@@ -15,9 +15,7 @@ pub fn pod_disruption_budget(cluster: &EtcdCluster, listed: usize) -> PodDisrupt
     let names = Names::of(cluster);
     let target = usize::try_from(cluster.spec.size).unwrap_or(0);
     let recorded = cluster.status.iter().flat_map(|status| &status.members);
-    let recorded = recorded
-        .filter(|member| member.role != Role::Learner)
-        .count();
+    let recorded = recorded.filter(|member| member.role != Role::Learner).count();
     let minimum = quorum(listed.max(recorded).max(target));
     let mut labels = names.selector();
     labels.insert(ROLE_LABEL.into(), PodRole::Voter.as_str().into());
@@ -25,10 +23,7 @@ pub fn pod_disruption_budget(cluster: &EtcdCluster, listed: usize) -> PodDisrupt
         metadata: metadata(&names, names.cluster.clone()),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(i32::try_from(minimum).unwrap_or(i32::MAX))),
-            selector: Some(LabelSelector {
-                match_labels: Some(labels),
-                ..Default::default()
-            }),
+            selector: Some(LabelSelector { match_labels: Some(labels), ..Default::default() }),
             ..Default::default()
         }),
         status: None,

@@ -2,9 +2,9 @@
 //! allows it.
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm,
-    PodAntiAffinity, PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext,
-    TopologySpreadConstraint, VolumeMount, WeightedPodAffinityTerm,
+    Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity,
+    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, TopologySpreadConstraint, VolumeMount,
+    WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -24,10 +24,7 @@ const GRACE_SECONDS: i64 = 30;
 /// Renders the pod of member `ordinal`.
 pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> PodSpec {
     let wanted = &cluster.spec.pod_template;
-    let selector = LabelSelector {
-        match_labels: Some(names.selector()),
-        ..Default::default()
-    };
+    let selector = LabelSelector { match_labels: Some(names.selector()), ..Default::default() };
     let secrets = wanted.image_pull_secrets.clone();
     let grace = wanted.termination_grace_period_seconds;
     let spread = wanted.topology_spread_constraints.clone();
@@ -40,12 +37,7 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
         security_context: Some(wanted.security_context.clone().unwrap_or_else(restricted)),
         node_selector: (!wanted.node_selector.is_empty()).then(|| wanted.node_selector.clone()),
         tolerations: (!wanted.tolerations.is_empty()).then(|| wanted.tolerations.clone()),
-        affinity: Some(
-            wanted
-                .affinity
-                .clone()
-                .unwrap_or_else(|| apart(selector.clone())),
-        ),
+        affinity: Some(wanted.affinity.clone().unwrap_or_else(|| apart(selector.clone()))),
         topology_spread_constraints: Some(spread.unwrap_or_else(|| vec![over_zones(selector)])),
         priority_class_name: wanted.priority_class_name.clone(),
         image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
@@ -66,11 +58,7 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         image_pull_policy: pull_policy,
         args: Some(arguments(cluster, names, ordinal, start)),
         env: (!env.is_empty()).then_some(env),
-        ports: Some(vec![
-            port("client", CLIENT_PORT),
-            port("peer", PEER_PORT),
-            port("metrics", METRICS_PORT),
-        ]),
+        ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
         resources: cluster.spec.resources.clone(),
         startup_probe: Some(probe("/livez", 1, 300)),
         liveness_probe: Some(probe("/livez", 10, 6)),
@@ -78,10 +66,7 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                add: None,
-                drop: Some(vec!["ALL".into()]),
-            }),
+            capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".into()]) }),
             ..Default::default()
         }),
         volume_mounts: Some(vec![VolumeMount {
@@ -101,22 +86,13 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         Start::Join(members) => ("existing", members),
         Start::Settled => ("existing", &alone),
     };
-    let initial_cluster: Vec<String> = members
-        .iter()
-        .map(|(name, url)| format!("{name}={url}"))
-        .collect();
+    let initial_cluster: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
     let mut flags = vec![
         ("name", names.member(ordinal)),
         ("data-dir", DATA_DIR.to_string()),
-        (
-            "listen-client-urls",
-            format!("http://0.0.0.0:{CLIENT_PORT}"),
-        ),
+        ("listen-client-urls", format!("http://0.0.0.0:{CLIENT_PORT}")),
         ("listen-peer-urls", format!("http://0.0.0.0:{PEER_PORT}")),
-        (
-            "listen-metrics-urls",
-            format!("http://0.0.0.0:{METRICS_PORT}"),
-        ),
+        ("listen-metrics-urls", format!("http://0.0.0.0:{METRICS_PORT}")),
         ("advertise-client-urls", names.client_url(ordinal)),
         ("initial-advertise-peer-urls", names.peer_url(ordinal)),
         ("initial-cluster", initial_cluster.join(",")),
@@ -125,18 +101,11 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
     ];
     let options = cluster.spec.options.iter();
     flags.extend(options.map(|(flag, value)| (flag.as_str(), value.clone())));
-    flags
-        .into_iter()
-        .map(|(flag, value)| format!("--{flag}={value}"))
-        .collect()
+    flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.into()),
-        container_port: number,
-        ..Default::default()
-    }
+    ContainerPort { name: Some(name.into()), container_port: number, ..Default::default() }
 }
 
 /// Probes use the plaintext metrics listener. Liveness does not depend on quorum, leader or alarms: /livez says so.
@@ -161,10 +130,7 @@ fn restricted() -> PodSecurityContext {
         run_as_group: Some(SERVER_UID),
         fs_group: Some(SERVER_UID),
         fs_group_change_policy: Some("OnRootMismatch".into()),
-        seccomp_profile: Some(SeccompProfile {
-            type_: "RuntimeDefault".into(),
-            localhost_profile: None,
-        }),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
         ..Default::default()
     }
 }
@@ -178,12 +144,10 @@ fn apart(selector: LabelSelector) -> Affinity {
     };
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![
-                WeightedPodAffinityTerm {
-                    weight: 100,
-                    pod_affinity_term: term,
-                },
-            ]),
+            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+                weight: 100,
+                pod_affinity_term: term,
+            }]),
             ..Default::default()
         }),
         ..Default::default()

@@ -17,11 +17,7 @@ pub fn members_service(cluster: &EtcdCluster) -> Service {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
             selector: Some(names.selector()),
-            ports: Some(vec![
-                port("client", CLIENT_PORT),
-                port("peer", PEER_PORT),
-                port("metrics", METRICS_PORT),
-            ]),
+            ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
             ..Default::default()
         }),
         status: None,

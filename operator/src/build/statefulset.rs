@@ -18,12 +18,7 @@ use crate::plan::{PodRole, Start};
 pub(super) const VOLUME: &str = "data";
 
 /// Renders member `ordinal`, which starts as `start` says if its directory is empty.
-pub fn stateful_set(
-    cluster: &EtcdCluster,
-    ordinal: u32,
-    start: &Start,
-    role: PodRole,
-) -> StatefulSet {
+pub fn stateful_set(cluster: &EtcdCluster, ordinal: u32, start: &Start, role: PodRole) -> StatefulSet {
     let names = Names::of(cluster);
     let mut metadata = metadata(&names, names.member(ordinal));
     metadata.labels = Some(names.member_labels(ordinal));
@@ -35,14 +30,8 @@ pub fn stateful_set(
         spec: StatefulSetSpec {
             replicas: Some(1),
             service_name: Some(names.members_service()),
-            selector: LabelSelector {
-                match_labels: Some(selector),
-                ..Default::default()
-            },
-            update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("OnDelete".into()),
-                rolling_update: None,
-            }),
+            selector: LabelSelector { match_labels: Some(selector), ..Default::default() },
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             template: template(cluster, &names, ordinal, start, role),
@@ -53,13 +42,7 @@ pub fn stateful_set(
     }
 }
 
-fn template(
-    cluster: &EtcdCluster,
-    names: &Names,
-    ordinal: u32,
-    start: &Start,
-    role: PodRole,
-) -> PodTemplateSpec {
+fn template(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start, role: PodRole) -> PodTemplateSpec {
     let wanted = &cluster.spec.pod_template;
     let mut labels: BTreeMap<String, String> = wanted.labels.clone();
     labels.extend(names.member_labels(ordinal));
@@ -68,11 +51,7 @@ fn template(
     annotations.insert(CONFIG_HASH.into(), config_hash(cluster));
     annotations.insert(IMAGE.into(), cluster.spec.server_image());
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations: Some(annotations),
-            ..Default::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),
         spec: Some(pod::spec(cluster, names, ordinal, start)),
     }
 }
@@ -89,10 +68,7 @@ fn claim(cluster: &EtcdCluster, names: &Names, ordinal: u32) -> PersistentVolume
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(storage.access_modes.clone()),
             storage_class_name: storage.storage_class_name.clone(),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some(requests),
-                limits: None,
-            }),
+            resources: Some(VolumeResourceRequirements { requests: Some(requests), limits: None }),
             ..Default::default()
         }),
         status: None,

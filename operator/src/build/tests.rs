@@ -44,10 +44,7 @@ fn everything() -> EtcdCluster {
 }
 
 fn golden(name: &str, rendered: String) {
-    let path = format!(
-        "{}/src/build/golden/{name}.yaml",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/src/build/golden/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("KEELSON_BLESS").is_some() {
         std::fs::write(&path, &rendered).unwrap();
     }
@@ -74,19 +71,12 @@ fn the_objects_of_a_plain_cluster() {
 #[test]
 fn the_objects_of_a_cluster_that_sets_everything() {
     let cluster = everything();
-    let among = vec![
-        ("demo-0".to_string(), "http://a:2380".to_string()),
-        ("demo-3".to_string(), "http://b:2380".to_string()),
-    ];
+    let among =
+        vec![("demo-0".to_string(), "http://a:2380".to_string()), ("demo-3".to_string(), "http://b:2380".to_string())];
     let documents = [
         yaml(&client_service(&cluster)),
         yaml(&pod_disruption_budget(&cluster, 3)),
-        yaml(&stateful_set(
-            &cluster,
-            3,
-            &Start::Join(among),
-            PodRole::Learner,
-        )),
+        yaml(&stateful_set(&cluster, 3, &Start::Join(among), PodRole::Learner)),
     ];
     golden("everything", documents.join("---\n"));
 }
@@ -102,15 +92,9 @@ fn only_the_seed_starts_as_new_and_a_settled_member_knows_nobody_else() {
     let cluster = everything();
     let seed = arguments(&cluster, &Start::Seed);
     assert!(seed.contains("--initial-cluster-state=new"), "{seed}");
-    assert!(
-        seed.contains("--initial-cluster-token=ns-demo-1234"),
-        "{seed}"
-    );
+    assert!(seed.contains("--initial-cluster-token=ns-demo-1234"), "{seed}");
     let settled = arguments(&cluster, &Start::Settled);
-    assert!(
-        settled.contains("--initial-cluster-state=existing"),
-        "{settled}"
-    );
+    assert!(settled.contains("--initial-cluster-state=existing"), "{settled}");
     let alone = "--initial-cluster=demo-1=http://demo-1-0.demo-members.ns.svc:2380 ";
     assert!(settled.contains(alone), "{settled}");
 }
@@ -161,17 +145,10 @@ fn the_budget_keeps_a_quorum_of_what_is_and_what_will_be() {
 fn the_budget_does_not_shrink_while_the_members_cannot_be_reached() {
     let mut cluster = cluster(json!({"size": 3}));
     let member = |role: &str| json!({"name": "demo-0", "id": "1", "role": role});
-    let members: Vec<_> = [
-        "Leader", "Follower", "Follower", "Follower", "Follower", "Learner",
-    ]
-    .into_iter()
-    .map(member)
-    .collect();
+    let members: Vec<_> =
+        ["Leader", "Follower", "Follower", "Follower", "Follower", "Learner"].into_iter().map(member).collect();
     cluster.status = Some(serde_json::from_value(json!({"members": members})).unwrap());
-    let available = pod_disruption_budget(&cluster, 0)
-        .spec
-        .unwrap()
-        .min_available;
+    let available = pod_disruption_budget(&cluster, 0).spec.unwrap().min_available;
     let expected = k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(3);
     assert_eq!(available, Some(expected));
 }

@@ -30,10 +30,7 @@ pub const OWNED_FLAGS: &[OwnedFlag] = &[
     owned("force-new-cluster", "nothing: it discards members"),
     owned("config-file", "this resource"),
     owned("max-learners", "the operator: one learner at a time"),
-    owned(
-        "strict-reconfig-check",
-        "the operator: always on, as quorum depends on it",
-    ),
+    owned("strict-reconfig-check", "the operator: always on, as quorum depends on it"),
     owned("discovery", "the live member list"),
     owned("discovery-srv", "the live member list"),
     owned("discovery-endpoints", "the live member list"),
@@ -42,18 +39,12 @@ pub const OWNED_FLAGS: &[OwnedFlag] = &[
 
 /// The CEL rule for `spec.options`: one test of presence for each owned flag, which stays cheap however many options there are.
 pub(super) fn owned_flags_rule() -> String {
-    let flags: Vec<String> = OWNED_FLAGS
-        .iter()
-        .map(|owned| format!("'{}'", owned.flag))
-        .collect();
+    let flags: Vec<String> = OWNED_FLAGS.iter().map(|owned| format!("'{}'", owned.flag)).collect();
     format!("[{}].all(flag, !(flag in self))", flags.join(", "))
 }
 
 /// What a person reads when [`owned_flags_rule`] refuses.
 pub(super) fn owned_flags_message() -> String {
     let flags: Vec<&str> = OWNED_FLAGS.iter().map(|owned| owned.flag).collect();
-    format!(
-        "spec.options must not contain a flag that the operator sets itself: {}",
-        flags.join(", ")
-    )
+    format!("spec.options must not contain a flag that the operator sets itself: {}", flags.join(", "))
 }

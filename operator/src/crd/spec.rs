@@ -67,10 +67,7 @@ pub struct EtcdClusterSpec {
     /// The server version, such as `v0.1.0`; it is the tag of the image `keelson/keelson-server`. Left out: the version
     /// released together with the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    )]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
     pub version: Option<String>,
 
     /// A complete image reference in place of `version`, for a registry of your own.
@@ -147,10 +144,7 @@ pub enum PullPolicy {
 pub struct StorageSpec {
     /// The size of each volume, such as `8Gi`.
     #[serde(default = "default_storage_size")]
-    #[schemars(
-        length(max = 32),
-        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
-    )]
+    #[schemars(length(max = 32), regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"))]
     pub size: String,
     /// The StorageClass. Left out: the default class of the Kubernetes cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,10 +201,7 @@ fn retain() -> RetentionPolicy {
 
 impl Default for RetentionSpec {
     fn default() -> Self {
-        Self {
-            when_scaled: delete(),
-            when_deleted: retain(),
-        }
+        Self { when_scaled: delete(), when_deleted: retain() }
     }
 }
 

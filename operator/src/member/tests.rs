@@ -31,10 +31,7 @@ struct Urls {
 
 impl Urls {
     fn new() -> Self {
-        Self {
-            client: free_url(),
-            peer: free_url(),
-        }
+        Self { client: free_url(), peer: free_url() }
     }
 }
 
@@ -58,10 +55,7 @@ fn start(folder: &Path, name: &str, urls: &Urls, cluster: &str, state: &str) -> 
 }
 
 /// Waits until `probe` gives something.
-async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut probe: impl FnMut() -> F,
-) -> T {
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = probe().await {
@@ -91,24 +85,13 @@ async fn the_life_of_a_member_in_a_real_etcd() {
     let mut client = MemberClient::new(&first.client).unwrap();
     let list = client.member_list().await.unwrap();
     assert_ne!(list.cluster_id, 0);
-    assert_eq!(
-        (list.members.len(), list.members[0].name.as_str()),
-        (1, "a")
-    );
+    assert_eq!((list.members.len(), list.members[0].name.as_str()), (1, "a"));
 
     client.add_learner(second.peer.clone()).await.unwrap();
     client.add_learner(second.peer.clone()).await.unwrap();
     let list = client.member_list().await.unwrap();
-    let learner = list
-        .members
-        .iter()
-        .find(|member| member.is_learner)
-        .unwrap();
-    assert_eq!(
-        (list.members.len(), learner.name.as_str()),
-        (2, ""),
-        "not started yet"
-    );
+    let learner = list.members.iter().find(|member| member.is_learner).unwrap();
+    assert_eq!((list.members.len(), learner.name.as_str()), (2, ""), "not started yet");
     let b = learner.id;
     assert_eq!(client.promote(b).await.unwrap(), Change::NotYet);
 
@@ -123,9 +106,7 @@ async fn the_life_of_a_member_in_a_real_etcd() {
 
     client.move_leader(b).await.unwrap();
     eventually("leadership of the second", || async {
-        leader_of(&first.client)
-            .await
-            .filter(|(_, leader)| *leader == b)
+        leader_of(&first.client).await.filter(|(_, leader)| *leader == b)
     })
     .await;
 
@@ -149,10 +130,7 @@ async fn the_cause_of_silence_is_told_in_the_same_words_each_time() {
     for (url, cause) in [
         (free_url(), "connection refused"),
         (deaf, NO_ANSWER),
-        (
-            "http://127.0.0.1.invalid:1".into(),
-            "failed to lookup address information",
-        ),
+        ("http://127.0.0.1.invalid:1".into(), "failed to lookup address information"),
     ] {
         for _ in 0..2 {
             let error = MemberClient::new(&url).unwrap().status().await.unwrap_err();

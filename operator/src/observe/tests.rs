@@ -3,11 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn names() -> Names {
-    Names {
-        cluster: "c".into(),
-        namespace: "ns".into(),
-        uid: "u".into(),
-    }
+    Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into() }
 }
 
 /// A pod as admission leaves it: the image rewritten, and a sidecar in front of the member.
@@ -46,33 +42,19 @@ fn what_admission_changes_is_not_seen() {
 #[test]
 fn a_pod_on_its_way_out_is_not_asked() {
     let mut pod = mutated(json!({"running": {}}));
-    pod.metadata.deletion_timestamp =
-        Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
     let seen = pods([pod], &names());
     assert!(seen[&0].running && !seen[&0].serves());
 }
 
 #[test]
 fn an_edit_of_the_spec_is_another_edition() {
-    let service = |metadata: serde_json::Value| -> Service {
-        serde_json::from_value(json!({"metadata": metadata})).unwrap()
-    };
+    let service =
+        |metadata: serde_json::Value| -> Service { serde_json::from_value(json!({"metadata": metadata})).unwrap() };
     let of = |metadata| edition(&service(metadata));
     let before = of(json!({"uid": "a", "generation": 1, "resourceVersion": "5"}));
-    assert_eq!(
-        before,
-        of(json!({"uid": "a", "generation": 1, "resourceVersion": "6"}))
-    );
-    assert_ne!(
-        before,
-        of(json!({"uid": "a", "generation": 2, "resourceVersion": "7"}))
-    );
-    assert_ne!(
-        before,
-        of(json!({"uid": "b", "generation": 1, "resourceVersion": "5"}))
-    );
-    assert_ne!(
-        of(json!({"uid": "a", "resourceVersion": "5"})),
-        of(json!({"uid": "a", "resourceVersion": "6"}))
-    );
+    assert_eq!(before, of(json!({"uid": "a", "generation": 1, "resourceVersion": "6"})));
+    assert_ne!(before, of(json!({"uid": "a", "generation": 2, "resourceVersion": "7"})));
+    assert_ne!(before, of(json!({"uid": "b", "generation": 1, "resourceVersion": "5"})));
+    assert_ne!(of(json!({"uid": "a", "resourceVersion": "5"})), of(json!({"uid": "a", "resourceVersion": "6"})));
 }

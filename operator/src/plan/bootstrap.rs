@@ -15,11 +15,7 @@ pub(super) fn plan(situation: &Situation) -> Plan {
     let operation = situation.operation(OperationKind::Bootstrap, SEED, None);
     let begun = situation.observed.statefulsets.contains_key(&SEED);
     if !begun {
-        let step = Step::act(
-            Action::Bootstrap,
-            Phase::Bootstrapping,
-            format!("starting {name}, the first member"),
-        );
+        let step = Step::act(Action::Bootstrap, Phase::Bootstrapping, format!("starting {name}, the first member"));
         return situation.with_members(step.during(operation), members, true);
     }
     let step = rollout::of_stopped_pods(situation, &[SEED]).unwrap_or_else(|| {
@@ -36,13 +32,7 @@ pub(super) fn plan(situation: &Situation) -> Plan {
 /// the id is stored: from the moment that the cluster exists by its status, nothing can start as new any more.
 pub(super) fn record(situation: &Situation, cluster_id: u64) -> Plan {
     let reason = format!("the store's cluster id is {}", hex(cluster_id));
-    let step = Step {
-        action: None,
-        waiting_for: None,
-        operation: None,
-        phase: Phase::Bootstrapping,
-        reason,
-    };
+    let step = Step { action: None, waiting_for: None, operation: None, phase: Phase::Bootstrapping, reason };
     let mut plan = situation.with_members(step, situation.listed_members(), true);
     plan.cluster_id = Some(cluster_id);
     plan

@@ -60,9 +60,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             let used = observed.claims.contains_key(ordinal)
                 || observed.pods.contains_key(ordinal)
                 || observed.statefulsets.contains_key(ordinal)
-                || members
-                    .iter()
-                    .any(|member| member.ordinal == Some(*ordinal));
+                || members.iter().any(|member| member.ordinal == Some(*ordinal));
             if used {
                 return Err(Violation::InUse(action.to_string()));
             }
@@ -71,8 +69,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         Action::Promote { id, .. } => promotion(cluster, observed, action, *id),
         Action::MoveLeader { to, .. } => {
             let members = confirmed(cluster, observed, action)?;
-            let able =
-                |member: &Member| member.id == *to && !member.learner && up(observed, member);
+            let able = |member: &Member| member.id == *to && !member.learner && up(observed, member);
             match members.iter().any(able) {
                 true => Ok(()),
                 false => Err(Violation::Successor),
@@ -84,22 +81,15 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         }
         Action::DeleteStatefulSet { ordinal, .. } => {
             unused(cluster, observed, action, *ordinal)?;
-            ours(
-                observed.statefulsets.get(ordinal).is_some_and(|it| it.ours),
-                action,
-            )
+            ours(observed.statefulsets.get(ordinal).is_some_and(|it| it.ours), action)
         }
         Action::DeleteClaim { ordinal, .. } => {
             unused(cluster, observed, action, *ordinal)?;
-            let used =
-                observed.pods.contains_key(ordinal) || observed.statefulsets.contains_key(ordinal);
+            let used = observed.pods.contains_key(ordinal) || observed.statefulsets.contains_key(ordinal);
             if used {
                 return Err(Violation::InUse(action.to_string()));
             }
-            ours(
-                observed.claims.get(ordinal).is_some_and(|it| it.ours),
-                action,
-            )
+            ours(observed.claims.get(ordinal).is_some_and(|it| it.ours), action)
         }
         Action::RestartPod { ordinal, .. } => restart(cluster, observed, action, *ordinal),
     }
@@ -120,23 +110,12 @@ fn ours(is_ours: bool, action: &Action) -> Result<(), Violation> {
 }
 
 /// The member list, if it is that of the cluster which the status records.
-fn confirmed<'a>(
-    cluster: &EtcdCluster,
-    observed: &'a Observed,
-    action: &Action,
-) -> Result<&'a [Member], Violation> {
-    let recorded = cluster
-        .status
-        .as_ref()
-        .and_then(|status| status.cluster_id.as_ref());
+fn confirmed<'a>(cluster: &EtcdCluster, observed: &'a Observed, action: &Action) -> Result<&'a [Member], Violation> {
+    let recorded = cluster.status.as_ref().and_then(|status| status.cluster_id.as_ref());
     match (&observed.store, recorded) {
-        (
-            Store::Listed {
-                cluster_id,
-                members,
-            },
-            Some(recorded),
-        ) if format!("{cluster_id:x}") == *recorded => Ok(members),
+        (Store::Listed { cluster_id, members }, Some(recorded)) if format!("{cluster_id:x}") == *recorded => {
+            Ok(members)
+        }
         _ => Err(Violation::Unconfirmed(action.to_string())),
     }
 }
@@ -148,10 +127,7 @@ fn majority(
     members: &[Member],
     left: impl Fn(&Member) -> bool,
 ) -> Result<(), Violation> {
-    let rest: Vec<&Member> = members
-        .iter()
-        .filter(|member| !member.learner && left(member))
-        .collect();
+    let rest: Vec<&Member> = members.iter().filter(|member| !member.learner && left(member)).collect();
     let alive = rest.iter().filter(|member| up(observed, member)).count();
     match alive * 2 > rest.len() {
         true => Ok(()),
@@ -162,26 +138,15 @@ fn majority(
     }
 }
 
-fn promotion(
-    cluster: &EtcdCluster,
-    observed: &Observed,
-    action: &Action,
-    id: u64,
-) -> Result<(), Violation> {
+fn promotion(cluster: &EtcdCluster, observed: &Observed, action: &Action, id: u64) -> Result<(), Violation> {
     let members = confirmed(cluster, observed, action)?;
-    let is_ready = |member: &Member| {
-        member.id == id && member.learner && member.started && up(observed, member)
-    };
+    let is_ready = |member: &Member| member.id == id && member.learner && member.started && up(observed, member);
     if !members.iter().any(is_ready) {
         return Err(Violation::Promotion);
     }
     majority(observed, action, members, |_| true)?;
     let voters = members.iter().filter(|member| !member.learner).count() + 1;
-    let alive = members
-        .iter()
-        .filter(|member| !member.learner && up(observed, member))
-        .count()
-        + 1;
+    let alive = members.iter().filter(|member| !member.learner && up(observed, member)).count() + 1;
     match alive * 2 > voters {
         true => Ok(()),
         false => Err(Violation::Quorum(action.to_string(), alive, voters / 2 + 1)),
@@ -189,12 +154,7 @@ fn promotion(
 }
 
 /// A listed member still needs its objects, except when the whole cluster is being deleted.
-fn unused(
-    cluster: &EtcdCluster,
-    observed: &Observed,
-    action: &Action,
-    ordinal: u32,
-) -> Result<(), Violation> {
+fn unused(cluster: &EtcdCluster, observed: &Observed, action: &Action, ordinal: u32) -> Result<(), Violation> {
     if cluster.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
@@ -206,12 +166,7 @@ fn unused(
 }
 
 /// A pod whose process runs is stopped only when the others carry the cluster; one that serves nobody may go at any time.
-fn restart(
-    cluster: &EtcdCluster,
-    observed: &Observed,
-    action: &Action,
-    ordinal: u32,
-) -> Result<(), Violation> {
+fn restart(cluster: &EtcdCluster, observed: &Observed, action: &Action, ordinal: u32) -> Result<(), Violation> {
     let Some(pod) = observed.pods.get(&ordinal) else {
         return Err(Violation::InUse(action.to_string()));
     };
@@ -225,10 +180,7 @@ fn restart(
     if !voters.iter().any(|voter| victim(&voter)) {
         return Ok(());
     }
-    let alive = voters
-        .iter()
-        .filter(|voter| !victim(voter) && up(observed, voter))
-        .count();
+    let alive = voters.iter().filter(|voter| !victim(voter) && up(observed, voter)).count();
     let all_others_up = alive + 1 == voters.len();
     match all_others_up && alive * 2 > voters.len() {
         true => Ok(()),
@@ -242,8 +194,7 @@ fn restart(
 /// How members would start: as new only before a cluster id is known, and never empty once they have started.
 fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(), Violation> {
     let recorded = cluster.status.as_ref();
-    let exists = recorded.is_some_and(|status| status.cluster_id.is_some())
-        || !matches!(observed.store, Store::Silent);
+    let exists = recorded.is_some_and(|status| status.cluster_id.is_some()) || !matches!(observed.store, Store::Silent);
     for (ordinal, start) in &plan.members {
         match start {
             Start::Seed if exists || plan.members.len() > 1 => {
@@ -252,9 +203,7 @@ fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(),
             Start::Seed | Start::Settled => {}
             Start::Join(_) => {
                 let mut members = observed.store.members().iter();
-                let fresh = |member: &Member| {
-                    member.ordinal == Some(*ordinal) && !member.started && member.learner
-                };
+                let fresh = |member: &Member| member.ordinal == Some(*ordinal) && !member.started && member.learner;
                 if !members.any(fresh) {
                     return Err(Violation::StartsEmpty(*ordinal));
                 }

@@ -22,10 +22,7 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
             let reason = format!("{name} does not answer and is no longer asked for");
             return Some(Step::wait(what, Phase::Degraded, reason).during(operation));
         }
-        let remove = Action::RemoveMember {
-            ordinal,
-            id: learner.id,
-        };
+        let remove = Action::RemoveMember { ordinal, id: learner.id };
         let reason = format!("{name} does not answer and is no longer asked for");
         let leaving = situation.operation(OperationKind::RemoveMember, ordinal, Some(learner.id));
         return Some(Step::act(remove, Phase::ScalingIn, reason).during(leaving));
@@ -54,10 +51,7 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
     if !survives_promotion(store.voters()) {
         return wait("more voters to be healthy: a further vote would raise the quorum".into());
     }
-    let promote = Action::Promote {
-        ordinal,
-        id: learner.id,
-    };
+    let promote = Action::Promote { ordinal, id: learner.id };
     Some(Step::act(promote, Phase::ScalingOut, format!("{name} has caught up")).during(operation))
 }
 

@@ -24,12 +24,7 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
 }
 
 /// The next step to be rid of what member `ordinal` has in Kubernetes; `None` when nothing is left, or only a retained claim.
-pub(super) fn clear(
-    situation: &Situation,
-    ordinal: u32,
-    retention: RetentionPolicy,
-    phase: Phase,
-) -> Option<Step> {
+pub(super) fn clear(situation: &Situation, ordinal: u32, retention: RetentionPolicy, phase: Phase) -> Option<Step> {
     let observed = situation.observed;
     let member = situation.names.member(ordinal);
     if let Some(statefulset) = observed.statefulsets.get(&ordinal) {
@@ -39,11 +34,7 @@ pub(super) fn clear(
         }
         let uid = statefulset.uid.clone();
         let action = Action::DeleteStatefulSet { ordinal, uid };
-        return Some(Step::act(
-            action,
-            phase,
-            format!("{member} is no longer a member"),
-        ));
+        return Some(Step::act(action, phase, format!("{member} is no longer a member")));
     }
     if observed.pods.contains_key(&ordinal) {
         let what = format!("pod {} to be gone", situation.names.pod(ordinal));
@@ -55,17 +46,9 @@ pub(super) fn clear(
     }
     if claim.deleting {
         let what = format!("claim {} to be gone", situation.names.claim(ordinal));
-        return Some(Step::wait(
-            what,
-            phase,
-            format!("the volume of {member} is being deleted"),
-        ));
+        return Some(Step::wait(what, phase, format!("the volume of {member} is being deleted")));
     }
     let uid = claim.uid.clone();
     let reason = format!("the volume of {member} is no longer used");
-    Some(Step::act(
-        Action::DeleteClaim { ordinal, uid },
-        phase,
-        reason,
-    ))
+    Some(Step::act(Action::DeleteClaim { ordinal, uid }, phase, reason))
 }

@@ -125,23 +125,11 @@ struct Step {
 
 impl Step {
     fn act(action: Action, phase: Phase, reason: impl Into<String>) -> Self {
-        Self {
-            action: Some(action),
-            waiting_for: None,
-            operation: None,
-            phase,
-            reason: reason.into(),
-        }
+        Self { action: Some(action), waiting_for: None, operation: None, phase, reason: reason.into() }
     }
 
     fn wait(waiting_for: impl Into<String>, phase: Phase, reason: impl Into<String>) -> Self {
-        Self {
-            action: None,
-            waiting_for: Some(waiting_for.into()),
-            operation: None,
-            phase,
-            reason: reason.into(),
-        }
+        Self { action: None, waiting_for: Some(waiting_for.into()), operation: None, phase, reason: reason.into() }
     }
 
     fn during(mut self, operation: Option<Operation>) -> Self {
@@ -154,12 +142,8 @@ impl Step {
 pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
     let situation = Situation::new(cluster, observed);
     if cluster.spec.paused {
-        let step = Step::wait(
-            "spec.paused to be false",
-            Phase::Paused,
-            "paused: nothing is changed",
-        )
-        .during(situation.recorded.operation.clone());
+        let step = Step::wait("spec.paused to be false", Phase::Paused, "paused: nothing is changed")
+            .during(situation.recorded.operation.clone());
         return situation.hands_off(step);
     }
     if cluster.metadata.deletion_timestamp.is_some() {
@@ -253,8 +237,7 @@ impl<'a> Situation<'a> {
             .filter_map(|member| self.names.ordinal_of(&member.name))
             .collect();
         let members = ordinals.iter().map(|n| (*n, Start::Settled)).collect();
-        let reason =
-            "no quorum of members answers; the cluster is never bootstrapped anew by itself";
+        let reason = "no quorum of members answers; the cluster is never bootstrapped anew by itself";
         let step = rollout::of_stopped_pods(self, &ordinals).unwrap_or_else(|| {
             let members = ordinals.iter().map(|n| self.member_and_trouble(*n));
             let members: Vec<String> = members.collect();
@@ -316,17 +299,14 @@ impl<'a> Situation<'a> {
     fn restarting(&self, silent: &[u32]) -> Option<Operation> {
         let operation = self.recorded.operation.as_ref()?;
         let ours = operation.kind == OperationKind::RestartMember
-            && silent
-                .iter()
-                .all(|n| self.names.member(*n) == operation.member);
+            && silent.iter().all(|n| self.names.member(*n) == operation.member);
         ours.then(|| operation.clone())
     }
 
     /// What is awaited of these members: "c-1 (CrashLoopBackOff), c-2 to answer".
     fn expect(&self, ordinals: &[u32], what: &str) -> String {
-        let (there, missing): (Vec<u32>, Vec<u32>) = ordinals
-            .iter()
-            .partition(|ordinal| self.observed.pods.contains_key(ordinal));
+        let (there, missing): (Vec<u32>, Vec<u32>) =
+            ordinals.iter().partition(|ordinal| self.observed.pods.contains_key(ordinal));
         let mut texts = Vec::new();
         if !there.is_empty() {
             let there: Vec<String> = there.iter().map(|n| self.member_and_trouble(*n)).collect();
@@ -372,9 +352,7 @@ impl<'a> Situation<'a> {
             member: self.names.member(ordinal),
             member_id: id.map(hex),
             target_size: match &self.recorded.operation {
-                Some(recorded) if recorded.member == self.names.member(ordinal) => {
-                    recorded.target_size
-                }
+                Some(recorded) if recorded.member == self.names.member(ordinal) => recorded.target_size,
                 _ => self.cluster.spec.size,
             },
         })

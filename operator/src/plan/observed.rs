@@ -105,9 +105,7 @@ impl Pod {
 impl Member {
     /// Answers and sees a leader.
     pub fn healthy(&self) -> bool {
-        self.answer
-            .as_ref()
-            .is_some_and(|answer| answer.leader != 0)
+        self.answer.as_ref().is_some_and(|answer| answer.leader != 0)
     }
 }
 
@@ -132,9 +130,7 @@ impl Store {
 
     /// The member with this number.
     pub fn by_ordinal(&self, ordinal: u32) -> Option<&Member> {
-        self.members()
-            .iter()
-            .find(|member| member.ordinal == Some(ordinal))
+        self.members().iter().find(|member| member.ordinal == Some(ordinal))
     }
 
     /// The leader's id, when a member that answers is the leader by its own account.

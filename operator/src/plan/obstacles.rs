@@ -16,24 +16,12 @@ pub(super) fn foreign_children(situation: &Situation) -> Option<Step> {
     let pods = observed.pods.iter().filter(|(_, pod)| !pod.ours);
     let pods = pods.map(|(ordinal, _)| names.pod(*ordinal)).collect();
     let kinds: [(&str, &str, Vec<String>); 3] = [
-        (
-            "StatefulSet",
-            "statefulset",
-            foreign(&observed.statefulsets, &|n| names.member(n)),
-        ),
+        ("StatefulSet", "statefulset", foreign(&observed.statefulsets, &|n| names.member(n))),
         ("pod", "pod", pods),
-        (
-            "claim",
-            "pvc",
-            foreign(&observed.claims, &|n| names.claim(n)),
-        ),
+        ("claim", "pvc", foreign(&observed.claims, &|n| names.claim(n))),
     ];
     let (kind, resource, found) = kinds.into_iter().find(|(.., found)| !found.is_empty())?;
-    let kind = if found.len() == 1 {
-        kind.to_string()
-    } else {
-        format!("{kind}s")
-    };
+    let kind = if found.len() == 1 { kind.to_string() } else { format!("{kind}s") };
     let text = format!(
         "{kind} {} to be removed: not of this EtcdCluster, perhaps of an earlier one of its name (kubectl -n {} delete {resource} {})",
         found.join(", "),
@@ -57,9 +45,6 @@ pub(super) fn wrong_cluster(situation: &Situation, answered: u64) -> Step {
 pub(super) fn unknown_member(situation: &Situation) -> Option<Step> {
     let mut members = situation.observed.store.members().iter();
     let unknown = members.find(|member| member.ordinal.is_none())?;
-    let text = format!(
-        "member {:x} to be removed: the operator did not add it",
-        unknown.id
-    );
+    let text = format!("member {:x} to be removed: the operator did not add it", unknown.id);
     Some(Step::wait(text.clone(), Phase::Blocked, text))
 }

@@ -9,18 +9,12 @@ pub fn quorum(voters: usize) -> usize {
 
 /// How many of these answer and see a leader.
 pub fn healthy<'a>(members: impl IntoIterator<Item = &'a Member>) -> usize {
-    members
-        .into_iter()
-        .filter(|member| member.healthy())
-        .count()
+    members.into_iter().filter(|member| member.healthy()).count()
 }
 
 /// Whether the voters other than `victim` are a working cluster once `victim` is removed.
 pub fn survives_removal<'a>(voters: impl IntoIterator<Item = &'a Member>, victim: u64) -> bool {
-    let rest: Vec<&Member> = voters
-        .into_iter()
-        .filter(|voter| voter.id != victim)
-        .collect();
+    let rest: Vec<&Member> = voters.into_iter().filter(|voter| voter.id != victim).collect();
     !rest.is_empty() && healthy(rest.iter().copied()) >= quorum(rest.len())
 }
 

@@ -10,26 +10,16 @@ use crate::crd::{OperationKind, Phase};
 /// The removal of a member that lost its data, if there is one.
 pub(super) fn step(situation: &Situation) -> Option<Step> {
     let store = &situation.observed.store;
-    let lost = store
-        .members()
-        .iter()
-        .find(|member| lost_volume(situation, member))?;
+    let lost = store.members().iter().find(|member| lost_volume(situation, member))?;
     let ordinal = lost.ordinal?;
     let name = situation.names.member(ordinal);
     let reason = format!("{name} lost its volume and is replaced");
     let operation = situation.operation(OperationKind::ReplaceMember, ordinal, Some(lost.id));
     if !survives_removal(store.voters(), lost.id) {
         let what = "a quorum of the other members to be healthy".to_string();
-        return Some(Step::wait(
-            what,
-            Phase::Degraded,
-            format!("{name} lost its volume"),
-        ));
+        return Some(Step::wait(what, Phase::Degraded, format!("{name} lost its volume")));
     }
-    let remove = Action::RemoveMember {
-        ordinal,
-        id: lost.id,
-    };
+    let remove = Action::RemoveMember { ordinal, id: lost.id };
     Some(Step::act(remove, Phase::Repairing, reason).during(operation))
 }
 
@@ -41,16 +31,12 @@ fn lost_volume(situation: &Situation, member: &Member) -> bool {
     };
     let id = super::hex(member.id);
     let recorded = situation.recorded.members.iter();
-    let held = recorded
-        .filter(|recorded| recorded.id == id)
-        .find_map(|recorded| recorded.claim_uid.as_ref());
+    let held = recorded.filter(|recorded| recorded.id == id).find_map(|recorded| recorded.claim_uid.as_ref());
     let now = situation.observed.claims.get(&ordinal);
     let pod = situation.observed.pods.get(&ordinal);
     match (held, now) {
         (Some(held), Some(now)) => *held != now.uid,
-        (None, _) if member.learner && member.started => {
-            pod.is_some_and(|pod| pod.trouble.is_some())
-        }
+        (None, _) if member.learner && member.started => pod.is_some_and(|pod| pod.trouble.is_some()),
         _ => false,
     }
 }

@@ -45,10 +45,7 @@ pub(super) fn of_stopped_pods(situation: &Situation, ordinals: &[u32]) -> Option
 
 fn restart(situation: &Situation, ordinal: u32, pod: &Pod, id: Option<u64>) -> Step {
     let name = situation.names.member(ordinal);
-    let action = Action::RestartPod {
-        ordinal,
-        uid: pod.uid.clone(),
-    };
+    let action = Action::RestartPod { ordinal, uid: pod.uid.clone() };
     let reason = format!("{name} is restarted with the current template");
     let operation = situation.operation(OperationKind::RestartMember, ordinal, id);
     Step::act(action, Phase::RollingOut, reason).during(operation)
@@ -65,8 +62,7 @@ fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> 
         .filter(|(_, _, pod)| outdated(pod))
         .collect();
     let leader = store.leader();
-    candidates
-        .sort_by_key(|(voter, ordinal, _)| (voter.healthy(), Some(voter.id) == leader, *ordinal));
+    candidates.sort_by_key(|(voter, ordinal, _)| (voter.healthy(), Some(voter.id) == leader, *ordinal));
     let (voter, ordinal, pod) = *candidates.first()?;
     let name = situation.names.member(ordinal);
     let reason = "members are restarted one at a time";
@@ -82,13 +78,8 @@ fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> 
         return Some(refused(situation, ordinal));
     }
     if Some(voter.id) == leader {
-        let successor = store
-            .voters()
-            .find(|other| other.id != voter.id && other.healthy())?;
-        let action = Action::MoveLeader {
-            from: voter.id,
-            to: successor.id,
-        };
+        let successor = store.voters().find(|other| other.id != voter.id && other.healthy())?;
+        let action = Action::MoveLeader { from: voter.id, to: successor.id };
         let reason = format!("{name} leads and is restarted last");
         return Some(Step::act(action, Phase::RollingOut, reason).during(operation));
     }
@@ -101,9 +92,9 @@ fn refused(situation: &Situation, ordinal: u32) -> Step {
     let mut silent = situation.silent_voters();
     silent.retain(|other| *other != ordinal);
     let waiting_for = match situation.observed.store.voters().count() {
-        1 | 2 => format!(
-            "size 3 or more: a restart of {name} would interrupt the cluster (delete its pod to accept that)"
-        ),
+        1 | 2 => {
+            format!("size 3 or more: a restart of {name} would interrupt the cluster (delete its pod to accept that)")
+        }
         _ => situation.expect(&silent, "to be healthy"),
     };
     Step::wait(waiting_for, Phase::RollingOut, reason)

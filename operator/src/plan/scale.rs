@@ -41,11 +41,7 @@ fn add(situation: &Situation, target: usize) -> Step {
     let store = &situation.observed.store;
     if !survives_promotion(store.voters()) {
         let what = "more voters to be healthy: a further vote would raise the quorum";
-        return Step::wait(
-            what,
-            Phase::Degraded,
-            format!("{target} members are asked for"),
-        );
+        return Step::wait(what, Phase::Degraded, format!("{target} members are asked for"));
     }
     let ordinal = free_ordinal(situation);
     let name = situation.names.member(ordinal);
@@ -65,9 +61,7 @@ fn free_ordinal(situation: &Situation) -> u32 {
         .chain(observed.pods.keys().copied())
         .chain(observed.claims.keys().copied())
         .collect();
-    (0..u32::MAX)
-        .find(|ordinal| !taken.contains(ordinal))
-        .unwrap_or(u32::MAX)
+    (0..u32::MAX).find(|ordinal| !taken.contains(ordinal)).unwrap_or(u32::MAX)
 }
 
 fn remove(situation: &Situation, victim: &Member) -> Step {
@@ -86,15 +80,9 @@ fn remove(situation: &Situation, victim: &Member) -> Step {
         let Some(successor) = others.into_iter().find(|other| other.healthy()) else {
             return Step::wait("another healthy voter", Phase::Degraded, reason);
         };
-        let action = Action::MoveLeader {
-            from: victim.id,
-            to: successor.id,
-        };
+        let action = Action::MoveLeader { from: victim.id, to: successor.id };
         return Step::act(action, Phase::ScalingIn, reason).during(operation);
     }
-    let action = Action::RemoveMember {
-        ordinal,
-        id: victim.id,
-    };
+    let action = Action::RemoveMember { ordinal, id: victim.id };
     Step::act(action, Phase::ScalingIn, reason).during(operation)
 }

@@ -75,13 +75,7 @@ struct World {
 
 impl World {
     fn new(size: i32) -> Self {
-        let mut cluster = EtcdCluster::new(
-            "c",
-            EtcdClusterSpec {
-                size,
-                ..Default::default()
-            },
-        );
+        let mut cluster = EtcdCluster::new("c", EtcdClusterSpec { size, ..Default::default() });
         cluster.metadata.namespace = Some("ns".into());
         cluster.metadata.uid = Some("uid".into());
         Self {
@@ -101,10 +95,7 @@ impl World {
     }
 
     fn recorded(&self) -> bool {
-        self.cluster
-            .status
-            .as_ref()
-            .is_some_and(|status| status.cluster_id.is_some())
+        self.cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some())
     }
 
     /// Whether the member can be counted on: one whose pod is on its way out cannot.
@@ -134,9 +125,7 @@ impl World {
         let voters = self.voters();
         let intact = voters.iter().filter(|id| {
             let ordinal = self.members[*id].ordinal;
-            self.claims
-                .get(&ordinal)
-                .is_some_and(|(_, data)| *data == Some(**id))
+            self.claims.get(&ordinal).is_some_and(|(_, data)| *data == Some(**id))
         });
         intact.count() * 2 > voters.len()
     }
@@ -153,16 +142,7 @@ impl World {
     fn observe(&mut self) -> Observed {
         self.elect();
         let children = |uids: Vec<(u32, String)>| {
-            let children = uids.into_iter().map(|(ordinal, uid)| {
-                (
-                    ordinal,
-                    Child {
-                        uid,
-                        ours: true,
-                        deleting: false,
-                    },
-                )
-            });
+            let children = uids.into_iter().map(|(ordinal, uid)| (ordinal, Child { uid, ours: true, deleting: false }));
             children.collect::<BTreeMap<_, _>>()
         };
         let image = Some(self.cluster.spec.server_image());
@@ -186,37 +166,20 @@ impl World {
             learner: member.learner,
             answer: self.up(*id).then(|| Answer {
                 leader: self.leader,
-                raft_index: if member.learner && !member.caught_up {
-                    1
-                } else {
-                    5000
-                },
+                raft_index: if member.learner && !member.caught_up { 1 } else { 5000 },
                 ..Default::default()
             }),
         });
         let mut members: Vec<Member> = members.collect();
         members.sort_by_key(|member| member.ordinal);
         Observed {
-            statefulsets: children(
-                self.statefulsets
-                    .keys()
-                    .map(|n| (*n, format!("s{n}")))
-                    .collect(),
-            ),
+            statefulsets: children(self.statefulsets.keys().map(|n| (*n, format!("s{n}"))).collect()),
             pods: pods.collect(),
-            claims: children(
-                self.claims
-                    .iter()
-                    .map(|(n, (uid, _))| (*n, uid.clone()))
-                    .collect(),
-            ),
+            claims: children(self.claims.iter().map(|(n, (uid, _))| (*n, uid.clone())).collect()),
             silence: BTreeMap::new(),
             store: match self.leader {
                 0 => Store::Silent,
-                _ => Store::Listed {
-                    cluster_id: CLUSTER_ID,
-                    members,
-                },
+                _ => Store::Listed { cluster_id: CLUSTER_ID, members },
             },
         }
     }
@@ -257,10 +220,7 @@ impl World {
 
     fn apply(&mut self, plan: &Plan) {
         for (ordinal, start) in &plan.members {
-            let template = Template {
-                start: start.clone(),
-                config_hash: build::config_hash(&self.cluster),
-            };
+            let template = Template { start: start.clone(), config_hash: build::config_hash(&self.cluster) };
             self.statefulsets.insert(*ordinal, template);
         }
     }
@@ -273,12 +233,7 @@ impl World {
             Action::Bootstrap | Action::RemoveFinalizer => {}
             Action::AddLearner { ordinal } => {
                 let id = self.fresh();
-                let member = Listed {
-                    ordinal: *ordinal,
-                    learner: true,
-                    started: false,
-                    caught_up: false,
-                };
+                let member = Listed { ordinal: *ordinal, learner: true, started: false, caught_up: false };
                 self.members.insert(id, member);
                 let learners = self.members.values().filter(|member| member.learner);
                 assert!(learners.count() <= 1, "a second learner");
@@ -322,12 +277,7 @@ impl World {
                 self.claims.insert(ordinal, (uid, None));
             }
             let uid = format!("pod{}", self.fresh());
-            let pod = self.pods.entry(ordinal).or_insert(RunningPod {
-                uid,
-                template,
-                running: false,
-                deleting: false,
-            });
+            let pod = self.pods.entry(ordinal).or_insert(RunningPod { uid, template, running: false, deleting: false });
             let start = pod.template.start.clone();
             let runs = self.start(ordinal, &start);
             if let Some(pod) = self.pods.get_mut(&ordinal) {
@@ -348,26 +298,15 @@ impl World {
         let id = match start {
             Start::Settled => return false,
             Start::Seed => {
-                assert!(
-                    !self.recorded(),
-                    "a cluster was founded although there is one"
-                );
+                assert!(!self.recorded(), "a cluster was founded although there is one");
                 self.members.clear();
                 let id = self.fresh();
-                let member = Listed {
-                    ordinal,
-                    learner: false,
-                    started: true,
-                    caught_up: true,
-                };
+                let member = Listed { ordinal, learner: false, started: true, caught_up: true };
                 self.members.insert(id, member);
                 id
             }
             Start::Join(_) => {
-                let own = self
-                    .members
-                    .iter_mut()
-                    .find(|(_, it)| it.ordinal == ordinal);
+                let own = self.members.iter_mut().find(|(_, it)| it.ordinal == ordinal);
                 let Some((id, member)) = own else {
                     return false;
                 };
@@ -411,10 +350,7 @@ impl World {
             Event::Resize(size) => self.cluster.spec.size = *size,
             Event::Configure(value) => {
                 let value = value.to_string();
-                self.cluster
-                    .spec
-                    .options
-                    .insert("snapshot-count".into(), value);
+                self.cluster.spec.options.insert("snapshot-count".into(), value);
             }
         }
     }

@@ -37,11 +37,5 @@ pub(super) fn step(situation: &Situation) -> Step {
             None => {}
         }
     }
-    waiting.unwrap_or_else(|| {
-        Step::act(
-            Action::RemoveFinalizer,
-            Phase::Deleting,
-            "nothing of the cluster is left",
-        )
-    })
+    waiting.unwrap_or_else(|| Step::act(Action::RemoveFinalizer, Phase::Deleting, "nothing of the cluster is left"))
 }

@@ -26,34 +26,18 @@ fn id(ordinal: u32) -> u64 {
 }
 
 fn child(uid: String) -> Child {
-    Child {
-        uid,
-        ours: true,
-        deleting: false,
-    }
+    Child { uid, ours: true, deleting: false }
 }
 
 impl Scene {
     /// `size` members are asked for; `line` is there.
     fn new(size: i32, line: &str) -> Self {
-        let mut cluster = EtcdCluster::new(
-            "c",
-            EtcdClusterSpec {
-                size,
-                ..Default::default()
-            },
-        );
+        let mut cluster = EtcdCluster::new("c", EtcdClusterSpec { size, ..Default::default() });
         cluster.metadata.namespace = Some("ns".into());
         cluster.metadata.uid = Some("uid".into());
         cluster.metadata.finalizers = Some(vec![FINALIZER.into()]);
-        let mut scene = Self {
-            cluster,
-            observed: Observed::default(),
-        };
-        let status = EtcdClusterStatus {
-            cluster_id: Some(hex(CLUSTER_ID)),
-            ..Default::default()
-        };
+        let mut scene = Self { cluster, observed: Observed::default() };
+        let status = EtcdClusterStatus { cluster_id: Some(hex(CLUSTER_ID)), ..Default::default() };
         scene.cluster.status = Some(status);
         let mut members = Vec::new();
         let tokens: Vec<&str> = line.split_whitespace().collect();
@@ -67,10 +51,7 @@ impl Scene {
             }
         }
         if !tokens.contains(&"-") {
-            scene.observed.store = Store::Listed {
-                cluster_id: CLUSTER_ID,
-                members,
-            };
+            scene.observed.store = Store::Listed { cluster_id: CLUSTER_ID, members };
         }
         scene
     }
@@ -79,25 +60,11 @@ impl Scene {
         let ordinal = number(token);
         let is = |letter: char| token.contains(letter);
         let uid = format!("claim-{ordinal}");
-        self.observed
-            .statefulsets
-            .insert(ordinal, child(format!("sts-{ordinal}")));
-        let held = if is('v') {
-            "claim-before".to_string()
-        } else {
-            uid.clone()
-        };
+        self.observed.statefulsets.insert(ordinal, child(format!("sts-{ordinal}")));
+        let held = if is('v') { "claim-before".to_string() } else { uid.clone() };
         self.observed.claims.insert(ordinal, child(uid));
-        let config_hash = if is('o') {
-            "older".into()
-        } else {
-            build::config_hash(&self.cluster)
-        };
-        let image = if is('i') {
-            Some("older".into())
-        } else {
-            Some(self.cluster.spec.server_image())
-        };
+        let config_hash = if is('o') { "older".into() } else { build::config_hash(&self.cluster) };
+        let image = if is('i') { Some("older".into()) } else { Some(self.cluster.spec.server_image()) };
         self.observed.pods.insert(
             ordinal,
             Pod {
@@ -116,20 +83,12 @@ impl Scene {
         status.members.push(MemberStatus {
             name: format!("c-{ordinal}"),
             id: hex(id(ordinal)),
-            role: if learner {
-                Role::Learner
-            } else {
-                Role::Follower
-            },
+            role: if learner { Role::Learner } else { Role::Follower },
             claim_uid: (!is('n')).then_some(held),
             ..Default::default()
         });
         let silent = is('x') || is('s') || is('n') || is('v') || is('g');
-        let answer = Answer {
-            leader,
-            raft_index: if is('b') { 1 } else { 5000 },
-            ..Default::default()
-        };
+        let answer = Answer { leader, raft_index: if is('b') { 1 } else { 5000 }, ..Default::default() };
         Member {
             id: id(ordinal),
             ordinal: Some(ordinal),
@@ -141,20 +100,13 @@ impl Scene {
 
     fn left_behind(&mut self, token: &str) {
         let ordinal = number(token);
-        let of = |letter: char| Child {
-            ours: token.contains(letter),
-            ..child(format!("{letter}-{ordinal}"))
-        };
+        let of = |letter: char| Child { ours: token.contains(letter), ..child(format!("{letter}-{ordinal}")) };
         let has = |letter: char| token.to_lowercase().contains(letter);
         if has('s') {
             self.observed.statefulsets.insert(ordinal, of('s'));
         }
         if has('p') {
-            let pod = Pod {
-                ours: token.contains('p'),
-                running: true,
-                ..Default::default()
-            };
+            let pod = Pod { ours: token.contains('p'), running: true, ..Default::default() };
             self.observed.pods.insert(ordinal, pod);
         }
         if has('c') {
@@ -247,16 +199,8 @@ fn a_further_vote_needs_healthy_voters() {
     table(&[
         (5, "0L 1 2x", "add member 3 as a learner"),
         (5, "0L 1 2x 3l", "promote member 3"),
-        (
-            3,
-            "0L 1x 2l",
-            "wait: more voters to be healthy: a further vote would raise the quorum",
-        ),
-        (
-            5,
-            "0L 1x",
-            "wait: more voters to be healthy: a further vote would raise the quorum",
-        ),
+        (3, "0L 1x 2l", "wait: more voters to be healthy: a further vote would raise the quorum"),
+        (5, "0L 1x", "wait: more voters to be healthy: a further vote would raise the quorum"),
     ]);
 }
 
@@ -280,27 +224,11 @@ fn members_leave_from_the_highest_number_and_never_while_leading() {
 #[test]
 fn no_removal_without_a_quorum_of_the_others() {
     table(&[
-        (
-            3,
-            "0L 1x 2x 3x",
-            "wait: a quorum of the members other than c-3 to be healthy",
-        ),
-        (
-            4,
-            "0L 1x 2x 3x 4",
-            "wait: a quorum of the members other than c-3 to be healthy",
-        ),
+        (3, "0L 1x 2x 3x", "wait: a quorum of the members other than c-3 to be healthy"),
+        (4, "0L 1x 2x 3x 4", "wait: a quorum of the members other than c-3 to be healthy"),
         // Neither of a learner that is not asked for any more, nor of one that lost its volume.
-        (
-            3,
-            "0L 1x 2x 3n",
-            "wait: a quorum of the voters to be healthy",
-        ),
-        (
-            4,
-            "0L 1x 2x 3bv",
-            "wait: a quorum of the other members to be healthy",
-        ),
+        (3, "0L 1x 2x 3n", "wait: a quorum of the voters to be healthy"),
+        (4, "0L 1x 2x 3bv", "wait: a quorum of the other members to be healthy"),
     ]);
 }
 
@@ -337,10 +265,7 @@ fn a_new_cluster_starts_with_one_member_as_new() {
     let plan = fresh.plan();
     assert_eq!(plan.action, Some(Action::Bootstrap));
     assert_eq!(plan.members, BTreeMap::from([(0, Start::Seed)]));
-    assert_eq!(
-        plan.operation.map(|it| it.kind),
-        Some(OperationKind::Bootstrap)
-    );
+    assert_eq!(plan.operation.map(|it| it.kind), Some(OperationKind::Bootstrap));
 
     let starting = Scene::new(3, "- +0spc").unborn();
     assert_eq!(starting.step(), "wait: c-0 to answer");
@@ -396,10 +321,7 @@ fn a_cluster_that_had_an_id_is_never_bootstrapped_anew() {
         let plan = Scene::new(3, line).plan();
         assert_eq!(plan.phase, Phase::Unavailable, "{line}");
         assert_eq!(plan.action, None, "{line}");
-        assert!(
-            !plan.members.values().any(|start| *start == Start::Seed),
-            "{line}"
-        );
+        assert!(!plan.members.values().any(|start| *start == Start::Seed), "{line}");
     }
     // Members known from before are kept running, but cannot start without their data.
     let members = Scene::new(3, "- 0x 1x 2x").plan().members;
@@ -425,11 +347,7 @@ fn a_member_that_lost_its_volume_is_replaced_under_a_new_id() {
         (3, "0L 1v 2", "remove member 1"),
         (3, "0L 2 +1spc", "delete the StatefulSet of member 1"),
         (3, "0L 2", "add member 1 as a learner"),
-        (
-            3,
-            "0L 1v 2x",
-            "wait: a quorum of the other members to be healthy",
-        ),
+        (3, "0L 1v 2x", "wait: a quorum of the other members to be healthy"),
         // Repair goes before everything but a pause.
         (5, "0L 1v 2 3n", "remove member 1"),
         (3, "0L 1v 2 +7spc", "remove member 1"),
@@ -466,17 +384,10 @@ fn configuration_rolls_followers_first_and_the_leader_last() {
 
 #[test]
 fn a_member_that_comes_back_after_a_restart_is_part_of_the_rollout() {
-    let back = |line| {
-        Scene::new(3, line)
-            .under_way(OperationKind::RestartMember, 1, 3)
-            .plan()
-    };
+    let back = |line| Scene::new(3, line).under_way(OperationKind::RestartMember, 1, 3).plan();
     assert_eq!(back("0L 1x 2").phase, Phase::RollingOut);
     assert_eq!(back("0L 1 2").phase, Phase::Running);
-    assert_eq!(
-        back("0L 1x 2").operation.map(|it| it.member).as_deref(),
-        Some("c-1")
-    );
+    assert_eq!(back("0L 1x 2").operation.map(|it| it.member).as_deref(), Some("c-1"));
     assert_eq!(back("0L 1 2x").phase, Phase::Degraded);
 }
 
@@ -522,19 +433,12 @@ fn paused_and_deleted_clusters() {
         assert_eq!(paused(line).step(), "wait: spec.paused to be false");
         assert!(!paused(line).plan().apply_children);
     }
-    assert_eq!(
-        paused("0L").deleting().step(),
-        "wait: spec.paused to be false"
-    );
+    assert_eq!(paused("0L").deleting().step(), "wait: spec.paused to be false");
 
     let gone = |line| Scene::new(3, line).deleting();
     assert_eq!(gone("0L 1 2").step(), "delete the StatefulSet of member 2");
     assert_eq!(gone("- +0pc +1c").step(), "wait: pod c-0-0 to be gone");
-    assert_eq!(
-        gone("- +0c +1c").step(),
-        "remove the finalizer",
-        "retained by default"
-    );
+    assert_eq!(gone("- +0c +1c").step(), "remove the finalizer", "retained by default");
     let and_data = gone("- +0c +1c").with(|scene| {
         scene.cluster.spec.storage.retention.when_deleted = RetentionPolicy::Delete;
     });
@@ -570,11 +474,7 @@ fn the_finalizer_comes_first() {
 
 #[test]
 fn what_belongs_to_somebody_else_is_refused() {
-    for (line, what) in [
-        ("- +0C", "claim data-c-0-0"),
-        ("- +0S", "StatefulSet c-0"),
-        ("- +0P", "pod c-0-0"),
-    ] {
+    for (line, what) in [("- +0C", "claim data-c-0-0"), ("- +0S", "StatefulSet c-0"), ("- +0P", "pod c-0-0")] {
         let plan = Scene::new(3, line).unborn().plan();
         assert_eq!(plan.phase, Phase::Blocked);
         assert!(plan.reason.contains(what), "{}", plan.reason);
@@ -591,26 +491,16 @@ fn members_of_another_cluster_are_reported_and_left_alone() {
     scene.status().cluster_id = Some("beef".into());
     let plan = scene.plan();
     assert_eq!((plan.phase, plan.action), (Phase::Blocked, None));
-    assert!(
-        plan.reason.contains("c1") && plan.reason.contains("beef"),
-        "{}",
-        plan.reason
-    );
+    assert!(plan.reason.contains("c1") && plan.reason.contains("beef"), "{}", plan.reason);
 }
 
 #[test]
 fn a_member_that_somebody_else_added_stops_changes() {
     let mut scene = Scene::new(5, "0L 1 2");
     if let Store::Listed { members, .. } = &mut scene.observed.store {
-        members.push(Member {
-            id: 0xabc,
-            ..Default::default()
-        });
+        members.push(Member { id: 0xabc, ..Default::default() });
     }
-    assert_eq!(
-        scene.step(),
-        "wait: member abc to be removed: the operator did not add it"
-    );
+    assert_eq!(scene.step(), "wait: member abc to be removed: the operator did not add it");
 }
 
 /// Plans that the planner would never make: each breaks one rule, and the check must name it.
@@ -621,14 +511,8 @@ fn the_check_refuses_unsafe_plans() {
         plan.action = Some(action);
         check(&scene.cluster, &scene.observed, &plan)
     };
-    let remove = |ordinal| Action::RemoveMember {
-        ordinal,
-        id: id(ordinal),
-    };
-    let restart = |ordinal: u32| Action::RestartPod {
-        ordinal,
-        uid: format!("pod-{ordinal}"),
-    };
+    let remove = |ordinal| Action::RemoveMember { ordinal, id: id(ordinal) };
+    let restart = |ordinal: u32| Action::RestartPod { ordinal, uid: format!("pod-{ordinal}") };
     let uid = String::new;
     let refused = |scene: &Scene, action: Action, part: &str| {
         let error = verdict(scene, action.clone()).expect_err(&format!("{action} must be refused"));
@@ -638,117 +522,36 @@ fn the_check_refuses_unsafe_plans() {
     refused(&Scene::new(1, "0L"), remove(0), "healthy voters");
     refused(&Scene::new(3, "0L 1 2x"), restart(1), "healthy voters");
     // Member 2 still answers, but its pod is being deleted.
-    let going = |line| {
-        Scene::new(3, line).with(|scene| scene.observed.pods.get_mut(&2).unwrap().deleting = true)
-    };
+    let going = |line| Scene::new(3, line).with(|scene| scene.observed.pods.get_mut(&2).unwrap().deleting = true);
     refused(&going("0L 1 2"), restart(1), "healthy voters");
     refused(&going("0L 1x 2 3"), remove(3), "healthy voters");
-    let lead = Action::MoveLeader {
-        from: id(0),
-        to: id(2),
-    };
+    let lead = Action::MoveLeader { from: id(0), to: id(2) };
     refused(&going("0L 1 2"), lead, "cannot lead");
-    let promote = Action::Promote {
-        ordinal: 2,
-        id: id(2),
-    };
+    let promote = Action::Promote { ordinal: 2, id: id(2) };
     refused(&going("0L 1 2l"), promote, "no healthy learner");
     refused(&Scene::new(1, "0L"), restart(0), "healthy voters");
-    refused(
-        &Scene::new(5, "0L 1 2 3n"),
-        Action::AddLearner { ordinal: 4 },
-        "second learner",
-    );
-    refused(
-        &Scene::new(3, "0L 1 2"),
-        Action::AddLearner { ordinal: 1 },
-        "in use",
-    );
-    refused(
-        &Scene::new(3, "0L 1n"),
-        Action::Promote {
-            ordinal: 1,
-            id: id(1),
-        },
-        "no healthy learner",
-    );
-    refused(
-        &Scene::new(3, "0L 1"),
-        Action::Promote {
-            ordinal: 1,
-            id: id(1),
-        },
-        "no healthy learner",
-    );
-    refused(
-        &Scene::new(3, "0L 1x 2l"),
-        Action::Promote {
-            ordinal: 2,
-            id: id(2),
-        },
-        "healthy voters",
-    );
-    refused(
-        &Scene::new(3, "0L 1x 2"),
-        Action::MoveLeader {
-            from: id(0),
-            to: id(1),
-        },
-        "cannot lead",
-    );
-    refused(
-        &Scene::new(3, "0L 1 2"),
-        Action::DeleteClaim {
-            ordinal: 1,
-            uid: uid(),
-        },
-        "in use",
-    );
-    refused(
-        &Scene::new(3, "0L 1 2 +3pc"),
-        Action::DeleteClaim {
-            ordinal: 3,
-            uid: uid(),
-        },
-        "in use",
-    );
-    refused(
-        &Scene::new(3, "0L 1 2"),
-        Action::DeleteStatefulSet {
-            ordinal: 1,
-            uid: uid(),
-        },
-        "in use",
-    );
+    refused(&Scene::new(5, "0L 1 2 3n"), Action::AddLearner { ordinal: 4 }, "second learner");
+    refused(&Scene::new(3, "0L 1 2"), Action::AddLearner { ordinal: 1 }, "in use");
+    refused(&Scene::new(3, "0L 1n"), Action::Promote { ordinal: 1, id: id(1) }, "no healthy learner");
+    refused(&Scene::new(3, "0L 1"), Action::Promote { ordinal: 1, id: id(1) }, "no healthy learner");
+    refused(&Scene::new(3, "0L 1x 2l"), Action::Promote { ordinal: 2, id: id(2) }, "healthy voters");
+    refused(&Scene::new(3, "0L 1x 2"), Action::MoveLeader { from: id(0), to: id(1) }, "cannot lead");
+    refused(&Scene::new(3, "0L 1 2"), Action::DeleteClaim { ordinal: 1, uid: uid() }, "in use");
+    refused(&Scene::new(3, "0L 1 2 +3pc"), Action::DeleteClaim { ordinal: 3, uid: uid() }, "in use");
+    refused(&Scene::new(3, "0L 1 2"), Action::DeleteStatefulSet { ordinal: 1, uid: uid() }, "in use");
     refused(&Scene::new(3, "-"), remove(1), "confirmed member list");
     let paused = Scene::new(3, "0L 1 2").with(|scene| scene.cluster.spec.paused = true);
     refused(&paused, remove(2), "paused");
     let foreign = Scene::new(3, "- +0C").deleting();
-    refused(
-        &foreign,
-        Action::DeleteClaim {
-            ordinal: 0,
-            uid: uid(),
-        },
-        "another owner",
-    );
+    refused(&foreign, Action::DeleteClaim { ordinal: 0, uid: uid() }, "another owner");
 
     let mut scene = Scene::new(3, "0L 1 2");
     let mut plan = scene.plan();
     plan.members.insert(0, Start::Seed);
-    assert_eq!(
-        check(&scene.cluster, &scene.observed, &plan),
-        Err(Violation::BootstrapTwice)
-    );
+    assert_eq!(check(&scene.cluster, &scene.observed, &plan), Err(Violation::BootstrapTwice));
     plan.members = BTreeMap::from([(1, Start::Join(Vec::new()))]);
-    assert_eq!(
-        check(&scene.cluster, &scene.observed, &plan),
-        Err(Violation::StartsEmpty(1))
-    );
+    assert_eq!(check(&scene.cluster, &scene.observed, &plan), Err(Violation::StartsEmpty(1)));
     scene.status().cluster_id = Some("beef".into());
-    let plan = Plan {
-        action: Some(remove(2)),
-        ..scene.plan()
-    };
+    let plan = Plan { action: Some(remove(2)), ..scene.plan() };
     assert!(check(&scene.cluster, &scene.observed, &plan).is_err());
 }

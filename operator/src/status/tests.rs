@@ -25,24 +25,13 @@ fn scene(size: i32, members: u32, index: u64) -> (EtcdCluster, Observed) {
             leader: 0x10,
             raft_index: index,
             db_size: 1_000_000 + i64::try_from(index).unwrap(),
-            version: if ordinal == 1 {
-                "3.10.0".into()
-            } else {
-                "3.9.1".into()
-            },
+            version: if ordinal == 1 { "3.10.0".into() } else { "3.9.1".into() },
         }),
     };
-    let claim = |ordinal: u32| Child {
-        uid: format!("claim-{ordinal}"),
-        ours: true,
-        deleting: false,
-    };
+    let claim = |ordinal: u32| Child { uid: format!("claim-{ordinal}"), ours: true, deleting: false };
     let observed = Observed {
         claims: (0..members).map(|n| (n, claim(n))).collect(),
-        store: Store::Listed {
-            cluster_id: 0xc1,
-            members: (0..members).map(member).collect(),
-        },
+        store: Store::Listed { cluster_id: 0xc1, members: (0..members).map(member).collect() },
         ..Default::default()
     };
     (cluster, observed)
@@ -125,21 +114,12 @@ fn values_that_move_all_the_time_are_no_reason_to_write() {
     cluster.status = Some(first.clone());
     let (_, busy) = scene(3, 3, 500_000);
     let later = rendered(&cluster, &busy, 2);
-    assert!(
-        !worth_writing(Some(&first), &later),
-        "log index and size moved a little"
-    );
+    assert!(!worth_writing(Some(&first), &later), "log index and size moved a little");
     let (_, grown) = scene(3, 3, 5_000_000);
     let later = rendered(&cluster, &grown, 3);
-    assert!(
-        worth_writing(Some(&first), &later),
-        "the size more than doubled"
-    );
+    assert!(worth_writing(Some(&first), &later), "the size more than doubled");
     cluster.spec.paused = true;
-    assert!(worth_writing(
-        Some(&first),
-        &rendered(&cluster, &observed, 4)
-    ));
+    assert!(worth_writing(Some(&first), &rendered(&cluster, &observed, 4)));
 }
 
 #[test]
@@ -149,11 +129,7 @@ fn a_condition_keeps_the_time_since_which_it_holds() {
     let (_, fewer) = scene(3, 2, 10);
     let later = rendered(&cluster, &fewer, 99);
     let since = |type_: &str| {
-        let condition = later
-            .conditions
-            .iter()
-            .find(|it| it.type_ == type_)
-            .unwrap();
+        let condition = later.conditions.iter().find(|it| it.type_ == type_).unwrap();
         condition.last_transition_time.0.as_second()
     };
     assert_eq!(since("Available"), 1);
@@ -164,18 +140,9 @@ fn a_condition_keeps_the_time_since_which_it_holds() {
 fn a_failure_is_reported_until_it_is_over() {
     let (cluster, observed) = scene(3, 2, 10);
     let plan = plan(&cluster, &observed);
-    let status = render(
-        &cluster,
-        &observed,
-        &plan,
-        Some("no such host"),
-        Timestamp::UNIX_EPOCH,
-    );
+    let status = render(&cluster, &observed, &plan, Some("no such host"), Timestamp::UNIX_EPOCH);
     assert!(is_true(&status, "Degraded"));
-    assert_eq!(
-        status.next_action.unwrap().waiting_for.as_deref(),
-        Some("no such host")
-    );
+    assert_eq!(status.next_action.unwrap().waiting_for.as_deref(), Some("no such host"));
 }
 
 /// What waits for Ready must not go on while children are not as asked for.
@@ -203,10 +170,7 @@ fn the_version_is_that_of_the_image() {
     }
     let (cluster, mut observed) = scene(3, 3, 10);
     for (ordinal, tag) in ["v1", "v2", "v1"].into_iter().enumerate() {
-        let pod = crate::plan::Pod {
-            image: Some(format!("keelson/keelson-server:{tag}")),
-            ..Default::default()
-        };
+        let pod = crate::plan::Pod { image: Some(format!("keelson/keelson-server:{tag}")), ..Default::default() };
         observed.pods.insert(u32::try_from(ordinal).unwrap(), pod);
     }
     let status = rendered(&cluster, &observed, 1);
@@ -219,12 +183,7 @@ fn the_version_is_that_of_the_image() {
 fn a_refused_spec_stalls_and_loses_nothing() {
     let (mut cluster, observed) = scene(3, 3, 10);
     cluster.status = Some(rendered(&cluster, &observed, 1));
-    let plan = refuse(
-        &cluster,
-        &observed,
-        "a valid spec",
-        "spec.size: 99 is too many",
-    );
+    let plan = refuse(&cluster, &observed, "a valid spec", "spec.size: 99 is too many");
     let status = render(&cluster, &observed, &plan, None, Timestamp::UNIX_EPOCH);
     assert_eq!(holds(&status), ["Available", "Degraded", "Stalled"]);
     assert_eq!(status.members.len(), 3);

@@ -21,9 +21,7 @@ fn refused_by_definition(mut new: Value, old: Option<Value>) -> Vec<String> {
 }
 
 fn fill(schema: &Value, value: &mut Value) {
-    let (Some(properties), Some(object)) =
-        (schema["properties"].as_object(), value.as_object_mut())
-    else {
+    let (Some(properties), Some(object)) = (schema["properties"].as_object(), value.as_object_mut()) else {
         return;
     };
     for (name, schema) in properties {
@@ -38,11 +36,7 @@ fn fill(schema: &Value, value: &mut Value) {
 
 fn walk(schema: &Value, new: &Value, old: Option<&Value>, path: &str, problems: &mut Vec<String>) {
     bounds(schema, new, path, problems);
-    for rule in schema["x-kubernetes-validations"]
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let text = rule["rule"].as_str().unwrap();
         let transition = text.contains("oldSelf");
         if transition && old.is_none() {
@@ -50,15 +44,10 @@ fn walk(schema: &Value, new: &Value, old: Option<&Value>, path: &str, problems: 
         }
         let mut context = Context::default();
         context.add_variable("self", new).unwrap();
-        context
-            .add_variable("oldSelf", old.unwrap_or(&Value::Null))
-            .unwrap();
+        context.add_variable("oldSelf", old.unwrap_or(&Value::Null)).unwrap();
         let outcome = Program::compile(text).unwrap().execute(&context);
         if !matches!(outcome, Ok(CelValue::Bool(true))) {
-            assert!(
-                matches!(outcome, Ok(CelValue::Bool(false))),
-                "{text}: {outcome:?}"
-            );
+            assert!(matches!(outcome, Ok(CelValue::Bool(false))), "{text}: {outcome:?}");
             problems.push(rule["message"].as_str().unwrap().to_string());
         }
     }
@@ -86,9 +75,7 @@ fn bounds(schema: &Value, value: &Value, path: &str, problems: &mut Vec<String>)
         let mut context = Context::default();
         context.add_variable("self", text).unwrap();
         context.add_variable("pattern", pattern).unwrap();
-        let matches = Program::compile("self.matches(pattern)")
-            .unwrap()
-            .execute(&context);
+        let matches = Program::compile("self.matches(pattern)").unwrap().execute(&context);
         if !matches!(matches, Ok(CelValue::Bool(true))) {
             problems.push(format!("{path} should match {pattern}"));
         }
@@ -115,11 +102,7 @@ fn good_resources_are_accepted() {
     ];
     for spec in good {
         let resource = resource("demo-1", spec);
-        assert_eq!(
-            refused_by_definition(resource.clone(), None),
-            [""; 0],
-            "{resource}"
-        );
+        assert_eq!(refused_by_definition(resource.clone(), None), [""; 0], "{resource}");
         let cluster: EtcdCluster = serde_json::from_value(resource).unwrap();
         assert_eq!(validate(&cluster), [""; 0]);
     }
@@ -129,39 +112,15 @@ fn good_resources_are_accepted() {
 fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
     let long = "x".repeat(49);
     let bad = [
-        (
-            "demo",
-            json!({"size": 0}),
-            "size 0 (parking) is not supported yet",
-        ),
+        ("demo", json!({"size": 0}), "size 0 (parking) is not supported yet"),
         ("demo", json!({"size": -1}), "spec.size"),
         ("demo", json!({"size": 10}), "spec.size"),
-        (
-            "demo",
-            json!({"image": "a:b", "version": "v1"}),
-            "spec.version",
-        ),
-        (
-            "demo",
-            json!({"storage": {"size": "many"}}),
-            "spec.storage.size",
-        ),
-        (
-            "demo",
-            json!({"storage": {"size": "0"}}),
-            "spec.storage.size",
-        ),
+        ("demo", json!({"image": "a:b", "version": "v1"}), "spec.version"),
+        ("demo", json!({"storage": {"size": "many"}}), "spec.storage.size"),
+        ("demo", json!({"storage": {"size": "0"}}), "spec.storage.size"),
         ("demo", json!({"options": {"name": "x"}}), "spec.options"),
-        (
-            "demo",
-            json!({"options": {"initial-cluster-state": "new"}}),
-            "spec.options",
-        ),
-        (
-            "demo",
-            json!({"options": {"force-new-cluster": "true"}}),
-            "spec.options",
-        ),
+        ("demo", json!({"options": {"initial-cluster-state": "new"}}), "spec.options"),
+        ("demo", json!({"options": {"force-new-cluster": "true"}}), "spec.options"),
         ("1demo", json!({}), "metadata.name"),
         ("a.b", json!({}), "metadata.name"),
         (long.as_str(), json!({}), "metadata.name"),
@@ -169,16 +128,10 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
     for (name, spec, field) in bad {
         let resource = resource(name, spec);
         let problems = refused_by_definition(resource.clone(), None);
-        assert!(
-            problems.iter().any(|it| it.contains(field)),
-            "{resource}: {problems:?}"
-        );
+        assert!(problems.iter().any(|it| it.contains(field)), "{resource}: {problems:?}");
         let cluster: EtcdCluster = serde_json::from_value(resource).unwrap();
         let problems = validate(&cluster);
-        assert!(
-            problems.iter().any(|it| it.contains(field)),
-            "{name}: {problems:?}"
-        );
+        assert!(problems.iter().any(|it| it.contains(field)), "{name}: {problems:?}");
     }
 }
 
@@ -186,41 +139,23 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
 fn what_a_volume_keeps_for_life_cannot_be_changed() {
     let before = json!({"storage": {"size": "1Gi", "storageClassName": "fast"}});
     let changes = [
-        (
-            json!({"storage": {"size": "2Gi", "storageClassName": "fast"}}),
-            "spec.storage.size",
-        ),
-        (
-            json!({"storage": {"size": "1Gi", "storageClassName": "slow"}}),
-            "spec.storage.storageClassName",
-        ),
-        (
-            json!({"storage": {"size": "1Gi"}}),
-            "spec.storage.storageClassName",
-        ),
+        (json!({"storage": {"size": "2Gi", "storageClassName": "fast"}}), "spec.storage.size"),
+        (json!({"storage": {"size": "1Gi", "storageClassName": "slow"}}), "spec.storage.storageClassName"),
+        (json!({"storage": {"size": "1Gi"}}), "spec.storage.storageClassName"),
         (
             json!({"storage": {"size": "1Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOncePod"]}}),
             "spec.storage.accessModes",
         ),
     ];
     let old = resource("demo", before.clone());
-    assert_eq!(
-        refused_by_definition(old.clone(), Some(old.clone())),
-        [""; 0]
-    );
+    assert_eq!(refused_by_definition(old.clone(), Some(old.clone())), [""; 0]);
     for (spec, field) in changes {
         let problems = refused_by_definition(resource("demo", spec), Some(old.clone()));
-        assert!(
-            problems.iter().any(|it| it.contains(field)),
-            "{field}: {problems:?}"
-        );
+        assert!(problems.iter().any(|it| it.contains(field)), "{field}: {problems:?}");
     }
     let mut resized = before;
     resized["size"] = json!(5);
-    assert_eq!(
-        refused_by_definition(resource("demo", resized), Some(old)),
-        [""; 0]
-    );
+    assert_eq!(refused_by_definition(resource("demo", resized), Some(old)), [""; 0]);
 }
 
 #[test]

@@ -10,21 +10,11 @@ use crate::proto::etcdserverpb::*;
 
 #[tonic::async_trait]
 impl Cluster for Api {
-    async fn member_add(
-        &self,
-        request: Request<MemberAddRequest>,
-    ) -> Result<Response<MemberAddResponse>, Status> {
-        let MemberAddRequest {
-            peer_ur_ls,
-            is_learner,
-        } = request.into_inner();
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        let MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
         let peer_urls = checked(peer_ur_ls)?;
         let (member, members) = self.node.member_add(peer_urls, is_learner).await?;
-        Ok(Response::new(MemberAddResponse {
-            header: Some(self.header(0)),
-            member: Some(member),
-            members,
-        }))
+        Ok(Response::new(MemberAddResponse { header: Some(self.header(0)), member: Some(member), members }))
     }
 
     async fn member_remove(
@@ -32,10 +22,7 @@ impl Cluster for Api {
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         let members = self.node.member_remove(request.into_inner().id).await?;
-        Ok(Response::new(MemberRemoveResponse {
-            header: Some(self.header(0)),
-            members,
-        }))
+        Ok(Response::new(MemberRemoveResponse { header: Some(self.header(0)), members }))
     }
 
     async fn member_update(
@@ -44,21 +31,12 @@ impl Cluster for Api {
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
         let members = self.node.member_update(id, checked(peer_ur_ls)?).await?;
-        Ok(Response::new(MemberUpdateResponse {
-            header: Some(self.header(0)),
-            members,
-        }))
+        Ok(Response::new(MemberUpdateResponse { header: Some(self.header(0)), members }))
     }
 
-    async fn member_list(
-        &self,
-        request: Request<MemberListRequest>,
-    ) -> Result<Response<MemberListResponse>, Status> {
+    async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
         self.linearize(!request.into_inner().linearizable).await?;
-        Ok(Response::new(MemberListResponse {
-            header: Some(self.header(0)),
-            members: self.node.members(),
-        }))
+        Ok(Response::new(MemberListResponse { header: Some(self.header(0)), members: self.node.members() }))
     }
 
     async fn member_promote(
@@ -66,10 +44,7 @@ impl Cluster for Api {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         let members = self.node.member_promote(request.into_inner().id).await?;
-        Ok(Response::new(MemberPromoteResponse {
-            header: Some(self.header(0)),
-            members,
-        }))
+        Ok(Response::new(MemberPromoteResponse { header: Some(self.header(0)), members }))
     }
 }
 

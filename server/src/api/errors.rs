@@ -23,13 +23,9 @@ pub fn unimplemented(what: &str) -> Status {
 
 /// Go's gRPC has its own code for messages over the limit; clients look for it.
 pub fn in_gos_words(status: Status) -> Status {
-    let too_large =
-        status.code() == Code::OutOfRange && status.message().contains("message length too large");
+    let too_large = status.code() == Code::OutOfRange && status.message().contains("message length too large");
     match too_large {
-        true => Status::resource_exhausted(format!(
-            "grpc: received message larger than max: {}",
-            status.message()
-        )),
+        true => Status::resource_exhausted(format!("grpc: received message larger than max: {}", status.message())),
         false => status,
     }
 }

@@ -34,47 +34,16 @@ use crate::telemetry::metrics::{Handled, Method};
 
 /// Kind, service and methods of everything that is served.
 const METHODS: &[(&str, &str, &[&str])] = &[
-    (
-        "unary",
-        "etcdserverpb.KV",
-        &["Range", "Put", "DeleteRange", "Txn", "Compact"],
-    ),
+    ("unary", "etcdserverpb.KV", &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
     ("server_stream", "etcdserverpb.KV", &["RangeStream"]),
     ("bidi_stream", "etcdserverpb.Watch", &["Watch"]),
-    (
-        "unary",
-        "etcdserverpb.Lease",
-        &[
-            "LeaseGrant",
-            "LeaseRevoke",
-            "LeaseTimeToLive",
-            "LeaseLeases",
-        ],
-    ),
+    ("unary", "etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"]),
     ("bidi_stream", "etcdserverpb.Lease", &["LeaseKeepAlive"]),
-    (
-        "unary",
-        "etcdserverpb.Cluster",
-        &[
-            "MemberAdd",
-            "MemberRemove",
-            "MemberUpdate",
-            "MemberList",
-            "MemberPromote",
-        ],
-    ),
+    ("unary", "etcdserverpb.Cluster", &["MemberAdd", "MemberRemove", "MemberUpdate", "MemberList", "MemberPromote"]),
     (
         "unary",
         "etcdserverpb.Maintenance",
-        &[
-            "Alarm",
-            "Status",
-            "Defragment",
-            "Hash",
-            "HashKV",
-            "MoveLeader",
-            "Downgrade",
-        ],
+        &["Alarm", "Status", "Defragment", "Hash", "HashKV", "MoveLeader", "Downgrade"],
     ),
     ("server_stream", "etcdserverpb.Maintenance", &["Snapshot"]),
     ("unary", "grpc.health.v1.Health", &["Check"]),
@@ -145,10 +114,7 @@ impl Gate {
             let Ok(response) = self.grpc.call(request).await;
             return response;
         };
-        let needs_leader = request
-            .headers()
-            .get("hasleader")
-            .is_some_and(|value| value == "true");
+        let needs_leader = request.headers().get("hasleader").is_some_and(|value| value == "true");
         let time_left = time_left(request.headers());
         let mut call = Call::begin(counted, &self.api);
         if let Err(error) = self.admit(request.uri().path(), needs_leader) {
@@ -159,10 +125,7 @@ impl Gate {
             Ok(response) = self.grpc.call(request) => response,
             () = over(call.begun, time_left) => return call.refuse(late()),
         };
-        let cut = call
-            .counted
-            .is_stream()
-            .then(|| self.api.clone().cut(needs_leader, call.begun, time_left));
+        let cut = call.counted.is_stream().then(|| self.api.clone().cut(needs_leader, call.begun, time_left));
         call.answer(response, cut)
     }
 
@@ -216,12 +179,7 @@ impl Api {
 
     /// Returns when a stream must end: the server stops, the leader that the client wants has been gone too long, or the
     /// client's time is over.
-    async fn cut(
-        self: Arc<Self>,
-        needs_leader: bool,
-        begun: Instant,
-        time_left: Option<Duration>,
-    ) -> Status {
+    async fn cut(self: Arc<Self>, needs_leader: bool, begun: Instant, time_left: Option<Duration>) -> Status {
         tokio::select! {
             () = self.stop.cancelled() => EtcdError::Stopped.into(),
             () = self.leader_lost(), if needs_leader => EtcdError::NoLeader.into(),
@@ -232,19 +190,12 @@ impl Api {
     async fn leader_lost(&self) {
         let mut status = self.node.watch_status();
         loop {
-            if status
-                .wait_for(|status| status.leader.is_none())
-                .await
-                .is_err()
-            {
+            if status.wait_for(|status| status.leader.is_none()).await.is_err() {
                 // The node has stopped, and says so otherwise.
                 return std::future::pending().await;
             }
             let found = status.wait_for(|status| status.leader.is_some());
-            if tokio::time::timeout(self.limits.leader_loss, found)
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(self.limits.leader_loss, found).await.is_err() {
                 return;
             }
         }
@@ -265,21 +216,13 @@ impl Counted {
         let mut table = HashMap::new();
         for (kind, service, methods) in METHODS {
             for name in *methods {
-                let method = Method {
-                    grpc_type: kind,
-                    grpc_service: service.to_string(),
-                    grpc_method: name.to_string(),
-                };
+                let method =
+                    Method { grpc_type: kind, grpc_service: service.to_string(), grpc_method: name.to_string() };
                 let path = format!("/{service}/{name}");
                 let counted = Counted {
                     started: metrics.grpc_started.get_or_create_owned(&method),
-                    ok: metrics
-                        .grpc_handled
-                        .get_or_create_owned(&handled(&method, Code::Ok)),
-                    seconds: metrics
-                        .grpc_seconds
-                        .as_ref()
-                        .map(|family| family.get_or_create_owned(&method)),
+                    ok: metrics.grpc_handled.get_or_create_owned(&handled(&method, Code::Ok)),
+                    seconds: metrics.grpc_seconds.as_ref().map(|family| family.get_or_create_owned(&method)),
                     path: path.clone(),
                     method,
                 };
@@ -314,12 +257,7 @@ struct Call {
 impl Call {
     fn begin(counted: Arc<Counted>, api: &Arc<Api>) -> Self {
         counted.started.inc();
-        Call {
-            counted,
-            api: api.clone(),
-            begun: Instant::now(),
-            finished: false,
-        }
+        Call { counted, api: api.clone(), begun: Instant::now(), finished: false }
     }
 
     fn refuse(&mut self, status: Status) -> Response<Body> {
@@ -366,12 +304,7 @@ impl Call {
         if !self.counted.is_stream() && took > self.api.limits.slow_request {
             self.api.metrics.slow_requests.inc();
             let took_ms = took.as_millis() as u64;
-            tracing::warn!(
-                method = self.counted.path,
-                took_ms,
-                code = code_name(code),
-                "a request took long"
-            );
+            tracing::warn!(method = self.counted.path, took_ms, code = code_name(code), "a request took long");
         }
     }
 }

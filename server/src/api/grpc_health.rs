@@ -11,10 +11,7 @@ use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
 #[tonic::async_trait]
 impl Health for Api {
-    async fn check(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match status_of(&request.into_inner().service) {
             ServingStatus::ServiceUnknown => Err(Status::not_found("unknown service")),
             status => Ok(Response::new(response(status))),
@@ -23,10 +20,7 @@ impl Health for Api {
 
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let status = status_of(&request.into_inner().service);
         // The status lasts as long as the server, and the gate ends the stream with it.
         let statuses = stream::iter([Ok(response(status))]).chain(stream::pending());
@@ -42,7 +36,5 @@ fn status_of(service: &str) -> ServingStatus {
 }
 
 fn response(status: ServingStatus) -> HealthCheckResponse {
-    HealthCheckResponse {
-        status: status.into(),
-    }
+    HealthCheckResponse { status: status.into() }
 }

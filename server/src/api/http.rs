@@ -18,9 +18,7 @@ use crate::proto::etcdserverpb::AlarmType;
 
 /// Everything that is served over HTTP.
 pub fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/version", get(version))
-        .merge(metrics_router(api))
+    Router::new().route("/version", get(version)).merge(metrics_router(api))
 }
 
 /// Metrics and probes alone, as `--listen-metrics-urls` has them.
@@ -56,19 +54,14 @@ async fn version() -> impl IntoResponse {
 
 async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let text = api.metrics.render(&api.observed());
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text,
-    )
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 type Queries = Query<Vec<(String, String)>>;
 
 /// The old probe: one answer for leader, alarms and a read; `serializable=true` leaves the quorum out.
 async fn health(State(api): State<Arc<Api>>, Query(queries): Queries) -> Response {
-    let serializable = queries
-        .iter()
-        .any(|(name, value)| name == "serializable" && value == "true");
+    let serializable = queries.iter().any(|(name, value)| name == "serializable" && value == "true");
     let reason = api.sickness(serializable, &excluded(&queries)).await;
     let (code, healthy) = match reason {
         None => (StatusCode::OK, "true"),
@@ -98,12 +91,7 @@ enum Check {
 const LIVEZ: &[Check] = &[Check::SerializableRead];
 
 /// Ready: this member can serve clients.
-const READYZ: &[Check] = &[
-    Check::DataCorruption,
-    Check::SerializableRead,
-    Check::LinearizableRead,
-    Check::NonLearner,
-];
+const READYZ: &[Check] = &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
 impl Check {
     fn name(self) -> &'static str {
@@ -124,19 +112,11 @@ async fn readyz(State(api): State<Arc<Api>>, Query(queries): Queries) -> Respons
     api.probe(READYZ, &queries).await
 }
 
-async fn one_livez(
-    State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
-    Query(queries): Queries,
-) -> Response {
+async fn one_livez(State(api): State<Arc<Api>>, Path(name): Path<String>, Query(queries): Queries) -> Response {
     api.probe_one(LIVEZ, &name, &queries).await
 }
 
-async fn one_readyz(
-    State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
-    Query(queries): Queries,
-) -> Response {
+async fn one_readyz(State(api): State<Arc<Api>>, Path(name): Path<String>, Query(queries): Queries) -> Response {
     api.probe_one(READYZ, &name, &queries).await
 }
 
@@ -147,10 +127,7 @@ impl Api {
             Ok(alarms) => alarms,
             Err(status) => return Some(format!("RANGE ERROR:{}", status.message())),
         };
-        let raised = alarms
-            .iter()
-            .map(|alarm| alarm.alarm().as_str_name())
-            .find(|name| !excluded.contains(name));
+        let raised = alarms.iter().map(|alarm| alarm.alarm().as_str_name()).find(|name| !excluded.contains(name));
         if let Some(name) = raised {
             return Some(format!("ALARM {name}"));
         }
@@ -168,18 +145,11 @@ impl Api {
                 .await
                 .map(drop)
                 .map_err(|status| status.message().to_owned()),
-            Check::LinearizableRead => self
-                .node
-                .linearize()
-                .await
-                .map_err(|error| error.to_string()),
+            Check::LinearizableRead => self.node.linearize().await.map_err(|error| error.to_string()),
             Check::DataCorruption => {
                 let alarms = self.read(false, |view| Ok(view.alarms()?)).await;
                 let alarms = alarms.map_err(|status| status.message().to_owned())?;
-                match alarms
-                    .iter()
-                    .any(|alarm| alarm.alarm() == AlarmType::Corrupt)
-                {
+                match alarms.iter().any(|alarm| alarm.alarm() == AlarmType::Corrupt) {
                     true => Err("alarm activated: CORRUPT".to_owned()),
                     false => Ok(()),
                 }
@@ -215,12 +185,7 @@ impl Api {
         }
     }
 
-    async fn probe_one(
-        &self,
-        checks: &[Check],
-        name: &str,
-        queries: &[(String, String)],
-    ) -> Response {
+    async fn probe_one(&self, checks: &[Check], name: &str, queries: &[(String, String)]) -> Response {
         match checks.iter().find(|check| check.name() == name) {
             Some(check) => self.probe(&[*check], queries).await,
             None => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),

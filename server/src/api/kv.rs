@@ -15,26 +15,18 @@ const SHORT_RANGE_LIMIT: i64 = 100;
 
 #[tonic::async_trait]
 impl Kv for Api {
-    async fn range(
-        &self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<RangeResponse>, Status> {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
         validate::range(&request)?;
         self.linearize(request.serializable).await?;
-        let mut response = self
-            .read(is_long(&request), move |view| range(view, &request))
-            .await?;
+        let mut response = self.read(is_long(&request), move |view| range(view, &request)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
 
     type RangeStreamStream = range_stream::Chunks;
 
-    async fn range_stream(
-        &self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         let request = request.into_inner();
         validate::range(&request)?;
         range_stream::check(&request)?;
@@ -47,8 +39,7 @@ impl Kv for Api {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let request = request.into_inner();
         validate::put(&request)?;
-        self.check_quota(request.key.len() + request.value.len())
-            .await?;
+        self.check_quota(request.key.len() + request.value.len()).await?;
         match self.propose(Op::Put(request)).await? {
             Outcome::Put(mut response) => {
                 self.complete(&mut response.header);
@@ -78,12 +69,10 @@ impl Kv for Api {
         validate::txn(&request, self.limits.max_txn_ops)?;
         let mut response = if state::txn::is_read_only(&request) {
             self.linearize(validate::is_serializable(&request)).await?;
-            self.read(true, move |view| state::txn::read_only(view, &request))
-                .await?
+            self.read(true, move |view| state::txn::read_only(view, &request)).await?
         } else {
             if state::txn::has_put(&request) {
-                self.check_quota(prost::Message::encoded_len(&request))
-                    .await?;
+                self.check_quota(prost::Message::encoded_len(&request)).await?;
             }
             match self.propose(Op::Txn(request)).await? {
                 Outcome::Txn(response) => response,
@@ -95,10 +84,7 @@ impl Kv for Api {
         Ok(Response::new(response))
     }
 
-    async fn compact(
-        &self,
-        request: Request<CompactionRequest>,
-    ) -> Result<Response<CompactionResponse>, Status> {
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         let request = request.into_inner();
         let CompactionRequest { revision, physical } = request;
         let mut response = match self.propose(Op::Compact(request)).await? {

@@ -19,10 +19,7 @@ const TTL_SECONDS_MAX: i64 = 9_000_000_000;
 
 #[tonic::async_trait]
 impl Lease for Arc<Api> {
-    async fn lease_grant(
-        &self,
-        request: Request<LeaseGrantRequest>,
-    ) -> Result<Response<LeaseGrantResponse>, Status> {
+    async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         if ttl > TTL_SECONDS_MAX {
             return Err(EtcdError::LeaseTTLTooLarge.into());
@@ -76,30 +73,20 @@ impl Lease for Arc<Api> {
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         let mut response = match self.node.lease_time_to_live(id, keys).await {
-            Err(EtcdError::LeaseNotFound) => LeaseTimeToLiveResponse {
-                id,
-                ttl: -1,
-                ..LeaseTimeToLiveResponse::default()
-            },
+            Err(EtcdError::LeaseNotFound) => {
+                LeaseTimeToLiveResponse { id, ttl: -1, ..LeaseTimeToLiveResponse::default() }
+            }
             answer => answer?,
         };
         response.header = Some(self.header(self.node.view().revision()));
         Ok(Response::new(response))
     }
 
-    async fn lease_leases(
-        &self,
-        _: Request<LeaseLeasesRequest>,
-    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+    async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Result<Response<LeaseLeasesResponse>, Status> {
         self.node.linearize().await?;
-        let (revision, leases) = self
-            .read(true, |view| Ok((view.revision(), view.leases()?)))
-            .await?;
+        let (revision, leases) = self.read(true, |view| Ok((view.revision(), view.leases()?))).await?;
         let leases = leases.iter().map(|lease| LeaseStatus { id: lease.id });
-        Ok(Response::new(LeaseLeasesResponse {
-            header: Some(self.header(revision)),
-            leases: leases.collect(),
-        }))
+        Ok(Response::new(LeaseLeasesResponse { header: Some(self.header(revision)), leases: leases.collect() }))
     }
 }
 

@@ -36,10 +36,7 @@ pub struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix {
-        listener: UnixListener,
-        _file: Unlink,
-    },
+    Unix { listener: UnixListener, _file: Unlink },
 }
 
 /// Removes the socket's file at the end.
@@ -67,10 +64,7 @@ impl Listener {
                     // Nobody answers: a leftover, or nothing at all.
                     let _ = std::fs::remove_file(&*path);
                 }
-                Socket::Unix {
-                    listener: UnixListener::bind(&*path)?,
-                    _file: Unlink(path.clone()),
-                }
+                Socket::Unix { listener: UnixListener::bind(&*path)?, _file: Unlink(path.clone()) }
             }
         };
         Ok(Listener { socket, url })
@@ -119,12 +113,7 @@ impl Connections {
             .max_concurrent_streams(config.max_concurrent_streams)
             .keep_alive_interval((!interval.is_zero()).then_some(interval))
             .keep_alive_timeout(config.keepalive.timeout);
-        Connections {
-            http,
-            metrics,
-            tracker: TaskTracker::new(),
-            stop,
-        }
+        Connections { http, metrics, tracker: TaskTracker::new(), stop }
     }
 
     /// Accepts until stopped. Each connection gets a clone of `answer`.
@@ -139,10 +128,7 @@ impl Connections {
                 () = self.stop.cancelled() => return,
             };
             match accepted {
-                Ok(stream) => drop(
-                    self.tracker
-                        .spawn(self.clone().connection(stream, answer.clone())),
-                ),
+                Ok(stream) => drop(self.tracker.spawn(self.clone().connection(stream, answer.clone()))),
                 Err(error) => {
                     tracing::warn!(%error, url = %listener.url, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_BACK_OFF).await;
@@ -156,13 +142,8 @@ impl Connections {
         A: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
-        let stream = Counting {
-            stream,
-            metrics: self.metrics,
-        };
-        let connection = self
-            .http
-            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        let stream = Counting { stream, metrics: self.metrics };
+        let connection = self.http.serve_connection(TokioIo::new(stream), service_fn(answer));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
@@ -204,11 +185,7 @@ impl AsyncRead for Counting {
 }
 
 impl AsyncWrite for Counting {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.sent(polled)
     }

@@ -19,15 +19,11 @@ pub const STORAGE_VERSION: &str = "3.7.0";
 
 #[tonic::async_trait]
 impl Maintenance for Api {
-    async fn alarm(
-        &self,
-        request: Request<AlarmRequest>,
-    ) -> Result<Response<AlarmResponse>, Status> {
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
         let request = request.into_inner();
         let mut response = if request.action() == AlarmAction::Get {
             self.node.linearize().await?;
-            self.read(false, move |view| alarms(view, request.alarm()))
-                .await?
+            self.read(false, move |view| alarms(view, request.alarm())).await?
         } else {
             match self.propose(Op::Alarm(request)).await? {
                 Outcome::Alarm(response) => response,
@@ -41,13 +37,8 @@ impl Maintenance for Api {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = self.node.status();
         let sizes = self.node.store().sizes();
-        let (revision, alarms) = self
-            .read(false, |view| Ok((view.revision(), view.alarms()?)))
-            .await?;
-        let no_leader = status
-            .leader
-            .is_none()
-            .then(|| EtcdError::NoLeader.to_string());
+        let (revision, alarms) = self.read(false, |view| Ok((view.revision(), view.alarms()?))).await?;
+        let no_leader = status.leader.is_none().then(|| EtcdError::NoLeader.to_string());
         let alarms = alarms.iter().map(|alarm| {
             let name = alarm.alarm().as_str_name();
             format!("memberID:{} alarm:{name} ", alarm.member_id)
@@ -69,32 +60,22 @@ impl Maintenance for Api {
         }))
     }
 
-    async fn defragment(
-        &self,
-        _: Request<DefragmentRequest>,
-    ) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
         let store = self.node.store().clone();
         tokio::task::spawn_blocking(move || store.defragment())
             .await
             .map_err(|error| errors::internal("defragmentation was aborted", error))?
             .map_err(|error| errors::internal("defragmentation failed", error))?;
-        Ok(Response::new(DefragmentResponse {
-            header: Some(self.header(self.node.view().revision())),
-        }))
+        Ok(Response::new(DefragmentResponse { header: Some(self.header(self.node.view().revision())) }))
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         Err(errors::unimplemented("Hash"))
     }
 
-    async fn hash_kv(
-        &self,
-        request: Request<HashKvRequest>,
-    ) -> Result<Response<HashKvResponse>, Status> {
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         let at = request.into_inner().revision;
-        let (revision, sum) = self
-            .read(true, move |view| Ok((view.revision(), hash_kv(view, at)?)))
-            .await?;
+        let (revision, sum) = self.read(true, move |view| Ok((view.revision(), hash_kv(view, at)?))).await?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.header(revision)),
             hash: sum.hash,
@@ -105,32 +86,19 @@ impl Maintenance for Api {
 
     type SnapshotStream = BoxStream<'static, Result<SnapshotResponse, Status>>;
 
-    async fn snapshot(
-        &self,
-        _: Request<SnapshotRequest>,
-    ) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         Err(errors::unimplemented("Snapshot"))
     }
 
-    async fn move_leader(
-        &self,
-        request: Request<MoveLeaderRequest>,
-    ) -> Result<Response<MoveLeaderResponse>, Status> {
+    async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         if !self.node.status().is_leader() {
             return Err(EtcdError::NotLeader.into());
         }
-        self.node
-            .transfer_leadership(request.into_inner().target_id)
-            .await?;
-        Ok(Response::new(MoveLeaderResponse {
-            header: Some(self.header(self.node.view().revision())),
-        }))
+        self.node.transfer_leadership(request.into_inner().target_id).await?;
+        Ok(Response::new(MoveLeaderResponse { header: Some(self.header(self.node.view().revision())) }))
     }
 
-    async fn downgrade(
-        &self,
-        _: Request<DowngradeRequest>,
-    ) -> Result<Response<DowngradeResponse>, Status> {
+    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
         Err(errors::unimplemented("Downgrade"))
     }
 }
@@ -139,14 +107,8 @@ impl Maintenance for Api {
 fn alarms(view: &impl View, alarm: AlarmType) -> Result<AlarmResponse, ReadError> {
     let mut alarms = view.alarms()?;
     alarms.retain(|raised| alarm == AlarmType::None || raised.alarm() == alarm);
-    let header = ResponseHeader {
-        revision: view.revision(),
-        ..ResponseHeader::default()
-    };
-    Ok(AlarmResponse {
-        header: Some(header),
-        alarms,
-    })
+    let header = ResponseHeader { revision: view.revision(), ..ResponseHeader::default() };
+    Ok(AlarmResponse { header: Some(header), alarms })
 }
 
 fn bytes(count: u64) -> i64 {

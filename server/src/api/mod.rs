@@ -94,24 +94,13 @@ pub struct Api {
 impl Api {
     /// Doors to `node`. Streams end when `stop` is cancelled.
     pub fn new(node: Node, limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
-        Api {
-            quota: quota::Quota::new(limits.quota_bytes),
-            node,
-            limits,
-            metrics,
-            stop,
-        }
+        Api { quota: quota::Quota::new(limits.quota_bytes), node, limits, metrics, stop }
     }
 
     /// A header for an answer that was made at `revision`.
     fn header(&self, revision: i64) -> ResponseHeader {
         let status = self.node.status();
-        ResponseHeader {
-            cluster_id: status.cluster_id,
-            member_id: status.member_id,
-            revision,
-            raft_term: status.term,
-        }
+        ResponseHeader { cluster_id: status.cluster_id, member_id: status.member_id, revision, raft_term: status.term }
     }
 
     /// Fills in what the pure rooms do not know; they set the revision.
@@ -128,8 +117,7 @@ impl Api {
         }
         let mut pending = Pending::begin(&self.metrics);
         let outcome = self.node.propose(command).await;
-        pending.failed =
-            matches!(&outcome, Err(error) if error.code() == crate::error::Code::Unavailable);
+        pending.failed = matches!(&outcome, Err(error) if error.code() == crate::error::Code::Unavailable);
         match outcome.map(|outcome| outcome.result) {
             Ok(Some(result)) => Ok(result),
             Ok(None) => Err(errors::internal("an outcome without a result", "empty")),
@@ -195,10 +183,7 @@ struct Pending<'a> {
 impl<'a> Pending<'a> {
     fn begin(metrics: &'a Metrics) -> Self {
         metrics.proposals_pending.inc();
-        Pending {
-            metrics,
-            failed: true,
-        }
+        Pending { metrics, failed: true }
     }
 }
 
@@ -220,8 +205,5 @@ fn read_failed(error: ReadError) -> Status {
 
 /// An outcome of another kind than the command's: a bug, but not one that may bring the member down.
 fn mismatch(outcome: outcome::Result) -> Status {
-    errors::internal(
-        "an outcome does not fit its command",
-        format!("{outcome:?}"),
-    )
+    errors::internal("an outcome does not fit its command", format!("{outcome:?}"))
 }

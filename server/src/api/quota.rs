@@ -56,16 +56,10 @@ impl Quota {
 impl Api {
     /// Refuses a write that does not fit, after raising the alarm.
     pub(super) async fn check_quota(&self, bytes: usize) -> Result<(), Status> {
-        if self
-            .quota
-            .admits(bytes, || self.node.store().sizes().total_bytes)
-        {
+        if self.quota.admits(bytes, || self.node.store().sizes().total_bytes) {
             return Ok(());
         }
-        tracing::warn!(
-            quota_bytes = self.limits.quota_bytes,
-            "the store is full, raising the alarm"
-        );
+        tracing::warn!(quota_bytes = self.limits.quota_bytes, "the store is full, raising the alarm");
         let alarm = AlarmRequest {
             action: AlarmAction::Activate.into(),
             member_id: self.node.status().member_id,

@@ -11,9 +11,7 @@ use super::read_failed;
 use crate::mvcc::KeyValue;
 use crate::mvcc::range::stream;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
-use crate::proto::etcdserverpb::{
-    RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader,
-};
+use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader};
 use crate::storage::ReadView;
 
 /// The answers of one call.
@@ -34,21 +32,13 @@ pub fn check(request: &RangeRequest) -> Result<(), Status> {
         SortOrder::Descend => false,
     };
     if !in_key_order {
-        return Err(Status::unimplemented(
-            "RangeStream does not support custom sort orders",
-        ));
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
-    let filters = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let filters =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     match filters == [0; 4] {
         true => Ok(()),
-        false => Err(Status::unimplemented(
-            "RangeStream does not support revision filters",
-        )),
+        false => Err(Status::unimplemented("RangeStream does not support revision filters")),
     }
 }
 
@@ -78,10 +68,7 @@ fn walk(
         }
         bytes = 0;
         chunk_bytes = (chunk_bytes * 2).min(LAST_CHUNK_BYTES);
-        let response = RangeResponse {
-            kvs: std::mem::take(&mut kvs),
-            ..RangeResponse::default()
-        };
+        let response = RangeResponse { kvs: std::mem::take(&mut kvs), ..RangeResponse::default() };
         // The client may have gone; then nobody waits for the rest.
         match sender.blocking_send(Ok(chunk(response))) {
             Ok(()) => ControlFlow::Continue(()),
@@ -90,10 +77,7 @@ fn walk(
     });
     let last = streamed.map_err(read_failed).map(|streamed| {
         chunk(RangeResponse {
-            header: Some(ResponseHeader {
-                revision: streamed.revision,
-                ..header
-            }),
+            header: Some(ResponseHeader { revision: streamed.revision, ..header }),
             kvs,
             more: streamed.more,
             count: streamed.count,
@@ -105,7 +89,5 @@ fn walk(
 }
 
 fn chunk(response: RangeResponse) -> RangeStreamResponse {
-    RangeStreamResponse {
-        range_response: Some(response),
-    }
+    RangeStreamResponse { range_response: Some(response) }
 }

@@ -7,18 +7,14 @@ use bytes::Bytes;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::request_op::Request;
-use crate::proto::etcdserverpb::{
-    DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-};
+use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 /// A range needs a key and a known sort.
 pub fn range(request: &RangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
     }
-    if SortOrder::try_from(request.sort_order).is_err()
-        || SortTarget::try_from(request.sort_target).is_err()
-    {
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
         return Err(EtcdError::InvalidSortOption);
     }
     Ok(())
@@ -61,11 +57,7 @@ pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
 
 fn operations(request: &TxnRequest, max_ops: usize, max_nesting: usize) -> Result<(), EtcdError> {
     let max_nesting = max_nesting.checked_sub(1).ok_or(EtcdError::TooManyOps)?;
-    let longest = request
-        .compare
-        .len()
-        .max(request.success.len())
-        .max(request.failure.len());
+    let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
     let rest = max_ops.checked_sub(longest).ok_or(EtcdError::TooManyOps)?;
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
         return Err(EtcdError::EmptyKey);
@@ -108,12 +100,10 @@ impl<'a> Writes<'a> {
                 writes.deletes.extend(failure.deletes);
             }
         }
-        let puts = operations
-            .iter()
-            .filter_map(|operation| match &operation.request {
-                Some(Request::RequestPut(request)) => Some(&request.key[..]),
-                _ => None,
-            });
+        let puts = operations.iter().filter_map(|operation| match &operation.request {
+            Some(Request::RequestPut(request)) => Some(&request.key[..]),
+            _ => None,
+        });
         for key in puts {
             writes.add_puts([key])?;
         }
@@ -154,53 +144,27 @@ mod tests {
     use crate::proto::etcdserverpb::Compare;
 
     fn put_op(key: &'static str) -> RequestOp {
-        let request = PutRequest {
-            key: key.into(),
-            ..PutRequest::default()
-        };
-        RequestOp {
-            request: Some(Request::RequestPut(request)),
-        }
+        let request = PutRequest { key: key.into(), ..PutRequest::default() };
+        RequestOp { request: Some(Request::RequestPut(request)) }
     }
 
     fn delete_op(key: &'static str, range_end: &'static str) -> RequestOp {
-        let request = DeleteRangeRequest {
-            key: key.into(),
-            range_end: range_end.into(),
-            prev_kv: false,
-        };
-        RequestOp {
-            request: Some(Request::RequestDeleteRange(request)),
-        }
+        let request = DeleteRangeRequest { key: key.into(), range_end: range_end.into(), prev_kv: false };
+        RequestOp { request: Some(Request::RequestDeleteRange(request)) }
     }
 
     fn range_op(key: &'static str, serializable: bool) -> RequestOp {
-        let request = RangeRequest {
-            key: key.into(),
-            serializable,
-            ..RangeRequest::default()
-        };
-        RequestOp {
-            request: Some(Request::RequestRange(request)),
-        }
+        let request = RangeRequest { key: key.into(), serializable, ..RangeRequest::default() };
+        RequestOp { request: Some(Request::RequestRange(request)) }
     }
 
     fn txn_op(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
-        let request = TxnRequest {
-            compare: vec![],
-            success,
-            failure,
-        };
-        RequestOp {
-            request: Some(Request::RequestTxn(request)),
-        }
+        let request = TxnRequest { compare: vec![], success, failure };
+        RequestOp { request: Some(Request::RequestTxn(request)) }
     }
 
     fn check(success: Vec<RequestOp>) -> Result<(), EtcdError> {
-        let request = TxnRequest {
-            success,
-            ..TxnRequest::default()
-        };
+        let request = TxnRequest { success, ..TxnRequest::default() };
         txn(&request, 128)
     }
 
@@ -213,37 +177,23 @@ mod tests {
         use crate::proto::peer::ProposeResponse;
 
         let nested = |levels: usize| {
-            let innermost = TxnRequest {
-                success: vec![put_op("a")],
-                ..TxnRequest::default()
-            };
+            let innermost = TxnRequest { success: vec![put_op("a")], ..TxnRequest::default() };
             (1..levels).fold(innermost, |inner, _| TxnRequest {
-                success: vec![RequestOp {
-                    request: Some(Request::RequestTxn(inner)),
-                }],
+                success: vec![RequestOp { request: Some(Request::RequestTxn(inner)) }],
                 ..TxnRequest::default()
             })
         };
-        assert_eq!(
-            txn(&nested(MAX_NESTING + 1), 128),
-            Err(EtcdError::TooManyOps)
-        );
+        assert_eq!(txn(&nested(MAX_NESTING + 1), 128), Err(EtcdError::TooManyOps));
         let deepest = nested(MAX_NESTING);
         assert_eq!(txn(&deepest, 128), Ok(()));
-        let command = Command {
-            op: Some(Op::Txn(deepest)),
-        };
+        let command = Command { op: Some(Op::Txn(deepest)) };
         assert!(Command::decode(&command.encode_to_vec()[..]).is_ok());
         let answer = (0..MAX_NESTING).fold(TxnResponse::default(), |inner, _| TxnResponse {
-            responses: vec![ResponseOp {
-                response: Some(Response::ResponseTxn(inner)),
-            }],
+            responses: vec![ResponseOp { response: Some(Response::ResponseTxn(inner)) }],
             ..TxnResponse::default()
         });
         let answer = ProposeResponse {
-            outcome: Some(Outcome {
-                result: Some(Answer::Txn(answer)),
-            }),
+            outcome: Some(Outcome { result: Some(Answer::Txn(answer)) }),
             ..ProposeResponse::default()
         };
         assert!(ProposeResponse::decode(&answer.encode_to_vec()[..]).is_ok());
@@ -258,29 +208,11 @@ mod tests {
         assert_eq!(check(vec![put_op("c"), delete_op("a", "c")]), Ok(()));
         assert_eq!(check(vec![put_op("z"), delete_op("a", "\0")]), duplicate);
         assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "")]), Ok(()));
-        assert_eq!(
-            check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]),
-            duplicate
-        );
-        assert_eq!(
-            check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]),
-            Ok(())
-        );
-        assert_eq!(
-            check(vec![
-                txn_op(vec![put_op("a")], vec![]),
-                txn_op(vec![], vec![put_op("a")])
-            ]),
-            duplicate
-        );
-        assert_eq!(
-            check(vec![txn_op(vec![delete_op("a", "")], vec![]), put_op("a")]),
-            duplicate
-        );
-        assert_eq!(
-            check(vec![txn_op(vec![delete_op("a", "")], vec![put_op("a")])]),
-            Ok(())
-        );
+        assert_eq!(check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]), duplicate);
+        assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
+        assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![], vec![put_op("a")])]), duplicate);
+        assert_eq!(check(vec![txn_op(vec![delete_op("a", "")], vec![]), put_op("a")]), duplicate);
+        assert_eq!(check(vec![txn_op(vec![delete_op("a", "")], vec![put_op("a")])]), Ok(()));
     }
 
     #[test]
@@ -289,49 +221,25 @@ mod tests {
         assert_eq!(check(ranges(128)), Ok(()));
         assert_eq!(check(ranges(129)), Err(EtcdError::TooManyOps));
         assert_eq!(check(vec![txn_op(ranges(127), vec![])]), Ok(()));
-        assert_eq!(
-            check(vec![txn_op(ranges(128), vec![])]),
-            Err(EtcdError::TooManyOps)
-        );
-        assert_eq!(
-            check(vec![RequestOp { request: None }]),
-            Err(EtcdError::KeyNotFound)
-        );
-        let empty_compare = TxnRequest {
-            compare: vec![Compare::default()],
-            ..TxnRequest::default()
-        };
+        assert_eq!(check(vec![txn_op(ranges(128), vec![])]), Err(EtcdError::TooManyOps));
+        assert_eq!(check(vec![RequestOp { request: None }]), Err(EtcdError::KeyNotFound));
+        let empty_compare = TxnRequest { compare: vec![Compare::default()], ..TxnRequest::default() };
         assert_eq!(txn(&empty_compare, 128), Err(EtcdError::EmptyKey));
     }
 
     #[test]
     fn options_that_contradict() {
-        let request = PutRequest {
-            key: "a".into(),
-            value: "v".into(),
-            ignore_value: true,
-            ..PutRequest::default()
-        };
+        let request = PutRequest { key: "a".into(), value: "v".into(), ignore_value: true, ..PutRequest::default() };
         assert_eq!(put(&request), Err(EtcdError::ValueProvided));
-        let request = RangeRequest {
-            key: "a".into(),
-            sort_target: 9,
-            ..RangeRequest::default()
-        };
+        let request = RangeRequest { key: "a".into(), sort_target: 9, ..RangeRequest::default() };
         assert_eq!(range(&request), Err(EtcdError::InvalidSortOption));
         assert_eq!(range(&RangeRequest::default()), Err(EtcdError::EmptyKey));
     }
 
     #[test]
     fn serializable_txns() {
-        let request = |success| TxnRequest {
-            success,
-            ..TxnRequest::default()
-        };
+        let request = |success| TxnRequest { success, ..TxnRequest::default() };
         assert!(is_serializable(&request(vec![range_op("a", true)])));
-        assert!(!is_serializable(&request(vec![
-            range_op("a", true),
-            range_op("a", false)
-        ])));
+        assert!(!is_serializable(&request(vec![range_op("a", true), range_op("a", false)])));
     }
 }

@@ -21,31 +21,25 @@ fn until_broken(
     requests: Streaming<WatchRequest>,
     broken: oneshot::Sender<Status>,
 ) -> impl Stream<Item = WatchRequest> {
-    futures::stream::unfold(
-        (requests, Some(broken)),
-        |(mut requests, mut broken)| async {
-            match requests.message().await {
-                Ok(request) => Some((request?, (requests, broken))),
-                Err(status) => {
-                    if let Some(broken) = broken.take() {
-                        // The client may be gone.
-                        let _ = broken.send(status);
-                    }
-                    None
+    futures::stream::unfold((requests, Some(broken)), |(mut requests, mut broken)| async {
+        match requests.message().await {
+            Ok(request) => Some((request?, (requests, broken))),
+            Err(status) => {
+                if let Some(broken) = broken.take() {
+                    // The client may be gone.
+                    let _ = broken.send(status);
                 }
+                None
             }
-        },
-    )
+        }
+    })
 }
 
 #[tonic::async_trait]
 impl Watch for Arc<Api> {
     type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<Streaming<WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, responses) = mpsc::channel(WAITING_RESPONSES);
         let stream = self.node.hub().open(self.node.store().clone());
         let (broken, breaks) = oneshot::channel();
@@ -59,11 +53,8 @@ impl Watch for Arc<Api> {
             Ok(response)
         });
         // A request that cannot be read (it is too large, say) ends the stream; that no more come does not.
-        let breaks = breaks
-            .into_stream()
-            .filter_map(|broken| std::future::ready(broken.ok().map(in_gos_words).map(Err)));
-        Ok(Response::new(
-            futures::stream::select(breaks, responses).boxed(),
-        ))
+        let breaks =
+            breaks.into_stream().filter_map(|broken| std::future::ready(broken.ok().map(in_gos_words).map(Err)));
+        Ok(Response::new(futures::stream::select(breaks, responses).boxed()))
     }
 }

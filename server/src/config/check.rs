@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::parse::{Settings, boolean};
 use super::{
-    AutoCompaction, ClusterState, Config, ConfigError, Keepalive, ListenUrl, LogConfig, LogFormat,
-    LogLevel, LogOutput, check_advertised, duration,
+    AutoCompaction, ClusterState, Config, ConfigError, Keepalive, ListenUrl, LogConfig, LogFormat, LogLevel, LogOutput,
+    check_advertised, duration,
 };
 
 /// Features that etcd 3.7 lets one switch; none changes anything here.
@@ -36,9 +36,7 @@ impl Config {
             "" => PathBuf::from(format!("{name}.etcd")),
             folder => PathBuf::from(folder),
         };
-        let wal_dir = Some(settings.text("wal-dir"))
-            .filter(|folder| !folder.is_empty())
-            .map(PathBuf::from);
+        let wal_dir = Some(settings.text("wal-dir")).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let initial_advertise_peer_urls = advertised(settings, "initial-advertise-peer-urls")?;
         let config = Config {
             data_dir,
@@ -80,22 +78,13 @@ impl Config {
 
     /// Rules between settings; also for a [`Config`] that was not read from flags.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let (heartbeat, election) = (
-            self.heartbeat_interval.as_millis(),
-            self.election_timeout.as_millis(),
-        );
+        let (heartbeat, election) = (self.heartbeat_interval.as_millis(), self.election_timeout.as_millis());
         let rule = |holds: bool, text: String| match holds {
             true => Ok(()),
             false => Err(ConfigError::Rule(text)),
         };
-        rule(
-            heartbeat > 0,
-            format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)"),
-        )?;
-        rule(
-            election > 0,
-            format!("--election-timeout must be >0 (set to {election}ms)"),
-        )?;
+        rule(heartbeat > 0, format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)"))?;
+        rule(election > 0, format!("--election-timeout must be >0 (set to {election}ms)"))?;
         rule(
             5 * heartbeat <= election,
             format!(
@@ -111,9 +100,7 @@ impl Config {
         )?;
         rule(
             self.max_request_bytes <= MAX_REQUEST_BYTES,
-            format!(
-                "--max-request-bytes must be at most {MAX_REQUEST_BYTES}: members exchange no larger messages"
-            ),
+            format!("--max-request-bytes must be at most {MAX_REQUEST_BYTES}: members exchange no larger messages"),
         )?;
         rule(
             !self.listen_client_urls.is_empty() && !self.listen_peer_urls.is_empty(),
@@ -123,15 +110,10 @@ impl Config {
             !self.initial_advertise_peer_urls.is_empty(),
             "--initial-advertise-peer-urls must not be empty".to_owned(),
         )?;
-        let mut listeners = self
-            .listen_client_urls
-            .iter()
-            .chain(&self.listen_peer_urls)
-            .chain(&self.listen_metrics_urls);
+        let mut listeners =
+            self.listen_client_urls.iter().chain(&self.listen_peer_urls).chain(&self.listen_metrics_urls);
         match listeners.find(|url| url.tls) {
-            Some(url) => Err(ConfigError::Rule(format!(
-                "{url}: TLS is not supported yet"
-            ))),
+            Some(url) => Err(ConfigError::Rule(format!("{url}: TLS is not supported yet"))),
             None => Ok(()),
         }
     }
@@ -162,9 +144,7 @@ fn progress_interval(settings: &mut Settings) -> Duration {
     let name = "watch-progress-notify-interval";
     let interval = or_default(settings, name);
     if interval < WATCH_PROGRESS_INTERVAL_MIN {
-        settings
-            .warnings
-            .push(format!("--{name} is raised to its minimum, 100ms"));
+        settings.warnings.push(format!("--{name} is raised to its minimum, 100ms"));
     }
     interval.max(WATCH_PROGRESS_INTERVAL_MIN)
 }
@@ -175,12 +155,7 @@ fn list<'a>(settings: &'a Settings, name: &'static str) -> impl Iterator<Item = 
 }
 
 fn listeners(settings: &Settings, name: &'static str) -> Result<Vec<ListenUrl>, ConfigError> {
-    list(settings, name)
-        .map(|url| {
-            url.parse()
-                .map_err(|error| ConfigError::invalid(name, url, error))
-        })
-        .collect()
+    list(settings, name).map(|url| url.parse().map_err(|error| ConfigError::invalid(name, url, error))).collect()
 }
 
 fn advertised(settings: &Settings, name: &'static str) -> Result<Vec<String>, ConfigError> {
@@ -196,8 +171,7 @@ fn advertise_client_urls(settings: &Settings) -> Result<Vec<String>, ConfigError
     let name = "advertise-client-urls";
     if !settings.from_file && settings.is_set("listen-client-urls") && !settings.is_set(name) {
         return Err(ConfigError::Rule(
-            "--advertise-client-urls is required when --listen-client-urls is set explicitly"
-                .into(),
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly".into(),
         ));
     }
     advertised(settings, name)
@@ -211,10 +185,7 @@ fn initial_cluster(
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let name = "initial-cluster";
     if !settings.is_set(name) {
-        return Ok(peer_urls
-            .iter()
-            .map(|url| (member.to_owned(), url.clone()))
-            .collect());
+        return Ok(peer_urls.iter().map(|url| (member.to_owned(), url.clone())).collect());
     }
     list(settings, name)
         .map(|entry| {
@@ -234,11 +205,7 @@ fn initial_cluster_state(settings: &Settings) -> Result<ClusterState, ConfigErro
     match settings.text(name) {
         "new" => Ok(ClusterState::New),
         "existing" => Ok(ClusterState::Existing),
-        other => Err(ConfigError::invalid(
-            name,
-            other,
-            "new or existing is expected",
-        )),
+        other => Err(ConfigError::invalid(name, other, "new or existing is expected")),
     }
 }
 
@@ -262,11 +229,7 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, ConfigError> {
             Ok(revisions) => Ok(AutoCompaction::Revision(revisions.into())),
             Err(_) => Err(invalid("a number of revisions is expected")),
         },
-        other => Err(ConfigError::invalid(
-            "auto-compaction-mode",
-            other,
-            "periodic or revision is expected",
-        )),
+        other => Err(ConfigError::invalid("auto-compaction-mode", other, "periodic or revision is expected")),
     }
 }
 
@@ -274,11 +237,7 @@ fn extensive_metrics(settings: &Settings) -> Result<bool, ConfigError> {
     match settings.text("metrics") {
         "basic" => Ok(false),
         "extensive" => Ok(true),
-        other => Err(ConfigError::invalid(
-            "metrics",
-            other,
-            "basic or extensive is expected",
-        )),
+        other => Err(ConfigError::invalid("metrics", other, "basic or extensive is expected")),
     }
 }
 
@@ -286,23 +245,19 @@ fn check_features(settings: &mut Settings) -> Result<(), ConfigError> {
     let name = "feature-gates";
     let gates: Vec<String> = list(settings, name).map(str::to_owned).collect();
     for gate in gates {
-        let known = gate
-            .split_once('=')
-            .filter(|(feature, value)| FEATURES.contains(feature) && boolean(value).is_some());
+        let known =
+            gate.split_once('=').filter(|(feature, value)| FEATURES.contains(feature) && boolean(value).is_some());
         let Some((feature, _)) = known else {
             let reason = format!("NAME=true or NAME=false is expected; names: {FEATURES:?}");
             return Err(ConfigError::invalid(name, &gate, reason));
         };
-        settings
-            .warnings
-            .push(format!("feature gate {feature} has no effect"));
+        settings.warnings.push(format!("feature gate {feature} has no effect"));
     }
     Ok(())
 }
 
 fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
-    let invalid =
-        |name, expected: &str| ConfigError::invalid(name, settings.text(name), expected.to_owned());
+    let invalid = |name, expected: &str| ConfigError::invalid(name, settings.text(name), expected.to_owned());
     if settings.text("logger") != "zap" {
         return Err(invalid("logger", "zap is expected"));
     }
@@ -313,10 +268,7 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
             "warn" => LogLevel::Warn,
             "error" | "dpanic" | "panic" | "fatal" => LogLevel::Error,
             _ => {
-                return Err(invalid(
-                    "log-level",
-                    "debug, info, warn, error, panic or fatal is expected",
-                ));
+                return Err(invalid("log-level", "debug, info, warn, error, panic or fatal is expected"));
             }
         },
         format: match settings.text("log-format") {

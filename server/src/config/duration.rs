@@ -14,9 +14,7 @@ pub fn parse(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let unit_length = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
+        let unit_length = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
         let unit = match &rest[..unit_length] {
             "ns" => 1.0,
             "us" | "µs" | "μs" => 1e3,
@@ -39,19 +37,10 @@ mod tests {
 
     #[test]
     fn reads_what_go_writes() {
-        for (text, milliseconds) in [
-            ("0", 0),
-            ("0s", 0),
-            ("300ms", 300),
-            ("1.5s", 1500),
-            ("1h30m", 5_400_000),
-            ("1m0.5s", 60_500),
-        ] {
-            assert_eq!(
-                parse(text),
-                Some(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
+        for (text, milliseconds) in
+            [("0", 0), ("0s", 0), ("300ms", 300), ("1.5s", 1500), ("1h30m", 5_400_000), ("1m0.5s", 60_500)]
+        {
+            assert_eq!(parse(text), Some(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in ["", "5", "s", "-1s", "1x", "1 s", "1..5s", "9999999999h"] {
             assert_eq!(parse(text), None, "{text}");

@@ -75,29 +75,16 @@ use Use::*;
 const TLS: Use = Refused("TLS is not supported yet");
 const TLS_DETAIL: Use = Inert("TLS is not supported yet");
 const AUTH_DETAIL: Use = Inert("authentication is not supported yet");
-const DISCOVERY: Use = Refused(
-    "discovery is not supported: name the members in --initial-cluster, or let the operator do it",
-);
+const DISCOVERY: Use =
+    Refused("discovery is not supported: name the members in --initial-cluster, or let the operator do it");
 const DISCOVERY_DETAIL: Use = Inert("discovery is not supported");
 const TRACING: Use = Refused("distributed tracing is not supported yet");
 const TRACING_DETAIL: Use = Inert("distributed tracing is not supported yet");
 const BACKEND: Use = Inert("the storage engine decides this by itself");
 const CORRUPTION: Use = Inert("members do not compare their data by themselves yet");
 
-const fn flag(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    usage: Use,
-    help: &'static str,
-) -> Flag {
-    Flag {
-        name,
-        kind,
-        default,
-        usage,
-        help,
-    }
+const fn flag(name: &'static str, kind: Kind, default: &'static str, usage: Use, help: &'static str) -> Flag {
+    Flag { name, kind, default, usage, help }
 }
 
 /// Every flag, sorted by name.

@@ -39,8 +39,7 @@ impl Invocation {
         }
         let file = settings.text("config-file");
         if !file.is_empty() {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| ConfigError::File(format!("{file}: {error}")))?;
+            let text = std::fs::read_to_string(file).map_err(|error| ConfigError::File(format!("{file}: {error}")))?;
             settings = parse::Settings::read_file(&text)?;
         }
         let config = Config::from_settings(&mut settings)?;
@@ -91,11 +90,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     fn invalid(name: &'static str, value: &str, reason: impl ToString) -> Self {
-        ConfigError::Invalid {
-            name,
-            value: value.to_owned(),
-            reason: reason.to_string(),
-        }
+        ConfigError::Invalid { name, value: value.to_owned(), reason: reason.to_string() }
     }
 
     fn unknown(name: &str) -> Self {
@@ -249,10 +244,8 @@ impl Default for Config {
     fn default() -> Self {
         let client = "http://localhost:2379".to_owned();
         let peer = "http://localhost:2380".to_owned();
-        let localhost = |port| ListenUrl {
-            address: ListenAddress::Tcp(std::net::Ipv4Addr::LOCALHOST.into(), port),
-            tls: false,
-        };
+        let localhost =
+            |port| ListenUrl { address: ListenAddress::Tcp(std::net::Ipv4Addr::LOCALHOST.into(), port), tls: false };
         Config {
             name: "default".to_owned(),
             data_dir: PathBuf::from("default.etcd"),
@@ -284,11 +277,7 @@ impl Default for Config {
             watch_progress_notify_interval: Duration::from_secs(600),
             warning_unary_request_duration: Duration::from_millis(300),
             extensive_metrics: false,
-            log: LogConfig {
-                level: LogLevel::Info,
-                format: LogFormat::Json,
-                outputs: vec![LogOutput::Stderr],
-            },
+            log: LogConfig { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] },
         }
     }
 }

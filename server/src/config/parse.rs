@@ -27,13 +27,8 @@ impl Settings {
         let mut variables: Vec<_> = variables.into_iter().collect();
         variables.sort();
         let mut settings = Settings::default();
-        let of_argument = given
-            .iter()
-            .rev()
-            .find(|(flag, _)| flag.name == "config-file");
-        let of_variable = variables
-            .iter()
-            .find(|(name, _)| name == "ETCD_CONFIG_FILE");
+        let of_argument = given.iter().rev().find(|(flag, _)| flag.name == "config-file");
+        let of_variable = variables.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE");
         let file = match (of_argument, of_variable) {
             (Some((_, file)), _) | (None, Some((_, file))) => file.as_str(),
             (None, None) => "",
@@ -60,15 +55,10 @@ impl Settings {
         match flags::find(&name) {
             Some(flag) if flag.name == "version" || value.is_empty() => {}
             Some(flag) if self.set.contains_key(flag.name) => {
-                self.warnings.push(format!(
-                    "{variable} is ignored: --{} is set on the command line",
-                    flag.name
-                ));
+                self.warnings.push(format!("{variable} is ignored: --{} is set on the command line", flag.name));
             }
             Some(flag) => self.set(flag, value)?,
-            None => self
-                .warnings
-                .push(format!("unrecognized environment variable {variable}")),
+            None => self.warnings.push(format!("unrecognized environment variable {variable}")),
         }
         Ok(())
     }
@@ -77,34 +67,23 @@ impl Settings {
     pub fn read_file(text: &str) -> Result<Self, ConfigError> {
         let document: serde_yaml::Value =
             serde_yaml::from_str(text).map_err(|error| ConfigError::File(error.to_string()))?;
-        let mut settings = Settings {
-            from_file: true,
-            ..Settings::default()
-        };
+        let mut settings = Settings { from_file: true, ..Settings::default() };
         settings.read_section(&document, |key| key.to_owned())?;
         Ok(settings)
     }
 
-    fn read_section(
-        &mut self,
-        section: &serde_yaml::Value,
-        flag_name: fn(&str) -> String,
-    ) -> Result<(), ConfigError> {
+    fn read_section(&mut self, section: &serde_yaml::Value, flag_name: fn(&str) -> String) -> Result<(), ConfigError> {
         use serde_yaml::Value;
         let entries = match section {
             Value::Mapping(entries) => entries,
             Value::Null => return Ok(()),
             _ => {
-                return Err(ConfigError::File(
-                    "a mapping of settings is expected".into(),
-                ));
+                return Err(ConfigError::File("a mapping of settings is expected".into()));
             }
         };
         for (key, value) in entries {
             let Some(key) = key.as_str() else {
-                return Err(ConfigError::File(format!(
-                    "{key:?} is not the name of a setting"
-                )));
+                return Err(ConfigError::File(format!("{key:?} is not the name of a setting")));
             };
             match key {
                 "client-transport-security" => {
@@ -119,8 +98,7 @@ impl Settings {
             }
             let Some(flag) = flags::find(&flag_name(key)) else {
                 let hint = ConfigError::unknown(&flag_name(key));
-                self.warnings
-                    .push(format!("setting {key:?} of the file is ignored: {hint}"));
+                self.warnings.push(format!("setting {key:?} of the file is ignored: {hint}"));
                 continue;
             };
             if let Some(text) = yaml_text(flag, value) {
@@ -136,9 +114,7 @@ impl Settings {
             Use::Effective => {}
             Use::Refused(_) | Use::Inert(_) if same(flag.kind, &value, flag.default) => {}
             Use::Refused(reason) => return Err(ConfigError::Refused(flag.name, reason)),
-            Use::Inert(reason) => self
-                .warnings
-                .push(format!("--{} has no effect: {reason}", flag.name)),
+            Use::Inert(reason) => self.warnings.push(format!("--{} has no effect: {reason}", flag.name)),
         }
         self.set.insert(flag.name, value);
         Ok(())
@@ -185,9 +161,7 @@ impl Settings {
 }
 
 /// The flags that the command line gives, in order, each with a text that fits its kind.
-fn given(
-    arguments: impl IntoIterator<Item = String>,
-) -> Result<Vec<(&'static Flag, String)>, ConfigError> {
+fn given(arguments: impl IntoIterator<Item = String>) -> Result<Vec<(&'static Flag, String)>, ConfigError> {
     let mut given = Vec::new();
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -209,9 +183,7 @@ fn given(
         let value = match value {
             Some(value) => value,
             None if flag.kind == Kind::Bool => "true".to_owned(),
-            None => arguments
-                .next()
-                .ok_or(ConfigError::MissingValue(flag.name))?,
+            None => arguments.next().ok_or(ConfigError::MissingValue(flag.name))?,
         };
         check_kind(flag, &value)?;
         given.push((flag, value));
@@ -260,10 +232,7 @@ fn yaml_text(flag: &Flag, value: &serde_yaml::Value) -> Option<String> {
         Value::Number(number) if flag.kind == Kind::Duration => Some(format!("{number}ns")),
         Value::Number(number) => Some(number.to_string()),
         Value::Sequence(items) => {
-            let texts: Vec<_> = items
-                .iter()
-                .filter_map(|item| yaml_text(flag, item))
-                .collect();
+            let texts: Vec<_> = items.iter().filter_map(|item| yaml_text(flag, item)).collect();
             Some(texts.join(","))
         }
         _ => None,

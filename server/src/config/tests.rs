@@ -4,9 +4,7 @@ use super::*;
 
 fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let arguments = arguments.iter().map(|text| text.to_string());
-    let variables = variables
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_string()));
+    let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     match Invocation::read(arguments, variables) {
         Ok(Invocation::Run(config, warnings)) => Ok((*config, warnings)),
         Ok(other) => Err(format!("{other:?}")),
@@ -37,12 +35,7 @@ fn go_syntax_in_all_forms() {
             "--initial-advertise-peer-urls",
             "http://a.example:2380",
         ],
-        &[
-            ("ETCD_NAME", "b"),
-            ("ETCD_ELECTION_TIMEOUT", "500"),
-            ("ETCD_METRICS", ""),
-            ("HOME", "/"),
-        ],
+        &[("ETCD_NAME", "b"), ("ETCD_ELECTION_TIMEOUT", "500"), ("ETCD_METRICS", ""), ("HOME", "/")],
     )
     .expect("valid");
     assert_eq!(config.name, "a");
@@ -53,10 +46,7 @@ fn go_syntax_in_all_forms() {
     assert_eq!(config.keepalive.interval, Duration::from_secs(90));
     let own = ("a".to_owned(), "http://a.example:2380".to_owned());
     assert_eq!(config.initial_cluster, [own]);
-    assert_eq!(
-        warnings,
-        ["ETCD_NAME is ignored: --name is set on the command line"]
-    );
+    assert_eq!(warnings, ["ETCD_NAME is ignored: --name is set on the command line"]);
 }
 
 #[test]
@@ -86,37 +76,22 @@ fn kubeadm_flags_without_tls() {
     assert_eq!(config.listen_client_urls.len(), 2);
     assert_eq!(config.initial_cluster[1].0, "n2");
     assert_eq!(config.initial_cluster_state, ClusterState::Existing);
-    assert_eq!(
-        config.auto_compaction,
-        AutoCompaction::Periodic(Duration::from_secs(8 * 3600))
-    );
+    assert_eq!(config.auto_compaction, AutoCompaction::Periodic(Duration::from_secs(8 * 3600)));
 }
 
 #[test]
 fn refusals_say_what_to_do() {
     for (arguments, message) in [
-        (
-            &["--data_dir=x"][..],
-            "flag provided but not defined: -data_dir (did you mean --data-dir?)",
-        ),
+        (&["--data_dir=x"][..], "flag provided but not defined: -data_dir (did you mean --data-dir?)"),
         (
             &["--experimental-watch-progress-notify-interval=5s"],
             "flag provided but not defined: -experimental-watch-progress-notify-interval (did you mean --watch-progress-notify-interval?)",
         ),
         (&["gateway"], "'gateway' is not a valid flag"),
         (&["--name"], "flag needs an argument: -name"),
-        (
-            &["--heartbeat-interval=abc"],
-            "invalid value \"abc\" for flag -heartbeat-interval: parse error",
-        ),
-        (
-            &["--pre-vote=maybe"],
-            "invalid value \"maybe\" for flag -pre-vote: parse error",
-        ),
-        (
-            &["--cert-file=/a.crt"],
-            "--cert-file: TLS is not supported yet",
-        ),
+        (&["--heartbeat-interval=abc"], "invalid value \"abc\" for flag -heartbeat-interval: parse error"),
+        (&["--pre-vote=maybe"], "invalid value \"maybe\" for flag -pre-vote: parse error"),
+        (&["--cert-file=/a.crt"], "--cert-file: TLS is not supported yet"),
         (
             &["--heartbeat-interval=900"],
             "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[900ms]",
@@ -125,18 +100,12 @@ fn refusals_say_what_to_do() {
             &["--listen-client-urls=http://127.0.0.1:1"],
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),
-        (
-            &["--listen-peer-urls=https://127.0.0.1:1"],
-            "https://127.0.0.1:1: TLS is not supported yet",
-        ),
+        (&["--listen-peer-urls=https://127.0.0.1:1"], "https://127.0.0.1:1: TLS is not supported yet"),
         (
             &["--max-request-bytes=67108864"],
             "--max-request-bytes must be at most 33554432: members exchange no larger messages",
         ),
-        (
-            &["--initial-cluster=a"],
-            "invalid value \"a\" for flag -initial-cluster: NAME=URL is expected",
-        ),
+        (&["--initial-cluster=a"], "invalid value \"a\" for flag -initial-cluster: NAME=URL is expected"),
     ] {
         assert_eq!(error(arguments), message);
     }
@@ -180,33 +149,20 @@ fn file_replaces_flags_and_variables() {
     assert!(read(&[], &[("ETCD_CONFIG_FILE", path)]).is_ok());
 
     std::fs::write(&file, "peer-transport-security:\n  cert-file: /a\n").expect("written");
-    assert_eq!(
-        error(&["--config-file", path]),
-        "--peer-cert-file: TLS is not supported yet"
-    );
+    assert_eq!(error(&["--config-file", path]), "--peer-cert-file: TLS is not supported yet");
 }
 
 #[test]
 fn durations_of_nothing_are_the_defaults_and_too_short_ones_are_raised() {
     let (config, _) = read(
-        &[
-            "--watch-progress-notify-interval=0",
-            "--warning-unary-request-duration=0s",
-            "--grpc-keepalive-timeout=0s",
-        ],
+        &["--watch-progress-notify-interval=0", "--warning-unary-request-duration=0s", "--grpc-keepalive-timeout=0s"],
         &[],
     )
     .expect("valid");
     assert_eq!(config, Config::default());
     let (config, warnings) = read(&["--watch-progress-notify-interval=1ms"], &[]).expect("valid");
-    assert_eq!(
-        config.watch_progress_notify_interval,
-        Duration::from_millis(100)
-    );
-    assert_eq!(
-        warnings,
-        ["--watch-progress-notify-interval is raised to its minimum, 100ms"]
-    );
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(100));
+    assert_eq!(warnings, ["--watch-progress-notify-interval is raised to its minimum, 100ms"]);
 }
 
 #[test]

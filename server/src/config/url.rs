@@ -43,18 +43,12 @@ pub enum ListenAddress {
 impl ListenUrl {
     /// Plaintext on a free port of the loopback interface.
     pub fn loopback() -> Self {
-        ListenUrl {
-            address: ListenAddress::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-            tls: false,
-        }
+        ListenUrl { address: ListenAddress::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), tls: false }
     }
 
     /// Plaintext on a Unix domain socket.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        ListenUrl {
-            address: ListenAddress::Unix(path.into()),
-            tls: false,
-        }
+        ListenUrl { address: ListenAddress::Unix(path.into()), tls: false }
     }
 }
 
@@ -65,23 +59,15 @@ impl FromStr for ListenUrl {
         let url = Parts::parse(text)?;
         let tls = matches!(url.scheme, "https" | "unixs");
         if matches!(url.scheme, "unix" | "unixs") {
-            return Ok(ListenUrl {
-                address: ListenAddress::Unix(url.rest.into()),
-                tls,
-            });
+            return Ok(ListenUrl { address: ListenAddress::Unix(url.rest.into()), tls });
         }
         let (host, port) = url.host_and_port(text)?;
         let ip = match host {
             "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
             "" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            _ => host
-                .parse()
-                .map_err(|_| UrlError::NotAnIp(text.to_owned()))?,
+            _ => host.parse().map_err(|_| UrlError::NotAnIp(text.to_owned()))?,
         };
-        Ok(ListenUrl {
-            address: ListenAddress::Tcp(ip, port),
-            tls,
-        })
+        Ok(ListenUrl { address: ListenAddress::Tcp(ip, port), tls })
     }
 }
 
@@ -114,9 +100,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn parse(text: &'a str) -> Result<Self, UrlError> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| UrlError::Scheme(text.to_owned()))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| UrlError::Scheme(text.to_owned()))?;
         if !matches!(scheme, "http" | "https" | "unix" | "unixs") {
             return Err(UrlError::Scheme(text.to_owned()));
         }
@@ -165,27 +149,12 @@ mod tests {
         for (text, error) in [
             ("127.0.0.1:2379", UrlError::Scheme("127.0.0.1:2379".into())),
             ("ftp://a:1", UrlError::Scheme("ftp://a:1".into())),
-            (
-                "http://10.0.0.1",
-                UrlError::Address("http://10.0.0.1".into()),
-            ),
-            (
-                "http://10.0.0.1:x",
-                UrlError::Address("http://10.0.0.1:x".into()),
-            ),
+            ("http://10.0.0.1", UrlError::Address("http://10.0.0.1".into())),
+            ("http://10.0.0.1:x", UrlError::Address("http://10.0.0.1:x".into())),
             ("http://::1:2", UrlError::Address("http://::1:2".into())),
-            (
-                "http://10.0.0.1:1/a",
-                UrlError::Path("http://10.0.0.1:1/a".into()),
-            ),
-            (
-                "http://10.0.0.1:1/",
-                UrlError::Path("http://10.0.0.1:1/".into()),
-            ),
-            (
-                "http://db.example:1",
-                UrlError::NotAnIp("http://db.example:1".into()),
-            ),
+            ("http://10.0.0.1:1/a", UrlError::Path("http://10.0.0.1:1/a".into())),
+            ("http://10.0.0.1:1/", UrlError::Path("http://10.0.0.1:1/".into())),
+            ("http://db.example:1", UrlError::NotAnIp("http://db.example:1".into())),
         ] {
             assert_eq!(text.parse::<ListenUrl>(), Err(error));
         }

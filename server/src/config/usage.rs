@@ -34,11 +34,7 @@ pub fn usage() -> String {
             Use::Refused(reason) => format!(" Refused unless default: {reason}."),
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "  --{} '{}'\n    {}{note}",
-            flag.name, flag.default, flag.help
-        );
+        let _ = writeln!(text, "  --{} '{}'\n    {}{note}", flag.name, flag.default, flag.help);
     }
     text
 }

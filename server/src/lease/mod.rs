@@ -51,14 +51,7 @@ impl Table {
         self.revoke(record.id);
         // The maximum of etcd's API is 285 years; an Instant holds that.
         let ttl = Duration::from_secs(record.ttl_seconds.max(1) as u64);
-        self.leases.insert(
-            record.id,
-            Lease {
-                ttl,
-                deadline: None,
-                expired: false,
-            },
-        );
+        self.leases.insert(record.id, Lease { ttl, deadline: None, expired: false });
         if self.leading {
             self.schedule(record.id, now + ttl);
         }
@@ -135,11 +128,7 @@ impl Lessor {
             return;
         }
         table.leading = true;
-        let all: Vec<_> = table
-            .leases
-            .iter()
-            .map(|(id, lease)| (*id, now + lease.ttl))
-            .collect();
+        let all: Vec<_> = table.leases.iter().map(|(id, lease)| (*id, now + lease.ttl)).collect();
         for (id, deadline) in all {
             table.schedule(id, deadline);
         }
@@ -169,10 +158,7 @@ impl Lessor {
         let ttl = lease.ttl;
         table.schedule(id, Instant::now() + ttl);
         let seconds = ttl.as_secs() as i64;
-        Some(TimeToLive {
-            remaining_seconds: seconds,
-            granted_seconds: seconds,
-        })
+        Some(TimeToLive { remaining_seconds: seconds, granted_seconds: seconds })
     }
 
     /// What is left of a lease.
@@ -184,10 +170,7 @@ impl Lessor {
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),
             None => lease.ttl,
         };
-        Some(TimeToLive {
-            remaining_seconds: remaining.as_secs() as i64,
-            granted_seconds: lease.ttl.as_secs() as i64,
-        })
+        Some(TimeToLive { remaining_seconds: remaining.as_secs() as i64, granted_seconds: lease.ttl.as_secs() as i64 })
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -196,13 +179,8 @@ impl Lessor {
 
     fn due(&self, now: Instant) -> Vec<i64> {
         let mut table = self.table();
-        let due: Vec<i64> = table
-            .queue
-            .iter()
-            .take_while(|(at, _)| *at <= now)
-            .take(REVOKES_A_ROUND)
-            .map(|(_, id)| *id)
-            .collect();
+        let due: Vec<i64> =
+            table.queue.iter().take_while(|(at, _)| *at <= now).take(REVOKES_A_ROUND).map(|(_, id)| *id).collect();
         for id in &due {
             if let Some(lease) = table.leases.get_mut(id) {
                 lease.expired = true;
@@ -237,13 +215,8 @@ impl Lessor {
             }
             let due = self.due(Instant::now());
             let full = due.len() == REVOKES_A_ROUND;
-            let revoked = futures::stream::iter(due)
-                .map(|id| revoker.revoke(id))
-                .buffer_unordered(REVOKES_IN_FLIGHT);
-            let failed = revoked
-                .filter(|gone| std::future::ready(!gone))
-                .count()
-                .await;
+            let revoked = futures::stream::iter(due).map(|id| revoker.revoke(id)).buffer_unordered(REVOKES_IN_FLIGHT);
+            let failed = revoked.filter(|gone| std::future::ready(!gone)).count().await;
             if failed > 0 {
                 tracing::warn!(failed, "expired leases could not be revoked yet");
             }
@@ -261,13 +234,7 @@ mod tests {
     fn lessor(leases: &[(i64, i64)]) -> Lessor {
         let lessor = Lessor::default();
         lessor.replaced(
-            leases
-                .iter()
-                .map(|(id, ttl_seconds)| LeaseRecord {
-                    id: *id,
-                    ttl_seconds: *ttl_seconds,
-                })
-                .collect(),
+            leases.iter().map(|(id, ttl_seconds)| LeaseRecord { id: *id, ttl_seconds: *ttl_seconds }).collect(),
         );
         lessor
     }
@@ -277,33 +244,20 @@ mod tests {
         let lessor = lessor(&[(1, 10), (2, 20)]);
         assert_eq!(lessor.next_deadline(), None);
         lessor.promote();
-        assert!(
-            lessor
-                .due(Instant::now() + Duration::from_secs(9))
-                .is_empty()
-        );
+        assert!(lessor.due(Instant::now() + Duration::from_secs(9)).is_empty());
         assert_eq!(lessor.due(Instant::now() + Duration::from_secs(11)), [1]);
         lessor.demote();
         assert_eq!(lessor.next_deadline(), None);
         lessor.promote();
         assert_eq!(lessor.time_to_live(1).unwrap().granted_seconds, 10);
-        assert!(
-            lessor.renew(1).is_some(),
-            "a new leader knows nothing of an expiry that was not committed"
-        );
+        assert!(lessor.renew(1).is_some(), "a new leader knows nothing of an expiry that was not committed");
     }
 
     #[test]
     fn renewing_postpones_but_not_after_expiry() {
         let lessor = lessor(&[(1, 10)]);
         lessor.promote();
-        assert_eq!(
-            lessor.renew(1),
-            Some(TimeToLive {
-                remaining_seconds: 10,
-                granted_seconds: 10
-            })
-        );
+        assert_eq!(lessor.renew(1), Some(TimeToLive { remaining_seconds: 10, granted_seconds: 10 }));
         assert_eq!(lessor.renew(7), None);
         assert_eq!(lessor.due(Instant::now() + Duration::from_secs(11)), [1]);
         assert_eq!(lessor.renew(1), None);
@@ -319,10 +273,7 @@ mod tests {
         assert!(lessor.due(later).is_empty());
         assert_eq!(lessor.due(later + RETRY), [1]);
         lessor.changed(&BTreeMap::from([(1, None)]));
-        assert_eq!(
-            (lessor.next_deadline(), lessor.time_to_live(1)),
-            (None, None)
-        );
+        assert_eq!((lessor.next_deadline(), lessor.time_to_live(1)), (None, None));
     }
 
     struct Counting(Mutex<Vec<i64>>, Notify);
@@ -347,9 +298,7 @@ mod tests {
         let timer = tokio::spawn(lessor.clone().run(revoker.clone(), stop.clone()));
         lessor.promote();
         // Due already: nobody wants to wait for a second.
-        lessor
-            .table()
-            .schedule(1, Instant::now() - Duration::from_millis(1));
+        lessor.table().schedule(1, Instant::now() - Duration::from_millis(1));
         lessor.wake.notify_one();
         revoker.1.notified().await;
         stop.cancel();

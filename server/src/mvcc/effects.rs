@@ -6,10 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use super::view::{Visit, VisitHistory};
-use super::{
-    AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View,
-    ViewError,
-};
+use super::{AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError};
 
 /// Changes to the store, of one command or of many merged: the newest wins.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -66,10 +63,7 @@ pub struct Overlay<V> {
 impl<V: View> Overlay<V> {
     /// Nothing changed yet.
     pub fn new(base: V) -> Self {
-        Self {
-            base,
-            effects: Effects::default(),
-        }
+        Self { base, effects: Effects::default() }
     }
 
     /// The view without the changes.
@@ -92,29 +86,19 @@ impl<V: View> Overlay<V> {
         self.effects
     }
 
-    fn changed_keys<'a>(
-        &'a self,
-        range: &'a KeyRange,
-    ) -> impl Iterator<Item = (&'a Bytes, &'a KeyRecord)> {
+    fn changed_keys<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = (&'a Bytes, &'a KeyRecord)> {
         let start = Bound::Included(range.start().clone());
-        self.effects
-            .keys
-            .range((start, Bound::Unbounded))
-            .take_while(|(key, _)| range.contains(key))
+        self.effects.keys.range((start, Bound::Unbounded)).take_while(|(key, _)| range.contains(key))
     }
 }
 
 impl<V: View> View for Overlay<V> {
     fn revision(&self) -> i64 {
-        self.effects
-            .revision
-            .unwrap_or_else(|| self.base.revision())
+        self.effects.revision.unwrap_or_else(|| self.base.revision())
     }
 
     fn compact_revision(&self) -> i64 {
-        self.effects
-            .compact_revision
-            .unwrap_or_else(|| self.base.compact_revision())
+        self.effects.compact_revision.unwrap_or_else(|| self.base.compact_revision())
     }
 
     fn key(&self, key: &[u8]) -> Result<Option<KeyRecord>, ViewError> {
@@ -169,11 +153,7 @@ impl<V: View> View for Overlay<V> {
             stopped = flow.is_break();
             Ok(flow)
         })?;
-        let new = self
-            .effects
-            .history
-            .iter()
-            .filter(|(key, _)| key.revision.main >= first);
+        let new = self.effects.history.iter().filter(|(key, _)| key.revision.main >= first);
         for (key, record) in new {
             if stopped || visit(*key, record.clone())?.is_break() {
                 break;
@@ -194,8 +174,7 @@ impl<V: View> View for Overlay<V> {
         if self.effects.leases.is_empty() {
             return Ok(base);
         }
-        let mut all: BTreeMap<i64, LeaseRecord> =
-            base.into_iter().map(|lease| (lease.id, lease)).collect();
+        let mut all: BTreeMap<i64, LeaseRecord> = base.into_iter().map(|lease| (lease.id, lease)).collect();
         for (id, lease) in &self.effects.leases {
             match lease {
                 Some(lease) => all.insert(*id, *lease),
@@ -228,12 +207,8 @@ impl<V: View> View for Overlay<V> {
     }
 
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {
-        let mut all: BTreeMap<u64, MemberAttributes> = self
-            .base
-            .members()?
-            .into_iter()
-            .map(|member| (member.member_id, member))
-            .collect();
+        let mut all: BTreeMap<u64, MemberAttributes> =
+            self.base.members()?.into_iter().map(|member| (member.member_id, member)).collect();
         for (id, member) in &self.effects.members {
             match member {
                 Some(member) => all.insert(*id, member.clone()),

@@ -20,11 +20,7 @@ pub struct KeyValueHash {
 
 /// Sums the history up to `revision` (0: the newest), as etcd does, whether or not superseded versions are removed yet.
 pub fn hash_kv<V: View>(view: &V, revision: i64) -> Result<KeyValueHash, ReadError> {
-    let hash_revision = if revision <= 0 {
-        view.revision()
-    } else {
-        revision
-    };
+    let hash_revision = if revision <= 0 { view.revision() } else { revision };
     check_revision(view, hash_revision)?;
     let compact_revision = view.compact_revision();
     let mut kept_any = false;
@@ -48,23 +44,12 @@ pub fn hash_kv<V: View>(view: &V, revision: i64) -> Result<KeyValueHash, ReadErr
         Ok(ControlFlow::Continue(()))
     })?;
     let hash = if kept_any { hash } else { hash_all };
-    Ok(KeyValueHash {
-        hash,
-        compact_revision,
-        hash_revision,
-    })
+    Ok(KeyValueHash { hash, compact_revision, hash_revision })
 }
 
 /// Whether this version is the key's newest at a revision.
-fn is_newest<V: View>(
-    view: &V,
-    place: RevKey,
-    record: &RevRecord,
-    at: i64,
-) -> Result<bool, ViewError> {
-    let key = KeyValue::decode(record.kv.clone())
-        .map_err(|error| ViewError(error.to_string()))?
-        .key;
+fn is_newest<V: View>(view: &V, place: RevKey, record: &RevRecord, at: i64) -> Result<bool, ViewError> {
+    let key = KeyValue::decode(record.kv.clone()).map_err(|error| ViewError(error.to_string()))?.key;
     let Some(newest) = view.key(&key)? else {
         return Ok(false);
     };

@@ -54,14 +54,8 @@ impl RevKey {
             18 if key[17] == b't' => true,
             _ => return Err(damaged("revision key")),
         };
-        let revision = Revision {
-            main: int(key, 0)?,
-            sub: int(key, 9)?,
-        };
-        Ok(Self {
-            revision,
-            tombstone,
-        })
+        let revision = Revision { main: int(key, 0)?, sub: int(key, 9)? };
+        Ok(Self { revision, tombstone })
     }
 
     /// Where the changes of transaction `main` and later begin in `rev`.
@@ -90,24 +84,12 @@ pub fn decode_rev_record(bytes: Bytes) -> Result<RevRecord, ViewError> {
     let (previous, skip) = match bytes.first() {
         Some(0) => (None, 1),
         Some(mark @ (1 | 2)) => {
-            let revision = Revision {
-                main: int(&bytes, 1)?,
-                sub: int(&bytes, 9)?,
-            };
-            (
-                Some(RevKey {
-                    revision,
-                    tombstone: *mark == 2,
-                }),
-                17,
-            )
+            let revision = Revision { main: int(&bytes, 1)?, sub: int(&bytes, 9)? };
+            (Some(RevKey { revision, tombstone: *mark == 2 }), 17)
         }
         _ => return Err(damaged("revision record")),
     };
-    Ok(RevRecord {
-        previous,
-        kv: bytes.slice(skip..),
-    })
+    Ok(RevRecord { previous, kv: bytes.slice(skip..) })
 }
 
 const TOMBSTONE: u8 = 1;
@@ -135,10 +117,7 @@ pub fn decode_key_record(bytes: &[u8]) -> Result<(Stamp, Option<&[u8]>), ViewErr
     let flags = *bytes.first().ok_or_else(|| damaged("key record"))?;
     let stamp = Stamp {
         tombstone: flags & TOMBSTONE != 0,
-        modified: Revision {
-            main: int(bytes, 1)?,
-            sub: int(bytes, 9)?,
-        },
+        modified: Revision { main: int(bytes, 1)?, sub: int(bytes, 9)? },
         create_revision: int(bytes, 17)?,
         version: int(bytes, 25)?,
         lease: int(bytes, 33)?,

@@ -15,8 +15,7 @@ pub mod view;
 pub use effects::{Effects, Overlay};
 pub use keys::{RevKey, Revision};
 pub use view::{
-    KeyRange, KeyRecord, LeaseRecord, ReadError, RevRecord, Source, Stamp, View, ViewError, Visit,
-    VisitHistory,
+    KeyRange, KeyRecord, LeaseRecord, ReadError, RevRecord, Source, Stamp, View, ViewError, Visit, VisitHistory,
 };
 
 pub use crate::proto::command::MemberAttributes;

@@ -13,11 +13,7 @@ use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 /// Answers a Range request with every option. The header carries only the revision.
 pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
     let current = view.revision();
-    let at = if request.revision <= 0 {
-        current
-    } else {
-        request.revision
-    };
+    let at = if request.revision <= 0 { current } else { request.revision };
     check_revision(view, at)?;
     let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
     let (count, mut kvs) = collect(view, &keys, at, &Wanted::of(request))?;
@@ -32,16 +28,8 @@ pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse,
             kv.value = Bytes::new();
         }
     }
-    let header = Some(ResponseHeader {
-        revision: current,
-        ..Default::default()
-    });
-    Ok(RangeResponse {
-        header,
-        kvs,
-        more,
-        count,
-    })
+    let header = Some(ResponseHeader { revision: current, ..Default::default() });
+    Ok(RangeResponse { header, kvs, more, count })
 }
 
 /// What is left to tell when all key-values of a streamed range were handed out.
@@ -63,11 +51,7 @@ pub fn stream<V: View>(
     mut emit: impl FnMut(KeyValue) -> ControlFlow<()>,
 ) -> Result<Streamed, ReadError> {
     let revision = view.revision();
-    let at = if request.revision <= 0 {
-        revision
-    } else {
-        request.revision
-    };
+    let at = if request.revision <= 0 { revision } else { request.revision };
     check_revision(view, at)?;
     let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
     let limit = match usize::try_from(request.limit) {
@@ -83,11 +67,7 @@ pub fn stream<V: View>(
         emitted += 1;
         emit(kv)
     })?;
-    Ok(Streamed {
-        revision,
-        count,
-        more,
-    })
+    Ok(Streamed { revision, count, more })
 }
 
 /// Whether the view can be read at that revision.
@@ -103,12 +83,7 @@ pub fn check_revision<V: View>(view: &V, revision: i64) -> Result<(), EtcdError>
 
 /// The key-values of the range at the newest revision, in key order.
 pub fn current<V: View>(view: &V, keys: &KeyRange) -> Result<Vec<KeyValue>, ViewError> {
-    let everything = Wanted {
-        limit: usize::MAX,
-        values: true,
-        leases: true,
-        filters: [(0, 0); 2],
-    };
+    let everything = Wanted { limit: usize::MAX, values: true, leases: true, filters: [(0, 0); 2] };
     Ok(collect(view, keys, view.revision(), &everything)?.1)
 }
 
@@ -131,8 +106,7 @@ impl Wanted {
         // A limit holds back what would follow in key order, so a sorted answer needs everything first. That a sort
         // by another target than the key without an order does not count as sorted is etcd's behaviour.
         let key_order = request.sort_order() == SortOrder::None
-            || (request.sort_target() == SortTarget::Key
-                && request.sort_order() == SortOrder::Ascend);
+            || (request.sort_target() == SortTarget::Key && request.sort_order() == SortOrder::Ascend);
         let limit = match usize::try_from(request.limit) {
             _ if request.count_only => 0,
             // One more than asked for tells whether there is more.
@@ -140,29 +114,17 @@ impl Wanted {
             _ => usize::MAX,
         };
         let values = !request.keys_only || request.sort_target() == SortTarget::Value;
-        Self {
-            limit,
-            values,
-            leases: !request.keys_only,
-            filters,
-        }
+        Self { limit, values, leases: !request.keys_only, filters }
     }
 
     fn accepts(&self, modified: i64, created: i64) -> bool {
-        let within = |(min, max): (i64, i64), revision| {
-            (min == 0 || revision >= min) && (max == 0 || revision <= max)
-        };
+        let within = |(min, max): (i64, i64), revision| (min == 0 || revision >= min) && (max == 0 || revision <= max);
         within(self.filters[0], modified) && within(self.filters[1], created)
     }
 }
 
 /// The count of all keys of the range at a revision, and the wanted ones in key order.
-fn collect<V: View>(
-    view: &V,
-    keys: &KeyRange,
-    at: i64,
-    wanted: &Wanted,
-) -> Result<(i64, Vec<KeyValue>), ViewError> {
+fn collect<V: View>(view: &V, keys: &KeyRange, at: i64, wanted: &Wanted) -> Result<(i64, Vec<KeyValue>), ViewError> {
     let mut kvs = Vec::new();
     let count = walk(view, keys, at, wanted, |kv| {
         kvs.push(kv);
@@ -196,8 +158,7 @@ fn walk<V: View>(
             }
         } else if !stamp.tombstone {
             count += 1;
-            if emitted < wanted.limit && wanted.accepts(stamp.modified.main, stamp.create_revision)
-            {
+            if emitted < wanted.limit && wanted.accepts(stamp.modified.main, stamp.create_revision) {
                 let mut kv = with_stamp(Bytes::copy_from_slice(key), &stamp);
                 kv.lease = if wanted.leases { kv.lease } else { 0 };
                 if wanted.values {
@@ -246,11 +207,7 @@ fn sort(kvs: &mut [KeyValue], request: &RangeRequest) {
 }
 
 /// The newest key-value that a record stands for; none if it is a tombstone.
-pub fn key_value<V: View>(
-    view: &V,
-    key: &[u8],
-    record: &KeyRecord,
-) -> Result<Option<KeyValue>, ViewError> {
+pub fn key_value<V: View>(view: &V, key: &[u8], record: &KeyRecord) -> Result<Option<KeyValue>, ViewError> {
     if record.stamp.tombstone {
         return Ok(None);
     }
@@ -298,6 +255,5 @@ fn stored_value<V: View>(view: &V, place: RevKey) -> Result<Bytes, ViewError> {
 }
 
 fn required<V: View>(view: &V, place: RevKey) -> Result<super::RevRecord, ViewError> {
-    view.record(place)?
-        .ok_or_else(|| ViewError(format!("the version at {place:?} is missing")))
+    view.record(place)?.ok_or_else(|| ViewError(format!("the version at {place:?} is missing")))
 }

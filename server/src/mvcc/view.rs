@@ -42,10 +42,7 @@ pub struct Stamp {
 impl Stamp {
     /// Where this version is stored in the history.
     pub fn rev_key(&self) -> RevKey {
-        RevKey {
-            revision: self.modified,
-            tombstone: self.tombstone,
-        }
+        RevKey { revision: self.modified, tombstone: self.tombstone }
     }
 }
 
@@ -70,8 +67,7 @@ pub struct RevRecord {
 impl RevRecord {
     /// The decoded KeyValue; shares memory.
     pub fn key_value(&self) -> Result<KeyValue, ViewError> {
-        KeyValue::decode(self.kv.clone())
-            .map_err(|error| ViewError(format!("stored KeyValue: {error}")))
+        KeyValue::decode(self.kv.clone()).map_err(|error| ViewError(format!("stored KeyValue: {error}")))
     }
 }
 
@@ -128,8 +124,7 @@ impl KeyRange {
 }
 
 /// Called for each key: its name, its stamp, and its value where that is stored beside the key.
-pub type Visit<'a> =
-    dyn FnMut(&[u8], Stamp, Option<&[u8]>) -> Result<ControlFlow<()>, ViewError> + 'a;
+pub type Visit<'a> = dyn FnMut(&[u8], Stamp, Option<&[u8]>) -> Result<ControlFlow<()>, ViewError> + 'a;
 
 /// Called for each version in the history.
 pub type VisitHistory<'a> = dyn FnMut(RevKey, RevRecord) -> Result<ControlFlow<()>, ViewError> + 'a;

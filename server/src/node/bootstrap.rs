@@ -60,21 +60,14 @@ pub async fn identify(config: &NodeConfig) -> Result<Identity, StartError> {
 }
 
 fn same_urls(left: &[String], right: &[String]) -> bool {
-    let set = |urls: &[String]| {
-        urls.iter()
-            .map(|url| url.trim_end_matches('/').to_owned())
-            .collect::<BTreeSet<_>>()
-    };
+    let set = |urls: &[String]| urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect::<BTreeSet<_>>();
     set(left) == set(right)
 }
 
 /// The members of a new cluster by id, of which this one must be one.
 fn initial_members(config: &NodeConfig) -> Result<(u64, BTreeMap<u64, Vec<String>>), StartError> {
     let Some(own) = config.initial_cluster.get(&config.name) else {
-        let message = format!(
-            "--initial-cluster does not name this member ({:?}); add {0}=URL to it",
-            config.name
-        );
+        let message = format!("--initial-cluster does not name this member ({:?}); add {0}=URL to it", config.name);
         return Err(StartError::Config(message));
     };
     if !same_urls(own, &config.initial_advertise_peer_urls) {
@@ -116,24 +109,13 @@ async fn create(config: &NodeConfig) -> Result<Identity, StartError> {
             refuse_started(member)?;
         }
     }
-    let initial_members = members
-        .into_iter()
-        .map(|(id, urls)| (format!("{id:x}"), urls))
-        .collect();
-    Ok(Identity {
-        format: FORMAT,
-        cluster_id,
-        member_id,
-        initial_members,
-    })
+    let initial_members = members.into_iter().map(|(id, urls)| (format!("{id:x}"), urls)).collect();
+    Ok(Identity { format: FORMAT, cluster_id, member_id, initial_members })
 }
 
 /// What the member at `urls` knows of the cluster; nothing if it does not run. One that runs but is still starting may know
 /// that this member had data once, so it is asked again.
-async fn ask_until_known(
-    config: &NodeConfig,
-    urls: &[String],
-) -> Result<Option<ClusterResponse>, StartError> {
+async fn ask_until_known(config: &NodeConfig, urls: &[String]) -> Result<Option<ClusterResponse>, StartError> {
     let deadline = tokio::time::Instant::now() + START_LIMIT;
     loop {
         match Peers::ask_cluster(urls, config.peer_tls.clone(), ANSWER_LIMIT).await {
@@ -164,11 +146,7 @@ fn refuse_started(member: &Member) -> Result<(), StartError> {
 
 async fn join(config: &NodeConfig) -> Result<Identity, StartError> {
     let own = &config.initial_advertise_peer_urls;
-    let others: Vec<_> = config
-        .initial_cluster
-        .values()
-        .filter(|urls| !same_urls(urls, own))
-        .collect();
+    let others: Vec<_> = config.initial_cluster.values().filter(|urls| !same_urls(urls, own)).collect();
     if others.is_empty() {
         let message = "--initial-cluster names no other member to join";
         return Err(StartError::Config(message.into()));
@@ -180,11 +158,7 @@ async fn join(config: &NodeConfig) -> Result<Identity, StartError> {
             match Peers::ask_cluster(urls, config.peer_tls.clone(), ANSWER_LIMIT).await {
                 Ok(answer) => match find_self(own, &answer) {
                     Some(member) => return joined(member, &answer),
-                    None => seen.push(format!(
-                        "{} does not know {}",
-                        urls.join(","),
-                        own.join(",")
-                    )),
+                    None => seen.push(format!("{} does not know {}", urls.join(","), own.join(","))),
                 },
                 Err(status) => seen.push(format!("{}: {}", urls.join(","), status.message())),
             }
@@ -200,10 +174,7 @@ async fn join(config: &NodeConfig) -> Result<Identity, StartError> {
 }
 
 fn find_self<'a>(own: &[String], answer: &'a ClusterResponse) -> Option<&'a Member> {
-    answer
-        .members
-        .iter()
-        .find(|member| same_urls(&member.peer_ur_ls, own))
+    answer.members.iter().find(|member| same_urls(&member.peer_ur_ls, own))
 }
 
 fn joined(member: &Member, answer: &ClusterResponse) -> Result<Identity, StartError> {
@@ -231,25 +202,9 @@ mod tests {
 
     #[test]
     fn a_member_must_be_in_its_own_cluster() {
-        let config = NodeConfig {
-            name: "other".into(),
-            ..NodeConfig::default()
-        };
-        assert!(
-            initial_members(&config)
-                .unwrap_err()
-                .to_string()
-                .contains("does not name this member")
-        );
-        let config = NodeConfig {
-            initial_advertise_peer_urls: vec!["http://b:2380".into()],
-            ..NodeConfig::default()
-        };
-        assert!(
-            initial_members(&config)
-                .unwrap_err()
-                .to_string()
-                .contains("must be equal")
-        );
+        let config = NodeConfig { name: "other".into(), ..NodeConfig::default() };
+        assert!(initial_members(&config).unwrap_err().to_string().contains("does not name this member"));
+        let config = NodeConfig { initial_advertise_peer_urls: vec!["http://b:2380".into()], ..NodeConfig::default() };
+        assert!(initial_members(&config).unwrap_err().to_string().contains("must be equal"));
     }
 }

@@ -75,33 +75,20 @@ impl DataDir {
             sync.map_err(io_error(parent))?;
         }
         let lock_path = path.join(LOCK);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(io_error(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let message = format!(
-                    "{} is in use by another process; stop that one first",
-                    path.display()
-                );
+                let message = format!("{} is in use by another process; stop that one first", path.display());
                 return Err(StartError::DataDir(message));
             }
             Err(fs::TryLockError::Error(source)) => return Err(io_error(&lock_path)(source)),
         }
         let wal = wal_dir.map_or_else(|| path.join("wal"), Path::to_path_buf);
-        let dir = DataDir {
-            path: path.into(),
-            wal,
-            _lock: lock,
-        };
+        let dir = DataDir { path: path.into(), wal, _lock: lock };
         match fs::remove_dir_all(dir.snapshots()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error(&dir.snapshots())(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&dir.snapshots())(error)),
             _ => Ok(dir),
         }
     }
@@ -131,8 +118,7 @@ impl DataDir {
             }
             Err(error) => return Err(io_error(&path)(error)),
         };
-        let damaged =
-            |error| StartError::DataDir(format!("{} is damaged: {error}", path.display()));
+        let damaged = |error| StartError::DataDir(format!("{} is damaged: {error}", path.display()));
         let format: Format = serde_json::from_slice(&text).map_err(damaged)?;
         if format.format > FORMAT {
             return Err(StartError::DataDir(format!(
@@ -183,14 +169,8 @@ mod tests {
     use super::*;
 
     fn identity(format: u32) -> Identity {
-        let initial_members =
-            BTreeMap::from([("7".to_string(), vec!["http://a:2380".to_string()])]);
-        Identity {
-            format,
-            cluster_id: u64::MAX,
-            member_id: 7,
-            initial_members,
-        }
+        let initial_members = BTreeMap::from([("7".to_string(), vec!["http://a:2380".to_string()])]);
+        Identity { format, cluster_id: u64::MAX, member_id: 7, initial_members }
     }
 
     #[test]
@@ -198,10 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = DataDir::open(dir.path(), None).unwrap();
         let error = DataDir::open(dir.path(), None).err().unwrap();
-        assert!(
-            error.to_string().contains("in use by another process"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("in use by another process"), "{error}");
         drop(held);
         assert!(DataDir::open(dir.path(), None).is_ok());
     }
@@ -214,12 +191,7 @@ mod tests {
         data.write_identity(&identity(FORMAT)).unwrap();
         assert_eq!(data.identity().unwrap(), Some(identity(FORMAT)));
         data.write_identity(&identity(FORMAT + 1)).unwrap();
-        assert!(
-            data.identity()
-                .unwrap_err()
-                .to_string()
-                .contains("start a newer keelson-server")
-        );
+        assert!(data.identity().unwrap_err().to_string().contains("start a newer keelson-server"));
     }
 
     #[test]
@@ -227,11 +199,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("member/wal")).unwrap();
         let data = DataDir::open(dir.path(), None).unwrap();
-        assert!(
-            data.identity()
-                .unwrap_err()
-                .to_string()
-                .contains("etcd's own")
-        );
+        assert!(data.identity().unwrap_err().to_string().contains("etcd's own"));
     }
 }

@@ -20,48 +20,25 @@ impl Door for NodeDoor {
         // An entry that cannot be decoded would end every member, at every start.
         if let Err(error) = Command::decode(request.command.clone()) {
             tracing::error!(%error, "a peer proposed what is no command");
-            return pb::ProposeResponse {
-                error: EtcdError::RequestTooLarge.name().into(),
-                ..Default::default()
-            };
+            return pb::ProposeResponse { error: EtcdError::RequestTooLarge.name().into(), ..Default::default() };
         }
         match self.0.propose_here(request.command).await {
-            Ok((index, outcome)) => pb::ProposeResponse {
-                index,
-                outcome: Some(outcome),
-                ..Default::default()
-            },
-            Err(miss) => pb::ProposeResponse {
-                error: tell(miss),
-                ..Default::default()
-            },
+            Ok((index, outcome)) => pb::ProposeResponse { index, outcome: Some(outcome), ..Default::default() },
+            Err(miss) => pb::ProposeResponse { error: tell(miss), ..Default::default() },
         }
     }
 
     async fn read_index(&self) -> pb::ReadIndexResponse {
         match self.0.read_index_here().await {
-            Ok(index) => pb::ReadIndexResponse {
-                index,
-                ..Default::default()
-            },
-            Err(miss) => pb::ReadIndexResponse {
-                error: tell(miss),
-                ..Default::default()
-            },
+            Ok(index) => pb::ReadIndexResponse { index, ..Default::default() },
+            Err(miss) => pb::ReadIndexResponse { error: tell(miss), ..Default::default() },
         }
     }
 
     async fn change_membership(&self, request: pb::MembershipRequest) -> pb::MembershipResponse {
         match self.0.change_here(request).await {
-            Ok((index, id)) => pb::MembershipResponse {
-                index,
-                id,
-                ..Default::default()
-            },
-            Err(miss) => pb::MembershipResponse {
-                error: tell(miss),
-                ..Default::default()
-            },
+            Ok((index, id)) => pb::MembershipResponse { index, id, ..Default::default() },
+            Err(miss) => pb::MembershipResponse { error: tell(miss), ..Default::default() },
         }
     }
 
@@ -72,10 +49,7 @@ impl Door for NodeDoor {
                 ttl_seconds: ttl.remaining_seconds,
                 granted_ttl_seconds: ttl.granted_seconds,
             },
-            Err(miss) => pb::LeaseResponse {
-                error: tell(miss),
-                ..Default::default()
-            },
+            Err(miss) => pb::LeaseResponse { error: tell(miss), ..Default::default() },
         }
     }
 

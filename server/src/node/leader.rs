@@ -31,17 +31,12 @@ pub enum Leader {
 impl Clock {
     /// The leader was heard from.
     pub fn heard(&self) {
-        self.heard_millis
-            .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.heard_millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     fn silence(&self) -> Option<Duration> {
         let heard = self.heard_millis.load(Ordering::Relaxed);
-        (heard > 0).then(|| {
-            self.start
-                .elapsed()
-                .saturating_sub(Duration::from_millis(heard))
-        })
+        (heard > 0).then(|| self.start.elapsed().saturating_sub(Duration::from_millis(heard)))
     }
 }
 
@@ -79,19 +74,13 @@ impl Inner {
     }
 
     fn has_quorum(&self, metrics: &openraft::RaftMetrics<crate::raft::types::TypeConfig>) -> bool {
-        let alone = metrics
-            .membership_config
-            .membership()
-            .voter_ids()
-            .eq([self.member_id]);
+        let alone = metrics.membership_config.membership().voter_ids().eq([self.member_id]);
         let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
         alone || acked.is_some_and(|age| age < self.config.election_timeout)
     }
 
     fn hears_leader(&self) -> bool {
-        self.clock
-            .silence()
-            .is_some_and(|silence| silence < self.config.election_timeout * 3 / 2)
+        self.clock.silence().is_some_and(|silence| silence < self.config.election_timeout * 3 / 2)
     }
 
     /// Waits until there is a leader.
@@ -103,12 +92,7 @@ impl Inner {
                 Some(id) if id == self.member_id => return Leader::Here,
                 Some(id) => {
                     let metrics = self.raft.metrics();
-                    let node = metrics
-                        .borrow_watched()
-                        .membership_config
-                        .membership()
-                        .get_node(&id)
-                        .cloned();
+                    let node = metrics.borrow_watched().membership_config.membership().get_node(&id).cloned();
                     if let Some(node) = node {
                         return Leader::There(Box::new(self.peers.caller(id, &node.peer_urls)));
                     }
@@ -121,10 +105,7 @@ impl Inner {
     }
 
     /// Tries until the leader answers, or the request's time is over.
-    pub async fn with_leader<T, F>(
-        &self,
-        mut attempt: impl FnMut(Leader) -> F,
-    ) -> Result<T, EtcdError>
+    pub async fn with_leader<T, F>(&self, mut attempt: impl FnMut(Leader) -> F) -> Result<T, EtcdError>
     where
         F: Future<Output = Result<T, Miss>>,
     {
@@ -135,9 +116,7 @@ impl Inner {
                 match attempt(self.leader().await).await {
                     Ok(answer) => return Ok(answer),
                     Err(Miss::Fail(error)) => return Err(error),
-                    Err(Miss::Retry) => {
-                        tokio::time::sleep(self.config.heartbeat_interval / 2).await
-                    }
+                    Err(Miss::Retry) => tokio::time::sleep(self.config.heartbeat_interval / 2).await,
                 }
             }
         };

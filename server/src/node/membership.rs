@@ -47,9 +47,7 @@ pub struct Rules {
 impl Roster {
     fn url_taken(&self, urls: &[String], except: Option<u64>) -> bool {
         let others = self.nodes.iter().filter(|(id, _)| Some(**id) != except);
-        others
-            .flat_map(|(_, node)| &node.peer_urls)
-            .any(|url| urls.contains(url))
+        others.flat_map(|(_, node)| &node.peer_urls).any(|url| urls.contains(url))
     }
 
     fn quorum_of(size: usize) -> usize {
@@ -57,12 +55,7 @@ impl Roster {
     }
 
     /// Whether a member may be added. Learners change no quorum: they are welcome while a member is down.
-    pub fn check_add(
-        &self,
-        urls: &[String],
-        learner: bool,
-        rules: &Rules,
-    ) -> Result<(), EtcdError> {
+    pub fn check_add(&self, urls: &[String], learner: bool, rules: &Rules) -> Result<(), EtcdError> {
         if !learner && rules.strict {
             let quorum = Self::quorum_of(self.voters.len() + 1);
             let among = |some: &BTreeSet<u64>| self.voters.intersection(some).count();
@@ -98,32 +91,19 @@ impl Roster {
         if !rules.strict {
             return Ok(());
         }
-        let left: BTreeSet<u64> = self
-            .voters
-            .iter()
-            .copied()
-            .filter(|voter| *voter != id)
-            .collect();
+        let left: BTreeSet<u64> = self.voters.iter().copied().filter(|voter| *voter != id).collect();
         if left.intersection(&self.started).count() < Self::quorum_of(left.len()) {
             return Err(EtcdError::MemberNotEnoughStarted);
         }
         // One that is down is no part of the quorum in use.
-        if !self.active.contains(&id)
-            || left.intersection(&self.active).count() >= Self::quorum_of(left.len())
-        {
+        if !self.active.contains(&id) || left.intersection(&self.active).count() >= Self::quorum_of(left.len()) {
             return Ok(());
         }
         Err(EtcdError::Unhealthy)
     }
 
     /// Whether a learner may become a voter. `matched` is how far its log agrees with the leader's, which ends at `last`.
-    pub fn check_promote(
-        &self,
-        id: u64,
-        matched: u64,
-        last: u64,
-        rules: &Rules,
-    ) -> Result<(), EtcdError> {
+    pub fn check_promote(&self, id: u64, matched: u64, last: u64, rules: &Rules) -> Result<(), EtcdError> {
         if !self.nodes.contains_key(&id) {
             return Err(EtcdError::MemberNotFound);
         }
@@ -153,8 +133,7 @@ impl Roster {
     }
 
     fn into_members(self) -> Result<Members, Miss> {
-        Members::new(vec![self.voters], self.nodes)
-            .map_err(|_| Miss::Fail(EtcdError::MemberNotEnoughStarted))
+        Members::new(vec![self.voters], self.nodes).map_err(|_| Miss::Fail(EtcdError::MemberNotEnoughStarted))
     }
 }
 
@@ -171,16 +150,12 @@ impl Inner {
             Vec::new()
         });
         let listed = members.nodes().map(|(id, node)| {
-            let known = attributes
-                .iter()
-                .find(|attributes| attributes.member_id == *id);
+            let known = attributes.iter().find(|attributes| attributes.member_id == *id);
             Member {
                 id: *id,
                 name: known.map(|known| known.name.clone()).unwrap_or_default(),
                 peer_ur_ls: node.peer_urls.clone(),
-                client_ur_ls: known
-                    .map(|known| known.client_urls.clone())
-                    .unwrap_or_default(),
+                client_ur_ls: known.map(|known| known.client_urls.clone()).unwrap_or_default(),
                 is_learner: learners.contains(id),
             }
         });
@@ -188,26 +163,13 @@ impl Inner {
     }
 
     /// See [`super::Node::member_add`].
-    pub async fn member_add(
-        &self,
-        urls: Vec<String>,
-        learner: bool,
-    ) -> Result<(Member, Vec<Member>), EtcdError> {
-        let added = self
-            .change(Change::Add(pb::AddMember {
-                peer_urls: urls.clone(),
-                learner,
-            }))
-            .await?;
+    pub async fn member_add(&self, urls: Vec<String>, learner: bool) -> Result<(Member, Vec<Member>), EtcdError> {
+        let added = self.change(Change::Add(pb::AddMember { peer_urls: urls.clone(), learner })).await?;
         let members = self.members();
         let member = members.iter().find(|member| member.id == added).cloned();
         // It may have been removed again meanwhile.
-        let member = member.unwrap_or(Member {
-            id: added,
-            peer_ur_ls: urls,
-            is_learner: learner,
-            ..Default::default()
-        });
+        let member =
+            member.unwrap_or(Member { id: added, peer_ur_ls: urls, is_learner: learner, ..Default::default() });
         Ok((member, members))
     }
 
@@ -224,21 +186,14 @@ impl Inner {
     }
 
     /// See [`super::Node::member_update`].
-    pub async fn member_update(
-        &self,
-        id: u64,
-        peer_urls: Vec<String>,
-    ) -> Result<Vec<Member>, EtcdError> {
-        self.change(Change::Update(pb::UpdateMember { id, peer_urls }))
-            .await?;
+    pub async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, EtcdError> {
+        self.change(Change::Update(pb::UpdateMember { id, peer_urls })).await?;
         Ok(self.members())
     }
 
     /// Asks the leader for a change and waits until it is applied here. Answers the id of a member that was added.
     async fn change(&self, change: Change) -> Result<u64, EtcdError> {
-        let request = pb::MembershipRequest {
-            change: Some(change),
-        };
+        let request = pb::MembershipRequest { change: Some(change) };
         let (index, id) = self
             .with_leader(|leader| {
                 let request = request.clone();
@@ -266,23 +221,13 @@ impl Inner {
             return Err(Miss::Retry);
         }
         let (mut roster, base) = self.roster();
-        let rules = Rules {
-            strict: self.config.strict_reconfig_check,
-            max_learners: self.config.max_learners,
-        };
+        let rules = Rules { strict: self.config.strict_reconfig_check, max_learners: self.config.max_learners };
         let fail = Miss::Fail;
         match request.change.ok_or(fail(EtcdError::MemberNotFound))? {
             Change::Add(add) => {
-                roster
-                    .check_add(&add.peer_urls, add.learner, &rules)
-                    .map_err(fail)?;
+                roster.check_add(&add.peer_urls, add.learner, &rules).map_err(fail)?;
                 let id = self.fresh_id(&add.peer_urls, &roster);
-                roster.nodes.insert(
-                    id,
-                    PeerNode {
-                        peer_urls: add.peer_urls,
-                    },
-                );
+                roster.nodes.insert(id, PeerNode { peer_urls: add.peer_urls });
                 if add.learner {
                     return Ok((self.append(roster.into_members()?, &base).await?, id));
                 }
@@ -302,26 +247,14 @@ impl Inner {
             }
             Change::Promote(id) => {
                 let (matched, last) = self.progress(id);
-                roster
-                    .check_promote(id, matched, last, &rules)
-                    .map_err(fail)?;
+                roster.check_promote(id, matched, last, &rules).map_err(fail)?;
                 roster.voters.insert(id);
                 Ok((self.append(roster.into_members()?, &base).await?, 0))
             }
             Change::Update(update) => {
-                roster
-                    .check_update(update.id, &update.peer_urls)
-                    .map_err(fail)?;
-                let nodes = BTreeMap::from([(
-                    update.id,
-                    PeerNode {
-                        peer_urls: update.peer_urls,
-                    },
-                )]);
-                let changed = self
-                    .raft
-                    .change_membership(ChangeMembers::SetNodes(nodes), true)
-                    .await;
+                roster.check_update(update.id, &update.peer_urls).map_err(fail)?;
+                let nodes = BTreeMap::from([(update.id, PeerNode { peer_urls: update.peer_urls })]);
+                let changed = self.raft.change_membership(ChangeMembers::SetNodes(nodes), true).await;
                 Ok((written(changed.map(|response| response.log_id.index))?, 0))
             }
         }
@@ -329,46 +262,27 @@ impl Inner {
 
     /// An id that no member has or had.
     fn fresh_id(&self, urls: &[String], roster: &Roster) -> u64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let state = self.shared.state();
         let token = &self.config.initial_cluster_token;
         let ids = (now..).map(|seconds| bootstrap::member_id(urls, token, Some(seconds)));
-        let mut fresh = ids
-            .filter(|id| *id != 0 && !roster.nodes.contains_key(id) && !state.removed.contains(id));
+        let mut fresh = ids.filter(|id| *id != 0 && !roster.nodes.contains_key(id) && !state.removed.contains(id));
         fresh.next().expect("there are more seconds than members")
     }
 
     async fn append(&self, members: Members, base: &StoredMembers) -> Result<u64, Miss> {
         // The change was checked against `base`; another leader's change in between makes it void.
-        let condition = Precondition::LastMembershipLogId {
-            last_membership_log_id: *base.log_id(),
-        };
-        let appended = self
-            .raft
-            .append_membership(members, EntryPayload::Blank, [condition])
-            .await;
+        let condition = Precondition::LastMembershipLogId { last_membership_log_id: *base.log_id() };
+        let appended = self.raft.append_membership(members, EntryPayload::Blank, [condition]).await;
         written(appended.map(|response| response.log_id.index))
     }
 
     /// Gives a single member a second one. That is committed only once the newcomer runs, which it does only when its
     /// addition was answered: so the answer comes as soon as the entry is in the log, and nobody waits for index 0.
-    async fn append_second(
-        &self,
-        members: Members,
-        base: &StoredMembers,
-        id: u64,
-    ) -> Result<(u64, u64), Miss> {
+    async fn append_second(&self, members: Members, base: &StoredMembers, id: u64) -> Result<(u64, u64), Miss> {
         let mut metrics = self.raft.metrics();
         let in_log = async {
-            while metrics
-                .borrow_watched()
-                .membership_config
-                .membership()
-                .get_node(&id)
-                .is_none()
-            {
+            while metrics.borrow_watched().membership_config.membership().get_node(&id).is_none() {
                 if metrics.changed().await.is_err() {
                     return;
                 }
@@ -386,23 +300,14 @@ impl Inner {
         let stored = StoredMembers::clone(&metrics.membership_config);
         let members = stored.membership();
         let beats = metrics.heartbeat.iter().flatten();
-        let answered = beats
-            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < HEALTH))
-            .map(|(id, _)| *id);
+        let answered = beats.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < HEALTH)).map(|(id, _)| *id);
         let active = answered.chain([self.member_id]).collect();
         let attributes = self.shared.store.view().members().unwrap_or_default();
         let roster = Roster {
             voters: members.voter_ids().collect(),
             learners: members.learner_ids().collect(),
-            nodes: members
-                .nodes()
-                .map(|(id, node)| (*id, node.clone()))
-                .collect(),
-            started: attributes
-                .iter()
-                .filter(|known| !known.name.is_empty())
-                .map(|known| known.member_id)
-                .collect(),
+            nodes: members.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+            started: attributes.iter().filter(|known| !known.name.is_empty()).map(|known| known.member_id).collect(),
             active,
         };
         (roster, stored)
@@ -412,22 +317,14 @@ impl Inner {
     fn progress(&self, id: u64) -> (u64, u64) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let matched = metrics
-            .replication
-            .iter()
-            .flatten()
-            .find(|(member, _)| **member == id);
-        let matched = matched
-            .and_then(|(_, log_id)| log_id.as_ref())
-            .map_or(0, |log_id| log_id.index);
+        let matched = metrics.replication.iter().flatten().find(|(member, _)| **member == id);
+        let matched = matched.and_then(|(_, log_id)| log_id.as_ref()).map_or(0, |log_id| log_id.index);
         (matched, metrics.last_log_index.unwrap_or(0))
     }
 }
 
-type Written<T> = Result<
-    T,
-    RaftError<crate::raft::types::TypeConfig, ClientWriteError<crate::raft::types::TypeConfig>>,
->;
+type Written<T> =
+    Result<T, RaftError<crate::raft::types::TypeConfig, ClientWriteError<crate::raft::types::TypeConfig>>>;
 
 fn written(result: Written<u64>) -> Result<u64, Miss> {
     use ChangeMembershipError::{InProgress, UncommittedLeaderLog};
@@ -438,12 +335,8 @@ fn written(result: Written<u64>) -> Result<u64, Miss> {
             // None of these has written anything.
             ClientWriteError::ForwardToLeader(_)
             | ClientWriteError::PreconditionFailed(_)
-            | ClientWriteError::ChangeMembershipError(InProgress(_) | UncommittedLeaderLog(_)) => {
-                Err(Miss::Retry)
-            }
-            ClientWriteError::LogEntryDiscarded(_) => {
-                Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail))
-            }
+            | ClientWriteError::ChangeMembershipError(InProgress(_) | UncommittedLeaderLog(_)) => Err(Miss::Retry),
+            ClientWriteError::LogEntryDiscarded(_) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
             ClientWriteError::ChangeMembershipError(error) => {
                 tracing::warn!(%error, "raft refused a membership change");
                 Err(Miss::Fail(EtcdError::Unhealthy))
@@ -456,21 +349,11 @@ fn written(result: Written<u64>) -> Result<u64, Miss> {
 mod checks {
     use super::*;
 
-    const RULES: Rules = Rules {
-        strict: true,
-        max_learners: 1,
-    };
+    const RULES: Rules = Rules { strict: true, max_learners: 1 };
 
     fn roster(voters: &[u64], learners: &[u64], active: &[u64]) -> Roster {
         let all = voters.iter().chain(learners);
-        let node = |id: &u64| {
-            (
-                *id,
-                PeerNode {
-                    peer_urls: vec![format!("http://m{id}:2380")],
-                },
-            )
-        };
+        let node = |id: &u64| (*id, PeerNode { peer_urls: vec![format!("http://m{id}:2380")] });
         Roster {
             voters: voters.iter().copied().collect(),
             learners: learners.iter().copied().collect(),
@@ -486,57 +369,28 @@ mod checks {
 
     #[test]
     fn voters_join_only_healthy_clusters() {
-        assert_eq!(
-            roster(&[1, 2, 3], &[], &[1, 2, 3]).check_add(&url(4), false, &RULES),
-            Ok(())
-        );
+        assert_eq!(roster(&[1, 2, 3], &[], &[1, 2, 3]).check_add(&url(4), false, &RULES), Ok(()));
         let degraded = roster(&[1, 2, 3], &[], &[1, 2]);
-        assert_eq!(
-            degraded.check_add(&url(4), false, &RULES),
-            Err(EtcdError::Unhealthy)
-        );
-        assert_eq!(
-            degraded.check_add(&url(4), true, &RULES),
-            Ok(()),
-            "a learner changes no quorum"
-        );
-        assert_eq!(
-            degraded.check_add(&url(3), true, &RULES),
-            Err(EtcdError::PeerURLExist)
-        );
+        assert_eq!(degraded.check_add(&url(4), false, &RULES), Err(EtcdError::Unhealthy));
+        assert_eq!(degraded.check_add(&url(4), true, &RULES), Ok(()), "a learner changes no quorum");
+        assert_eq!(degraded.check_add(&url(3), true, &RULES), Err(EtcdError::PeerURLExist));
         let mut young = roster(&[1, 2], &[], &[1, 2]);
         young.started.remove(&2);
-        assert_eq!(
-            young.check_add(&url(3), false, &RULES),
-            Err(EtcdError::MemberNotEnoughStarted)
-        );
+        assert_eq!(young.check_add(&url(3), false, &RULES), Err(EtcdError::MemberNotEnoughStarted));
     }
 
     #[test]
     fn one_learner_at_a_time() {
-        assert_eq!(
-            roster(&[1], &[2], &[1, 2]).check_add(&url(3), true, &RULES),
-            Err(EtcdError::TooManyLearners)
-        );
+        assert_eq!(roster(&[1], &[2], &[1, 2]).check_add(&url(3), true, &RULES), Err(EtcdError::TooManyLearners));
     }
 
     #[test]
     fn removing_keeps_the_quorum() {
         let degraded = roster(&[1, 2, 3], &[], &[1, 2]);
-        assert_eq!(
-            degraded.check_remove(3, &RULES),
-            Ok(()),
-            "the one that is down"
-        );
+        assert_eq!(degraded.check_remove(3, &RULES), Ok(()), "the one that is down");
         assert_eq!(degraded.check_remove(2, &RULES), Err(EtcdError::Unhealthy));
-        assert_eq!(
-            degraded.check_remove(9, &RULES),
-            Err(EtcdError::MemberNotFound)
-        );
-        assert_eq!(
-            roster(&[1], &[], &[1]).check_remove(1, &RULES),
-            Err(EtcdError::MemberNotEnoughStarted)
-        );
+        assert_eq!(degraded.check_remove(9, &RULES), Err(EtcdError::MemberNotFound));
+        assert_eq!(roster(&[1], &[], &[1]).check_remove(1, &RULES), Err(EtcdError::MemberNotEnoughStarted));
         assert_eq!(roster(&[1, 2], &[3], &[1]).check_remove(3, &RULES), Ok(()));
     }
 
@@ -544,21 +398,9 @@ mod checks {
     fn learners_are_promoted_when_they_have_caught_up() {
         let ready = roster(&[1], &[2], &[1, 2]);
         assert_eq!(ready.check_promote(2, 90, 100, &RULES), Ok(()));
-        assert_eq!(
-            ready.check_promote(2, 89, 100, &RULES),
-            Err(EtcdError::LearnerNotReady)
-        );
-        assert_eq!(
-            ready.check_promote(1, 100, 100, &RULES),
-            Err(EtcdError::MemberNotLearner)
-        );
-        assert_eq!(
-            ready.check_promote(7, 100, 100, &RULES),
-            Err(EtcdError::MemberNotFound)
-        );
-        assert_eq!(
-            roster(&[1], &[2], &[1]).check_promote(2, 100, 100, &RULES),
-            Err(EtcdError::LearnerNotReady)
-        );
+        assert_eq!(ready.check_promote(2, 89, 100, &RULES), Err(EtcdError::LearnerNotReady));
+        assert_eq!(ready.check_promote(1, 100, 100, &RULES), Err(EtcdError::MemberNotLearner));
+        assert_eq!(ready.check_promote(7, 100, 100, &RULES), Err(EtcdError::MemberNotFound));
+        assert_eq!(roster(&[1], &[2], &[1]).check_promote(2, 100, 100, &RULES), Err(EtcdError::LearnerNotReady));
     }
 }

@@ -166,11 +166,7 @@ impl Node {
     }
 
     /// Changes the peer URLs of a member.
-    pub async fn member_update(
-        &self,
-        id: u64,
-        peer_urls: Vec<String>,
-    ) -> Result<Vec<Member>, NodeError> {
+    pub async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<Vec<Member>, NodeError> {
         self.inner.member_update(id, peer_urls).await
     }
 
@@ -181,18 +177,12 @@ impl Node {
 
     /// Renews a lease at the leader. Answers its TTL in seconds, or `LeaseNotFound`.
     pub async fn lease_renew(&self, id: i64) -> Result<i64, NodeError> {
-        let TimeToLive {
-            remaining_seconds, ..
-        } = self.inner.ask_lease(id, false).await?;
+        let TimeToLive { remaining_seconds, .. } = self.inner.ask_lease(id, false).await?;
         Ok(remaining_seconds)
     }
 
     /// What the leader knows of a lease, with its keys if asked for, or `LeaseNotFound`. The header is left out.
-    pub async fn lease_time_to_live(
-        &self,
-        id: i64,
-        keys: bool,
-    ) -> Result<LeaseTimeToLiveResponse, NodeError> {
+    pub async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimeToLiveResponse, NodeError> {
         self.inner.linearize().await?;
         let ttl = self.inner.ask_lease(id, true).await?;
         let keys = match keys {

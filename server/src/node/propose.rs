@@ -32,8 +32,7 @@ impl Inner {
                     match leader {
                         Leader::Here => self.propose_here(bytes).await,
                         Leader::There(mut caller) => {
-                            let answer =
-                                caller.propose(pb::ProposeRequest { command: bytes }).await;
+                            let answer = caller.propose(pb::ProposeRequest { command: bytes }).await;
                             let answer = answer.map_err(|status| miss(&status))?.into_inner();
                             told(&answer.error)?;
                             Ok((answer.index, answer.outcome.unwrap_or_default()))

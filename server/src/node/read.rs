@@ -21,9 +21,7 @@ impl Inner {
         if self.stop.is_cancelled() || self.reads.send(waiter).await.is_err() {
             return Err(EtcdError::Stopped);
         }
-        let index = tokio::time::timeout(self.request_timeout(), index)
-            .await
-            .map_err(|_| EtcdError::Timeout)?;
+        let index = tokio::time::timeout(self.request_timeout(), index).await.map_err(|_| EtcdError::Timeout)?;
         let index = index.map_err(|_| EtcdError::Stopped)??;
         self.wait_applied(index).await
     }
@@ -34,16 +32,10 @@ impl Inner {
                 Leader::Here => self.read_index_here().await,
                 Leader::There(mut caller) => {
                     let request = tonic::Request::new(pb::ReadIndexRequest {});
-                    let answer = tokio::time::timeout(
-                        2 * self.config.election_timeout,
-                        caller.read_index(request),
-                    )
-                    .await;
+                    let answer =
+                        tokio::time::timeout(2 * self.config.election_timeout, caller.read_index(request)).await;
                     // Asking twice does no harm.
-                    let answer = answer
-                        .map_err(|_| Miss::Retry)?
-                        .map_err(|_| Miss::Retry)?
-                        .into_inner();
+                    let answer = answer.map_err(|_| Miss::Retry)?.map_err(|_| Miss::Retry)?.into_inner();
                     told(&answer.error)?;
                     Ok(answer.index)
                 }

@@ -48,9 +48,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
     });
     let guard = running.clone();
     let started = handle.spawn(async move { start_inside(config, &guard).await });
-    let inner = started
-        .await
-        .map_err(|error| StartError::Unavailable(format!("starting failed: {error}")))??;
+    let inner = started.await.map_err(|error| StartError::Unavailable(format!("starting failed: {error}")))??;
     Ok(Node { inner, running })
 }
 
@@ -66,10 +64,7 @@ async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner
     let connections = connections.await.map_err(io_error("listening for peers"))?;
     let known = data_dir.identity()?;
     let ready = Arc::new(OnceLock::new());
-    let service = network::PeerService {
-        blank: known.is_none(),
-        ready: ready.clone(),
-    };
+    let service = network::PeerService { blank: known.is_none(), ready: ready.clone() };
     tokio::spawn(network::serve(service, connections, running.stop.clone()));
     let identity = match known {
         Some(identity) => identity,
@@ -109,12 +104,9 @@ async fn open(
 ) -> Result<(Arc<Inner>, LogThread), StartError> {
     let (cluster_id, member_id) = (identity.cluster_id, identity.member_id);
     let shared = open_state(&config, data_dir)?;
-    let options = LogOptions {
-        segment_bytes: config.wal_segment_bytes,
-        observer: config.wal_sync_observer.clone(),
-    };
-    let (log, log_thread) = LogStore::open(data_dir.wal(), options)
-        .map_err(|error| StartError::DataDir(error.to_string()))?;
+    let options = LogOptions { segment_bytes: config.wal_segment_bytes, observer: config.wal_sync_observer.clone() };
+    let (log, log_thread) =
+        LogStore::open(data_dir.wal(), options).map_err(|error| StartError::DataDir(error.to_string()))?;
     if log.is_blank() && shared.state().last.is_some() {
         return Err(StartError::DataDir(format!(
             "{} holds no raft log, but the store beside it has data. Is the volume of --wal-dir mounted? If the log is \
@@ -124,18 +116,9 @@ async fn open(
         )));
     }
     let lessor = Arc::new(Lessor::default());
-    let leases = shared
-        .store
-        .view()
-        .leases()
-        .map_err(|error| StartError::DataDir(error.to_string()))?;
+    let leases = shared.store.view().leases().map_err(|error| StartError::DataDir(error.to_string()))?;
     lessor.replaced(leases);
-    let peers = Peers::new(
-        cluster_id,
-        member_id,
-        config.peer_tls.clone(),
-        5 * config.election_timeout,
-    );
+    let peers = Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout);
     let machine = StateMachine::new(shared.clone(), lessor.clone());
     let raft_config = Arc::new(raft_config(&config)?);
     let raft = Raft::new(member_id, raft_config, Network(peers.clone()), log, machine).await;
@@ -144,10 +127,7 @@ async fn open(
     let inner = Arc::new(Inner {
         status: watch::Sender::new(first_status(cluster_id, member_id)),
         published: watch::Sender::new(false),
-        clock: Clock {
-            start: Instant::now(),
-            heard_millis: AtomicU64::new(0),
-        },
+        clock: Clock { start: Instant::now(), heard_millis: AtomicU64::new(0) },
         membership_change: tokio::sync::Mutex::default(),
         promoting: AtomicBool::new(false),
         config,
@@ -167,8 +147,7 @@ async fn open(
 
 fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Arc<Shared>, StartError> {
     let store = Store::open(&data_dir.store(), config.store.clone());
-    let store = store
-        .map_err(|error| StartError::DataDir(format!("{}: {error}", data_dir.store().display())))?;
+    let store = store.map_err(|error| StartError::DataDir(format!("{}: {error}", data_dir.store().display())))?;
     let hub = Hub::new(store.view().revision(), config.watch.clone());
     let observer = config.commit_observer.clone();
     Shared::new(store, hub, data_dir.snapshots(), observer).map_err(io_error("reading the store"))
@@ -208,8 +187,7 @@ fn raft_config(config: &NodeConfig) -> Result<Config, StartError> {
         backoff: "100ms 200ms ..1s".into(),
         ..Config::default()
     };
-    raft.validate()
-        .map_err(|error| StartError::Config(format!("election and heartbeat settings: {error}")))
+    raft.validate().map_err(|error| StartError::Config(format!("election and heartbeat settings: {error}")))
 }
 
 /// Gives a new cluster its first membership. All its members do, with the same one.
@@ -218,15 +196,11 @@ async fn initialize(raft: &Raft, members: BTreeMap<u64, Vec<String>>) -> Result<
     if members.is_empty() || known.map_err(|error| StartError::Unavailable(error.to_string()))? {
         return Ok(());
     }
-    let nodes: BTreeMap<u64, PeerNode> = members
-        .into_iter()
-        .map(|(id, peer_urls)| (id, PeerNode { peer_urls }))
-        .collect();
+    let nodes: BTreeMap<u64, PeerNode> =
+        members.into_iter().map(|(id, peer_urls)| (id, PeerNode { peer_urls })).collect();
     match raft.initialize(nodes).await {
         // Another member was faster: its entries, or its vote, have arrived already.
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-        Err(error) => Err(StartError::Unavailable(format!(
-            "raft cannot be initialized: {error}"
-        ))),
+        Err(error) => Err(StartError::Unavailable(format!("raft cannot be initialized: {error}"))),
     }
 }

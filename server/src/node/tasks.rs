@@ -28,12 +28,7 @@ pub fn spawn(inner: &Arc<Inner>) {
     tokio::spawn(watch_status(inner.clone()));
     tokio::spawn(publish(inner.clone()));
     tokio::spawn(flush(inner.clone()));
-    tokio::spawn(
-        inner
-            .lessor
-            .clone()
-            .run(LeaseRevoker(inner.clone()), inner.stop.clone()),
-    );
+    tokio::spawn(inner.lessor.clone().run(LeaseRevoker(inner.clone()), inner.stop.clone()));
 }
 
 /// Keeps the status others wait for, and ends the process when Raft cannot go on.
@@ -55,14 +50,9 @@ async fn watch_status(inner: Arc<Inner>) {
         {
             last_leader = Some((leader, now.term));
             now.leader_changes += 1;
-            tracing::info!(
-                leader = format!("{leader:x}"),
-                term = now.term,
-                "the leader changed"
-            );
+            tracing::info!(leader = format!("{leader:x}"), term = now.term, "the leader changed");
         }
-        now.removed =
-            *removed.borrow_and_update() || inner.shared.state().removed.contains(&inner.member_id);
+        now.removed = *removed.borrow_and_update() || inner.shared.state().removed.contains(&inner.member_id);
         if now.removed && !inner.status.borrow().removed {
             tracing::error!("the member has been permanently removed from the cluster");
         }
@@ -136,9 +126,7 @@ async fn publish(inner: Arc<Inner>) {
             return;
         }
         if caught_up {
-            let command = Command {
-                op: Some(Op::MemberAttributes(attributes.clone())),
-            };
+            let command = Command { op: Some(Op::MemberAttributes(attributes.clone())) };
             if let Err(error) = inner.propose(command).await {
                 tracing::warn!(%error, "this member's name is not published yet");
             }
@@ -159,21 +147,14 @@ async fn flush(inner: Arc<Inner>) {
             () = tokio::time::sleep(FLUSH_INTERVAL) => true,
             () = inner.stop.cancelled() => return,
         };
-        let flushed = AppliedState::decode(inner.shared.store.flushed_applied())
-            .map_or(0, |state| state.index());
+        let flushed = AppliedState::decode(inner.shared.store.flushed_applied()).map_or(0, |state| state.index());
         let applied = inner.shared.state().index();
         if timer && flushed == applied {
             continue;
         }
         // Once a snapshot is built, the log before it is purged. A member that is being sent one needs that log.
         let sending = inner.shared.sending.load(Ordering::Acquire) > 0;
-        let held = applied
-            - inner
-                .raft
-                .metrics()
-                .borrow_watched()
-                .purged
-                .map_or(0, |id| id.index);
+        let held = applied - inner.raft.metrics().borrow_watched().purged.map_or(0, |id| id.index);
         if sending && held < MOST_HELD_ENTRIES {
             if let Err(error) = state_machine::flush(&inner.shared).await {
                 tracing::error!(%error, "the store cannot be flushed");
@@ -195,14 +176,10 @@ impl Revoker for LeaseRevoker {
     }
 
     async fn revoke(&self, id: i64) -> bool {
-        let command = Command {
-            op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })),
-        };
+        let command = Command { op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })) };
         // Only by this member: another leader has given the lease its full time again.
         let proposed = self.0.propose_here(command.encode_to_vec().into()).await;
-        proposed.is_ok_and(|(_, outcome)| {
-            matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound))
-        })
+        proposed.is_ok_and(|(_, outcome)| matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound)))
     }
 }
 
@@ -220,11 +197,7 @@ impl Inner {
         if !is_voter {
             return Err(EtcdError::BadLeaderTransferee);
         }
-        self.raft
-            .trigger()
-            .transfer_leader(target)
-            .await
-            .map_err(|_| EtcdError::Stopped)?;
+        self.raft.trigger().transfer_leader(target).await.map_err(|_| EtcdError::Stopped)?;
         let mut changes = self.status.subscribe();
         let moved = changes.wait_for(|status| status.leader == Some(target));
         match tokio::time::timeout(self.request_timeout(), moved).await {
@@ -243,28 +216,15 @@ impl Inner {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             // Not by `Raft::voter_ids`: it would lock the metrics a second time.
-            let voters: Vec<u64> = metrics
-                .membership_config
-                .membership()
-                .voter_ids()
-                .filter(|id| *id != self.member_id)
-                .collect();
-            let progress = metrics
-                .replication
-                .iter()
-                .flatten()
-                .filter(|(id, _)| voters.contains(id));
-            progress
-                .filter_map(|(id, matched)| matched.map(|matched| (matched, *id)))
-                .max()
+            let voters: Vec<u64> =
+                metrics.membership_config.membership().voter_ids().filter(|id| *id != self.member_id).collect();
+            let progress = metrics.replication.iter().flatten().filter(|(id, _)| voters.contains(id));
+            progress.filter_map(|(id, matched)| matched.map(|matched| (matched, *id))).max()
         };
         let Some((_, target)) = best else { return };
         let limit = 2 * self.config.election_timeout;
         match tokio::time::timeout(limit, self.transfer_leadership(target)).await {
-            Ok(Ok(())) => tracing::info!(
-                target_member = format!("{target:x}"),
-                "handed leadership over"
-            ),
+            Ok(Ok(())) => tracing::info!(target_member = format!("{target:x}"), "handed leadership over"),
             Ok(Err(error)) => tracing::warn!(%error, "leadership was not handed over"),
             Err(_) => tracing::warn!("leadership was not handed over in time"),
         }

@@ -42,11 +42,7 @@ impl Host {
             wal_segment_bytes: 256 << 10,
             ..NodeConfig::default()
         };
-        Host {
-            config,
-            node: None,
-            _dir: dir,
-        }
+        Host { config, node: None, _dir: dir }
     }
 
     async fn start(&mut self) {
@@ -73,37 +69,21 @@ impl Host {
 
 async fn cluster(size: usize) -> Vec<Host> {
     let urls: Vec<String> = (0..size).map(|_| free_url()).collect();
-    let members = urls
-        .iter()
-        .enumerate()
-        .map(|(n, url)| (format!("m{n}"), vec![url.clone()]))
-        .collect();
-    let mut hosts: Vec<Host> = urls
-        .iter()
-        .enumerate()
-        .map(|(n, url)| Host::new(&format!("m{n}"), url, &members))
-        .collect();
+    let members = urls.iter().enumerate().map(|(n, url)| (format!("m{n}"), vec![url.clone()])).collect();
+    let mut hosts: Vec<Host> =
+        urls.iter().enumerate().map(|(n, url)| Host::new(&format!("m{n}"), url, &members)).collect();
     for host in &mut hosts {
         host.start().await;
     }
     for host in &hosts {
-        tokio::time::timeout(LIMIT, host.node().wait_ready())
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(LIMIT, host.node().wait_ready()).await.unwrap().unwrap();
     }
     hosts
 }
 
 fn put(key: &str, value: &str) -> Command {
-    let request = PutRequest {
-        key: key.to_owned().into(),
-        value: value.to_owned().into(),
-        ..Default::default()
-    };
-    Command {
-        op: Some(Op::Put(request)),
-    }
+    let request = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+    Command { op: Some(Op::Put(request)) }
 }
 
 /// Proposes until it is acknowledged; says nothing about how often it was written.
@@ -115,14 +95,9 @@ async fn put_surely(node: &Node, key: &str, value: &str) {
 }
 
 fn get(node: &Node, key: &str) -> Option<String> {
-    let request = RangeRequest {
-        key: key.to_owned().into(),
-        ..Default::default()
-    };
+    let request = RangeRequest { key: key.to_owned().into(), ..Default::default() };
     let found = range(&node.view(), &request).unwrap().kvs;
-    found
-        .first()
-        .map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+    found.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
 }
 
 async fn read(node: &Node, key: &str) -> Option<String> {
@@ -139,11 +114,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn leader_of(hosts: &[Host]) -> Option<usize> {
-    hosts.iter().position(|host| {
-        host.node
-            .as_ref()
-            .is_some_and(|node| node.status().is_leader())
-    })
+    hosts.iter().position(|host| host.node.as_ref().is_some_and(|node| node.status().is_leader()))
 }
 
 async fn wait_leader(hosts: &[Host]) -> usize {
@@ -156,21 +127,14 @@ async fn a_single_member_keeps_what_it_acknowledged() {
     let mut hosts = cluster(1).await;
     let member_id = hosts[0].node().status().member_id;
     for n in 0..50 {
-        hosts[0]
-            .node()
-            .propose(put(&format!("k{n}"), "v"))
-            .await
-            .unwrap();
+        hosts[0].node().propose(put(&format!("k{n}"), "v")).await.unwrap();
     }
     let revision = hosts[0].node().view().revision();
     hosts[0].drop_node();
     hosts[0].start().await;
     let node = hosts[0].node();
     assert_eq!(read(node, "k49").await.as_deref(), Some("v"));
-    assert_eq!(
-        (node.view().revision(), node.status().member_id),
-        (revision, member_id)
-    );
+    assert_eq!((node.view().revision(), node.status().member_id), (revision, member_id));
     node.shutdown().await;
     assert_eq!(node.propose(put("k", "v")).await, Err(EtcdError::Stopped));
 }
@@ -181,21 +145,12 @@ async fn every_member_writes_and_reads_linearizably() {
     for (n, host) in hosts.iter().enumerate() {
         let key = format!("k{n}");
         host.node().propose(put(&key, "v")).await.unwrap();
-        assert_eq!(
-            get(host.node(), &key).as_deref(),
-            Some("v"),
-            "a write is seen where it was made"
-        );
+        assert_eq!(get(host.node(), &key).as_deref(), Some("v"), "a write is seen where it was made");
         for other in &hosts {
             assert_eq!(read(other.node(), &key).await.as_deref(), Some("v"));
         }
     }
-    let names: Vec<String> = hosts[1]
-        .node()
-        .members()
-        .into_iter()
-        .map(|member| member.name)
-        .collect();
+    let names: Vec<String> = hosts[1].node().members().into_iter().map(|member| member.name).collect();
     assert_eq!(names.len(), 3);
     assert!(names.iter().all(|name| name.starts_with('m')), "{names:?}");
 }
@@ -219,29 +174,14 @@ async fn leadership_moves_on_request_and_at_shutdown() {
     let hosts = cluster(3).await;
     let old = wait_leader(&hosts).await;
     let target = hosts[(old + 1) % 3].node().status().member_id;
-    assert_eq!(
-        hosts[(old + 1) % 3]
-            .node()
-            .transfer_leadership(target)
-            .await,
-        Err(EtcdError::NotLeader)
-    );
-    assert_eq!(
-        hosts[old].node().transfer_leadership(77).await,
-        Err(EtcdError::BadLeaderTransferee)
-    );
+    assert_eq!(hosts[(old + 1) % 3].node().transfer_leadership(target).await, Err(EtcdError::NotLeader));
+    assert_eq!(hosts[old].node().transfer_leadership(77).await, Err(EtcdError::BadLeaderTransferee));
     hosts[old].node().transfer_leadership(target).await.unwrap();
-    until("the target leads", || {
-        leader_of(&hosts) == Some((old + 1) % 3)
-    })
-    .await;
+    until("the target leads", || leader_of(&hosts) == Some((old + 1) % 3)).await;
     let start = Instant::now();
     hosts[(old + 1) % 3].node().shutdown().await;
     hosts[old].node().propose(put("k", "v")).await.unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "no election had to time out"
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "no election had to time out");
 }
 
 #[tokio::test]
@@ -255,13 +195,7 @@ async fn a_leader_without_quorum_answers_neither_writes_nor_reads() {
     until("the leader notices", || node.status().leader.is_none()).await;
     let (write, read) = tokio::join!(node.propose(put("k", "v")), node.linearize());
     for error in [write.err(), read.err()] {
-        assert!(
-            matches!(
-                error,
-                Some(EtcdError::Timeout | EtcdError::TimeoutDueToLeaderFail)
-            ),
-            "{error:?}"
-        );
+        assert!(matches!(error, Some(EtcdError::Timeout | EtcdError::TimeoutDueToLeaderFail)), "{error:?}");
     }
     for n in 1..3 {
         hosts[(leader + n) % 3].start().await;
@@ -282,33 +216,17 @@ async fn a_follower_behind_the_purged_log_gets_a_snapshot() {
     for host in hosts.iter().filter(|host| host.node.is_some()) {
         let raft = &host.node().inner.raft;
         raft.trigger().snapshot().await.unwrap();
-        let purged = || {
-            openraft::async_runtime::watch::WatchReceiver::borrow_watched(&raft.metrics()).purged
-        };
-        until("the log is purged", || {
-            purged().is_some_and(|purged| purged.index > stopped_at)
-        })
-        .await;
+        let purged = || openraft::async_runtime::watch::WatchReceiver::borrow_watched(&raft.metrics()).purged;
+        until("the log is purged", || purged().is_some_and(|purged| purged.index > stopped_at)).await;
     }
     hosts[behind].start().await;
-    assert_eq!(
-        read(hosts[behind].node(), "k99")
-            .await
-            .map(|value| value.len()),
-        Some(1000)
-    );
-    assert_eq!(
-        hosts[behind].node().view().revision(),
-        hosts[leader].node().view().revision()
-    );
+    assert_eq!(read(hosts[behind].node(), "k99").await.map(|value| value.len()), Some(1000));
+    assert_eq!(hosts[behind].node().view().revision(), hosts[leader].node().view().revision());
     // It holds what it got: after a restart, too, and takes part.
     hosts[behind].drop_node();
     hosts[behind].start().await;
     put_surely(hosts[behind].node(), "more", "1").await;
-    assert_eq!(
-        get(hosts[behind].node(), "k0").map(|value| value.len()),
-        Some(1000)
-    );
+    assert_eq!(get(hosts[behind].node(), "k0").map(|value| value.len()), Some(1000));
 }
 
 #[tokio::test]
@@ -316,24 +234,10 @@ async fn members_join_as_learners_are_promoted_and_removed() {
     let mut hosts = cluster(1).await;
     put_surely(hosts[0].node(), "old", "1").await;
     let url = free_url();
-    let (added, members) = hosts[0]
-        .node()
-        .member_add(vec![url.clone()], true)
-        .await
-        .unwrap();
+    let (added, members) = hosts[0].node().member_add(vec![url.clone()], true).await.unwrap();
     assert!(added.is_learner && members.len() == 2);
-    assert_eq!(
-        hosts[0]
-            .node()
-            .member_add(vec![url.clone()], false)
-            .await
-            .err(),
-        Some(EtcdError::PeerURLExist)
-    );
-    assert_eq!(
-        hosts[0].node().member_promote(added.id).await,
-        Err(EtcdError::LearnerNotReady)
-    );
+    assert_eq!(hosts[0].node().member_add(vec![url.clone()], false).await.err(), Some(EtcdError::PeerURLExist));
+    assert_eq!(hosts[0].node().member_promote(added.id).await, Err(EtcdError::LearnerNotReady));
 
     let mut all = hosts[0].config.initial_cluster.clone();
     all.insert("joiner".into(), vec![url.clone()]);
@@ -341,40 +245,25 @@ async fn members_join_as_learners_are_promoted_and_removed() {
     joiner.config.initial_cluster_state = InitialClusterState::Existing;
     joiner.start().await;
     joiner.node().wait_ready().await.unwrap();
-    assert_eq!(
-        (
-            joiner.node().status().member_id,
-            joiner.node().status().is_learner()
-        ),
-        (added.id, true)
-    );
+    assert_eq!((joiner.node().status().member_id, joiner.node().status().is_learner()), (added.id, true));
     assert_eq!(read(joiner.node(), "old").await.as_deref(), Some("1"));
 
     // Asked at the learner, done by the leader.
     let start = Instant::now();
     while let Err(error) = joiner.node().member_promote(added.id).await {
-        assert!(
-            error == EtcdError::LearnerNotReady && start.elapsed() < LIMIT,
-            "{error}"
-        );
+        assert!(error == EtcdError::LearnerNotReady && start.elapsed() < LIMIT, "{error}");
     }
     until("it votes", || !joiner.node().status().is_learner()).await;
     put_surely(joiner.node(), "new", "2").await;
     assert_eq!(read(hosts[0].node(), "new").await.as_deref(), Some("2"));
 
     let moved = vec![free_url()];
-    assert_eq!(
-        hosts[0].node().member_update(7, moved.clone()).await,
-        Err(EtcdError::MemberNotFound)
-    );
+    assert_eq!(hosts[0].node().member_update(7, moved.clone()).await, Err(EtcdError::MemberNotFound));
     hosts.push(joiner);
     let members = hosts[0].node().member_remove(added.id).await.unwrap();
     assert_eq!(members.len(), 1);
     let mut status = hosts[1].node().watch_status();
-    tokio::time::timeout(LIMIT, status.wait_for(|status| status.removed))
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(LIMIT, status.wait_for(|status| status.removed)).await.unwrap().unwrap();
     put_surely(hosts[0].node(), "alone", "3").await;
 }
 
@@ -400,25 +289,9 @@ async fn leases_expire_unless_renewed_anywhere() {
     let hosts = cluster(3).await;
     for (id, key) in [(1, "renewed"), (2, "left")] {
         let grant = LeaseGrantRequest { id, ttl: 1 };
-        hosts[0]
-            .node()
-            .propose(Command {
-                op: Some(Op::LeaseGrant(grant)),
-            })
-            .await
-            .unwrap();
-        let request = PutRequest {
-            key: key.into(),
-            lease: id,
-            ..Default::default()
-        };
-        hosts[1]
-            .node()
-            .propose(Command {
-                op: Some(Op::Put(request)),
-            })
-            .await
-            .unwrap();
+        hosts[0].node().propose(Command { op: Some(Op::LeaseGrant(grant)) }).await.unwrap();
+        let request = PutRequest { key: key.into(), lease: id, ..Default::default() };
+        hosts[1].node().propose(Command { op: Some(Op::Put(request)) }).await.unwrap();
     }
     let start = Instant::now();
     while read(hosts[2].node(), "left").await.is_some() {
@@ -426,10 +299,7 @@ async fn leases_expire_unless_renewed_anywhere() {
         assert_eq!(hosts[1].node().lease_renew(1).await, Ok(1));
     }
     assert!(read(hosts[2].node(), "renewed").await.is_some());
-    assert_eq!(
-        hosts[0].node().lease_renew(2).await,
-        Err(EtcdError::LeaseNotFound)
-    );
+    assert_eq!(hosts[0].node().lease_renew(2).await, Err(EtcdError::LeaseNotFound));
     let ttl = hosts[2].node().lease_time_to_live(1, true).await.unwrap();
     assert_eq!((ttl.granted_ttl, ttl.keys), (1, vec!["renewed".into()]));
 }

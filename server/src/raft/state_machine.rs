@@ -66,8 +66,7 @@ impl AppliedState {
             return Ok(AppliedState::default());
         };
         let state = pb::AppliedState::decode(bytes.as_slice()).map_err(io::Error::other)?;
-        let members =
-            Members::try_from(state.membership.unwrap_or_default()).map_err(io::Error::other)?;
+        let members = Members::try_from(state.membership.unwrap_or_default()).map_err(io::Error::other)?;
         Ok(AppliedState {
             last: state.last_applied.map(Into::into),
             members: StoredMembers::new(state.membership_log_id.map(Into::into), members),
@@ -77,10 +76,7 @@ impl AppliedState {
 
     /// Takes over a membership; answers the members that are gone by it.
     fn change_members(&mut self, log_id: LogId, members: &Members) -> Vec<u64> {
-        let before = std::mem::replace(
-            &mut self.members,
-            StoredMembers::new(Some(log_id), members.clone()),
-        );
+        let before = std::mem::replace(&mut self.members, StoredMembers::new(Some(log_id), members.clone()));
         let before = before.membership().nodes().map(|(id, _)| *id);
         let gone: Vec<u64> = before.filter(|id| members.get_node(id).is_none()).collect();
         self.removed.extend(&gone);
@@ -137,10 +133,7 @@ impl Shared {
 
     /// What was applied last, and the members by then.
     pub fn state(&self) -> Arc<AppliedState> {
-        self.state
-            .lock()
-            .expect("no holder of this lock panics")
-            .clone()
+        self.state.lock().expect("no holder of this lock panics").clone()
     }
 
     fn publish(&self, state: AppliedState) {
@@ -168,15 +161,8 @@ struct Group {
 }
 
 impl Group {
-    fn add(
-        &mut self,
-        entry: Entry,
-        responder: Option<ApplyResponder<TypeConfig>>,
-    ) -> io::Result<()> {
-        assert!(
-            self.state.last < Some(entry.log_id),
-            "entries are applied once and in order"
-        );
+    fn add(&mut self, entry: Entry, responder: Option<ApplyResponder<TypeConfig>>) -> io::Result<()> {
+        assert!(self.state.last < Some(entry.log_id), "entries are applied once and in order");
         self.state.last = Some(entry.log_id);
         self.size += 64;
         let outcome = match entry.payload {
@@ -195,21 +181,14 @@ impl Group {
                 self.apply(&command)?
             }
         };
-        self.answers
-            .extend(responder.map(|responder| (responder, outcome)));
+        self.answers.extend(responder.map(|responder| (responder, outcome)));
         Ok(())
     }
 
     fn apply(&mut self, command: &Command) -> io::Result<Outcome> {
         let applied = state::apply(self.batch.view(), command).map_err(io::Error::other)?;
         self.compacted = applied.effects.compact_revision.or(self.compacted);
-        self.leases.extend(
-            applied
-                .effects
-                .leases
-                .iter()
-                .map(|(id, lease)| (*id, *lease)),
-        );
+        self.leases.extend(applied.effects.leases.iter().map(|(id, lease)| (*id, *lease)));
         if let Some(revision) = applied.effects.revision
             && !applied.events.is_empty()
         {
@@ -302,11 +281,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Flusher(self.shared.clone())
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta,
-        snapshot: SnapshotFiles,
-    ) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> io::Result<()> {
         let shared = self.shared.clone();
         let installed = tokio::task::spawn_blocking(move || {
             let dir = snapshot.into_dir(&shared.snapshot_dir)?;
@@ -315,15 +290,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         installed.await.map_err(io::Error::other)??;
         let state = AppliedState::decode(self.shared.store.applied())?;
         if state.last != meta.last_log_id {
-            let message = format!(
-                "the snapshot of {:?} stands at {:?}",
-                meta.last_log_id, state.last
-            );
+            let message = format!("the snapshot of {:?} stands at {:?}", meta.last_log_id, state.last);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         let view = self.shared.store.view();
-        self.leases
-            .replaced(view.leases().map_err(io::Error::other)?);
+        self.leases.replaced(view.leases().map_err(io::Error::other)?);
         // Watchers first: whoever reads the new state and then watches must not be told of what is older.
         self.shared.hub.reset(view.revision());
         self.shared.publish(state);
@@ -339,10 +310,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 fn snapshot_of(state: AppliedState, shared: &Arc<Shared>) -> Snapshot {
     Snapshot {
-        meta: SnapshotMeta {
-            last_log_id: state.last,
-            last_membership: state.members,
-        },
+        meta: SnapshotMeta { last_log_id: state.last, last_membership: state.members },
         snapshot: SnapshotFiles::Live(shared.clone()),
     }
 }
@@ -351,11 +319,7 @@ fn snapshot_of(state: AppliedState, shared: &Arc<Shared>) -> Snapshot {
 pub async fn flush(shared: &Arc<Shared>) -> io::Result<AppliedState> {
     let store = shared.store.clone();
     let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
-    AppliedState::decode(
-        flushed
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?,
-    )
+    AppliedState::decode(flushed.map_err(io::Error::other)?.map_err(io::Error::other)?)
 }
 
 /// A snapshot is the store itself: "building" one makes what is applied durable, so that the log before it can go.
@@ -383,10 +347,7 @@ impl SnapshotFiles {
             SnapshotFiles::Received(dir) => Ok(dir),
             SnapshotFiles::Live(shared) => {
                 let dir = TempPath::new(parent, "copy")?;
-                shared
-                    .store
-                    .checkpoint(dir.path())
-                    .map_err(io::Error::other)?;
+                shared.store.checkpoint(dir.path()).map_err(io::Error::other)?;
                 Ok(dir)
             }
         }

@@ -66,10 +66,7 @@ pub struct Malformed(pub &'static str);
 
 impl From<LogId> for pb::LogId {
     fn from(id: LogId) -> Self {
-        pb::LogId {
-            term: id.leader_id.term,
-            index: id.index,
-        }
+        pb::LogId { term: id.leader_id.term, index: id.index }
     }
 }
 
@@ -81,24 +78,14 @@ impl From<pb::LogId> for LogId {
 
 impl From<&Vote> for pb::Vote {
     fn from(vote: &Vote) -> Self {
-        pb::Vote {
-            term: vote.leader_id.term,
-            node: vote.leader_id.voted_for,
-            committed: vote.committed,
-        }
+        pb::Vote { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
     }
 }
 
 impl From<pb::Vote> for Vote {
     fn from(vote: pb::Vote) -> Self {
-        let leader_id = LeaderId {
-            term: vote.term,
-            voted_for: vote.node,
-        };
-        Vote {
-            leader_id,
-            committed: vote.committed,
-        }
+        let leader_id = LeaderId { term: vote.term, voted_for: vote.node };
+        Vote { leader_id, committed: vote.committed }
     }
 }
 
@@ -110,11 +97,7 @@ pub fn entry_to_wire(entry: &Entry) -> pb::Entry {
         EntryPayload::Membership(members) => Some(pb::entry::Payload::Membership(members.into())),
     };
     let id = pb::LogId::from(entry.log_id);
-    pb::Entry {
-        term: id.term,
-        index: id.index,
-        payload,
-    }
+    pb::Entry { term: id.term, index: id.index, payload }
 }
 
 /// The entry that a peer or the disk tells of.
@@ -122,14 +105,9 @@ pub fn entry_from_wire(entry: pb::Entry) -> Result<Entry, Malformed> {
     let payload = match entry.payload {
         None => EntryPayload::Blank,
         Some(pb::entry::Payload::Command(bytes)) => EntryPayload::Normal(Request(bytes)),
-        Some(pb::entry::Payload::Membership(members)) => {
-            EntryPayload::Membership(members.try_into()?)
-        }
+        Some(pb::entry::Payload::Membership(members)) => EntryPayload::Membership(members.try_into()?),
     };
-    Ok(openraft::Entry {
-        log_id: log_id(entry.term, entry.index),
-        payload,
-    })
+    Ok(openraft::Entry { log_id: log_id(entry.term, entry.index), payload })
 }
 
 impl From<&Members> for pb::Membership {
@@ -137,17 +115,8 @@ impl From<&Members> for pb::Membership {
         let configs = members.get_joint_config().iter();
         let nodes = members.nodes();
         pb::Membership {
-            configs: configs
-                .map(|set| pb::Voters {
-                    ids: set.iter().copied().collect(),
-                })
-                .collect(),
-            nodes: nodes
-                .map(|(id, node)| pb::PeerNode {
-                    id: *id,
-                    peer_urls: node.peer_urls.clone(),
-                })
-                .collect(),
+            configs: configs.map(|set| pb::Voters { ids: set.iter().copied().collect() }).collect(),
+            nodes: nodes.map(|(id, node)| pb::PeerNode { id: *id, peer_urls: node.peer_urls.clone() }).collect(),
         }
     }
 }
@@ -159,23 +128,10 @@ impl TryFrom<pb::Membership> for Members {
         if members.configs.is_empty() && members.nodes.is_empty() {
             return Ok(Membership::default());
         }
-        let configs: Vec<BTreeSet<u64>> = members
-            .configs
-            .into_iter()
-            .map(|set| set.ids.into_iter().collect())
-            .collect();
-        let nodes: BTreeMap<u64, PeerNode> = members
-            .nodes
-            .into_iter()
-            .map(|node| {
-                (
-                    node.id,
-                    PeerNode {
-                        peer_urls: node.peer_urls,
-                    },
-                )
-            })
-            .collect();
+        let configs: Vec<BTreeSet<u64>> =
+            members.configs.into_iter().map(|set| set.ids.into_iter().collect()).collect();
+        let nodes: BTreeMap<u64, PeerNode> =
+            members.nodes.into_iter().map(|node| (node.id, PeerNode { peer_urls: node.peer_urls })).collect();
         Membership::new(configs, nodes).map_err(|_| Malformed("membership"))
     }
 }

@@ -30,15 +30,9 @@ pub fn check<V: View>(view: &V, op: &Op) -> Result<(), ReadError> {
 }
 
 /// Lists, raises or disarms alarms; answers with those listed, or the one that was raised or disarmed.
-pub fn apply<V: View>(
-    writer: &mut Writer<'_, V>,
-    request: &AlarmRequest,
-) -> Result<AlarmResponse, ViewError> {
+pub fn apply<V: View>(writer: &mut Writer<'_, V>, request: &AlarmRequest) -> Result<AlarmResponse, ViewError> {
     let mut alarms = writer.base().alarms()?;
-    let subject = AlarmMember {
-        member_id: request.member_id,
-        alarm: request.alarm,
-    };
+    let subject = AlarmMember { member_id: request.member_id, alarm: request.alarm };
     let order = |alarm: &AlarmMember| (alarm.alarm, alarm.member_id);
     let place = alarms.binary_search_by_key(&order(&subject), order);
     let answer = match (request.action(), place) {
@@ -61,8 +55,5 @@ pub fn apply<V: View>(
             vec![subject]
         }
     };
-    Ok(AlarmResponse {
-        header: header(writer.revision()),
-        alarms: answer,
-    })
+    Ok(AlarmResponse { header: header(writer.revision()), alarms: answer })
 }

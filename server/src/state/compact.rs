@@ -19,7 +19,5 @@ pub fn compact<V: View>(
         return Err(EtcdError::FutureRev.into());
     }
     writer.effects().compact_revision = Some(request.revision);
-    Ok(CompactionResponse {
-        header: header(writer.revision()),
-    })
+    Ok(CompactionResponse { header: header(writer.revision()) })
 }

@@ -4,9 +4,7 @@ use super::header;
 use super::write::Writer;
 use crate::error::EtcdError;
 use crate::mvcc::{KeyRange, LeaseRecord, ReadError, View};
-use crate::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse,
-};
+use crate::proto::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse};
 
 /// The longest time to live, in seconds.
 pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;
@@ -25,18 +23,10 @@ pub fn grant<V: View>(
     if writer.base().lease(request.id)?.is_some() {
         return Err(EtcdError::LeaseExist.into());
     }
-    let lease = LeaseRecord {
-        id: request.id,
-        ttl_seconds: request.ttl,
-    };
+    let lease = LeaseRecord { id: request.id, ttl_seconds: request.ttl };
     writer.effects().leases.insert(request.id, Some(lease));
     let header = header(writer.revision());
-    Ok(LeaseGrantResponse {
-        header,
-        id: request.id,
-        ttl: request.ttl,
-        error: String::new(),
-    })
+    Ok(LeaseGrantResponse { header, id: request.id, ttl: request.ttl, error: String::new() })
 }
 
 /// Revokes a lease and deletes its keys, in key order, at one revision.
@@ -51,7 +41,5 @@ pub fn revoke<V: View>(
         writer.delete(&KeyRange::One(key))?;
     }
     writer.effects().leases.insert(request.id, None);
-    Ok(LeaseRevokeResponse {
-        header: header(writer.revision()),
-    })
+    Ok(LeaseRevokeResponse { header: header(writer.revision()) })
 }

@@ -40,20 +40,11 @@ pub fn apply<V: View>(view: &V, command: &Command) -> Result<Applied, ViewError>
     match answer(&mut writer, command) {
         Ok(answer) => {
             let (effects, events) = writer.finish();
-            Ok(Applied {
-                effects,
-                events,
-                outcome: Outcome {
-                    result: Some(answer),
-                },
-            })
+            Ok(Applied { effects, events, outcome: Outcome { result: Some(answer) } })
         }
         Err(ReadError::Refused(error)) => {
             let result = Some(Answer::Error(error.name().to_owned()));
-            Ok(Applied {
-                outcome: Outcome { result },
-                ..Default::default()
-            })
+            Ok(Applied { outcome: Outcome { result }, ..Default::default() })
         }
         Err(ReadError::View(error)) => Err(error),
     }
@@ -82,19 +73,14 @@ fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answ
 
 /// The header of an answer, as far as the state machine knows it.
 fn header(revision: i64) -> Option<ResponseHeader> {
-    Some(ResponseHeader {
-        revision,
-        ..Default::default()
-    })
+    Some(ResponseHeader { revision, ..Default::default() })
 }
 
 impl Outcome {
     /// The error that the command was refused with, if it was.
     pub fn refusal(&self) -> Option<EtcdError> {
         match &self.result {
-            Some(Answer::Error(name)) => {
-                Some(EtcdError::from_name(name).unwrap_or(EtcdError::Corrupt))
-            }
+            Some(Answer::Error(name)) => Some(EtcdError::from_name(name).unwrap_or(EtcdError::Corrupt)),
             _ => None,
         }
     }

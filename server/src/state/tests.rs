@@ -29,11 +29,7 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        Self {
-            history: vec![Kvs::new()],
-            compacted: -1,
-            leases: Vec::new(),
-        }
+        Self { history: vec![Kvs::new()], compacted: -1, leases: Vec::new() }
     }
 
     fn revision(&self) -> i64 {
@@ -70,9 +66,7 @@ impl Model {
                 for op in &chosen {
                     match &op.request {
                         Some(Request::RequestPut(put)) => self.check_put(put)?,
-                        Some(Request::RequestRange(range)) => {
-                            self.check_revision(range.revision)?
-                        }
+                        Some(Request::RequestRange(range)) => self.check_revision(range.revision)?,
                         _ => {}
                     }
                 }
@@ -82,9 +76,7 @@ impl Model {
                             self.put(&mut kvs, put);
                             changed = true;
                         }
-                        Some(Request::RequestDeleteRange(delete)) => {
-                            changed |= remove(&mut kvs, delete) > 0
-                        }
+                        Some(Request::RequestDeleteRange(delete)) => changed |= remove(&mut kvs, delete) > 0,
                         _ => {}
                     }
                 }
@@ -119,11 +111,7 @@ impl Model {
     fn choose(&self, txn: &TxnRequest) -> Vec<RequestOp> {
         let succeeded = txn.compare.iter().all(|compare| {
             let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
-            let found: Vec<_> = self
-                .now()
-                .values()
-                .filter(|kv| range.contains(&kv.key))
-                .collect();
+            let found: Vec<_> = self.now().values().filter(|kv| range.contains(&kv.key)).collect();
             let missing = KeyValue::default();
             match (found.is_empty(), compare.target()) {
                 (true, CompareTarget::Value) => false,
@@ -131,11 +119,7 @@ impl Model {
                 _ => found.iter().all(|kv| compares(compare, kv)),
             }
         });
-        let branch = if succeeded {
-            &txn.success
-        } else {
-            &txn.failure
-        };
+        let branch = if succeeded { &txn.success } else { &txn.failure };
         branch
             .iter()
             .flat_map(|op| match &op.request {
@@ -172,34 +156,17 @@ impl Model {
             create_revision: old.map_or(revision, |kv| kv.create_revision),
             mod_revision: revision,
             version: old.map_or(1, |kv| kv.version + 1),
-            value: if put.ignore_value {
-                old.unwrap().value.clone()
-            } else {
-                put.value.clone()
-            },
-            lease: if put.ignore_lease {
-                old.unwrap().lease
-            } else {
-                put.lease
-            },
+            value: if put.ignore_value { old.unwrap().value.clone() } else { put.value.clone() },
+            lease: if put.ignore_lease { old.unwrap().lease } else { put.lease },
         };
         kvs.insert(put.key.clone(), kv);
     }
 
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
         self.check_revision(request.revision)?;
-        let at = if request.revision == 0 {
-            self.revision()
-        } else {
-            request.revision
-        };
+        let at = if request.revision == 0 { self.revision() } else { request.revision };
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-        let mut kvs: Vec<_> = self
-            .at(at)
-            .values()
-            .filter(|kv| range.contains(&kv.key))
-            .cloned()
-            .collect();
+        let mut kvs: Vec<_> = self.at(at).values().filter(|kv| range.contains(&kv.key)).cloned().collect();
         let count = kvs.len() as i64;
         let limit = request.limit as usize;
         let filtered = request.min_mod_revision != 0 || request.max_create_revision != 0;
@@ -207,9 +174,7 @@ impl Model {
             kvs.truncate(limit + 1);
         }
         kvs.retain(|kv| kv.mod_revision >= request.min_mod_revision);
-        kvs.retain(|kv| {
-            request.max_create_revision == 0 || kv.create_revision <= request.max_create_revision
-        });
+        kvs.retain(|kv| request.max_create_revision == 0 || kv.create_revision <= request.max_create_revision);
         match request.sort_target() {
             SortTarget::Key => {}
             SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
@@ -234,23 +199,12 @@ impl Model {
             kvs.truncate(limit);
         }
         if request.count_only {
-            return Ok(RangeResponse {
-                header: header(self.revision()),
-                kvs: Vec::new(),
-                more: false,
-                count,
-            });
+            return Ok(RangeResponse { header: header(self.revision()), kvs: Vec::new(), more: false, count });
         }
         if request.keys_only {
-            kvs.iter_mut()
-                .for_each(|kv| (kv.value, kv.lease) = (Bytes::new(), 0));
+            kvs.iter_mut().for_each(|kv| (kv.value, kv.lease) = (Bytes::new(), 0));
         }
-        Ok(RangeResponse {
-            header: header(self.revision()),
-            kvs,
-            more,
-            count,
-        })
+        Ok(RangeResponse { header: header(self.revision()), kvs, more, count })
     }
 }
 
@@ -292,16 +246,11 @@ fn lease() -> impl Strategy<Value = i64> {
 
 fn put() -> impl Strategy<Value = PutRequest> {
     let value = prop_oneof![4 => "[0-9]{0,2}", 1 => Just("long".repeat(300))];
-    let ignores =
-        prop_oneof![8 => Just((false, false)), 1 => Just((true, false)), 1 => Just((false, true))];
+    let ignores = prop_oneof![8 => Just((false, false)), 1 => Just((true, false)), 1 => Just((false, true))];
     (key(), value, lease(), any::<bool>(), ignores).prop_map(
         |(key, value, lease, prev_kv, (ignore_value, ignore_lease))| PutRequest {
             key,
-            value: if ignore_value {
-                Bytes::new()
-            } else {
-                value.into()
-            },
+            value: if ignore_value { Bytes::new() } else { value.into() },
             lease: if ignore_lease { 0 } else { lease },
             prev_kv,
             ignore_value,
@@ -311,39 +260,26 @@ fn put() -> impl Strategy<Value = PutRequest> {
 }
 
 fn delete() -> impl Strategy<Value = DeleteRangeRequest> {
-    (key(), end(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| DeleteRangeRequest {
-        key,
-        range_end,
-        prev_kv,
-    })
+    (key(), end(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| DeleteRangeRequest { key, range_end, prev_kv })
 }
 
 fn ranges() -> impl Strategy<Value = RangeRequest> {
     let options = (0i64..4, 0i64..30, 0i32..3, 0i32..5, any::<bool>());
-    (
-        key(),
-        end(),
-        options,
-        prop_oneof![3 => Just((0, 0)), 1 => (0i64..9, 0i64..9)],
-        0u8..8,
+    (key(), end(), options, prop_oneof![3 => Just((0, 0)), 1 => (0i64..9, 0i64..9)], 0u8..8).prop_map(
+        |(key, range_end, (limit, revision, order, target, current), (min, max), kind)| RangeRequest {
+            key,
+            range_end,
+            limit,
+            revision: if current { 0 } else { revision },
+            sort_order: order,
+            sort_target: target,
+            keys_only: kind == 0,
+            count_only: kind == 1,
+            min_mod_revision: min,
+            max_create_revision: max,
+            ..Default::default()
+        },
     )
-        .prop_map(
-            |(key, range_end, (limit, revision, order, target, current), (min, max), kind)| {
-                RangeRequest {
-                    key,
-                    range_end,
-                    limit,
-                    revision: if current { 0 } else { revision },
-                    sort_order: order,
-                    sort_target: target,
-                    keys_only: kind == 0,
-                    count_only: kind == 1,
-                    min_mod_revision: min,
-                    max_create_revision: max,
-                    ..Default::default()
-                }
-            },
-        )
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
@@ -374,26 +310,11 @@ fn txn() -> impl Strategy<Value = TxnRequest> {
     branches(nested)
 }
 
-fn branches(
-    request: impl Strategy<Value = Request> + 'static,
-) -> impl Strategy<Value = TxnRequest> {
-    let branch = prop::collection::vec(
-        request.prop_map(|request| RequestOp {
-            request: Some(request),
-        }),
-        0..4,
-    );
+fn branches(request: impl Strategy<Value = Request> + 'static) -> impl Strategy<Value = TxnRequest> {
+    let branch = prop::collection::vec(request.prop_map(|request| RequestOp { request: Some(request) }), 0..4);
     let branch = branch.boxed();
-    (
-        prop::collection::vec(compare(), 0..3),
-        branch.clone(),
-        branch,
-    )
-        .prop_map(|(compare, success, failure)| TxnRequest {
-            compare,
-            success,
-            failure,
-        })
+    (prop::collection::vec(compare(), 0..3), branch.clone(), branch)
+        .prop_map(|(compare, success, failure)| TxnRequest { compare, success, failure })
         .prop_filter("a key is written twice", writes_once)
 }
 
@@ -417,9 +338,7 @@ fn writes_once(txn: &TxnRequest) -> bool {
     [&txn.success, &txn.failure].into_iter().all(|branch| {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         writes(branch, &mut puts, &mut deletes);
-        let deleted = puts
-            .iter()
-            .any(|key| deletes.iter().any(|range| range.contains(key)));
+        let deleted = puts.iter().any(|key| deletes.iter().any(|range| range.contains(key)));
         let all = puts.len();
         puts.sort();
         puts.dedup();
@@ -440,13 +359,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Applies a command to a view in memory.
 fn run(memory: &mut Overlay<Nothing>, op: &Op) -> Applied {
-    let applied = apply(
-        memory,
-        &Command {
-            op: Some(op.clone()),
-        },
-    )
-    .unwrap();
+    let applied = apply(memory, &Command { op: Some(op.clone()) }).unwrap();
     memory.effects_mut().merge(applied.effects.clone());
     applied
 }
@@ -474,17 +387,10 @@ fn check(memory: &mut Overlay<Nothing>, model: &mut Model, op: &Op) -> Effects {
         }
     }
     let changed = |key: &&Bytes| old.get(*key) != new.get(*key);
-    let changes = old
-        .keys()
-        .chain(new.keys().filter(|key| !old.contains_key(*key)))
-        .filter(changed);
+    let changes = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))).filter(changed);
     assert_eq!(changes.count(), applied.events.len());
     for id in &model.leases {
-        let attached: Vec<_> = new
-            .values()
-            .filter(|kv| kv.lease == *id)
-            .map(|kv| kv.key.clone())
-            .collect();
+        let attached: Vec<_> = new.values().filter(|kv| kv.lease == *id).map(|kv| kv.key.clone()).collect();
         assert_eq!(memory.lease_keys(*id).unwrap(), attached);
     }
     applied.effects
@@ -556,23 +462,11 @@ fn what_is_written_does_not_depend_on_what_was_removed_already() {
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
     let mut memory = Overlay::new(Nothing);
     let key = bytes("a");
-    let put = Op::Put(PutRequest {
-        key: key.clone(),
-        ..Default::default()
-    });
-    let delete = Op::DeleteRange(DeleteRangeRequest {
-        key,
-        ..Default::default()
-    });
+    let put = Op::Put(PutRequest { key: key.clone(), ..Default::default() });
+    let delete = Op::DeleteRange(DeleteRangeRequest { key, ..Default::default() });
     // Past the deletion: one exactly at the compacted revision stays.
-    let other = Op::Put(PutRequest {
-        key: bytes("b"),
-        ..Default::default()
-    });
-    let compact = Op::Compact(CompactionRequest {
-        revision: 4,
-        physical: true,
-    });
+    let other = Op::Put(PutRequest { key: bytes("b"), ..Default::default() });
+    let compact = Op::Compact(CompactionRequest { revision: 4, physical: true });
     for op in [put.clone(), delete, other, compact, put] {
         let kept = run(&mut memory, &op).effects;
         let mut batch = store.begin();
@@ -592,27 +486,10 @@ fn bytes(text: &str) -> Bytes {
 #[test]
 fn a_txn_reads_what_it_wrote_but_compares_what_was_before() {
     let mut memory = Overlay::new(Nothing);
-    run(
-        &mut memory,
-        &Op::Put(PutRequest {
-            key: bytes("a"),
-            value: bytes("1"),
-            ..Default::default()
-        }),
-    );
-    let request = |request| RequestOp {
-        request: Some(request),
-    };
-    let put = PutRequest {
-        key: bytes("a"),
-        value: bytes("2"),
-        prev_kv: true,
-        ..Default::default()
-    };
-    let get = RangeRequest {
-        key: bytes("a"),
-        ..Default::default()
-    };
+    run(&mut memory, &Op::Put(PutRequest { key: bytes("a"), value: bytes("1"), ..Default::default() }));
+    let request = |request| RequestOp { request: Some(request) };
+    let put = PutRequest { key: bytes("a"), value: bytes("2"), prev_kv: true, ..Default::default() };
+    let get = RangeRequest { key: bytes("a"), ..Default::default() };
     let nested = TxnRequest {
         compare: vec![Compare {
             key: bytes("a"),
@@ -631,27 +508,14 @@ fn a_txn_reads_what_it_wrote_but_compares_what_was_before() {
         ..Default::default()
     };
     let applied = run(&mut memory, &Op::Txn(txn));
-    let Some(Answer::Txn(answer)) = applied.outcome.result else {
-        panic!("{:?}", applied.outcome)
-    };
+    let Some(Answer::Txn(answer)) = applied.outcome.result else { panic!("{:?}", applied.outcome) };
     assert_eq!(answer.header, header(3));
-    let [put, get, nested] = &answer.responses[..] else {
-        panic!("{answer:?}")
-    };
-    let Some(Response::ResponsePut(put)) = &put.response else {
-        panic!("{put:?}")
-    };
+    let [put, get, nested] = &answer.responses[..] else { panic!("{answer:?}") };
+    let Some(Response::ResponsePut(put)) = &put.response else { panic!("{put:?}") };
     assert_eq!(put.prev_kv.as_ref().unwrap().value, "1");
-    let Some(Response::ResponseRange(get)) = &get.response else {
-        panic!("{get:?}")
-    };
-    assert_eq!(
-        (get.header, get.kvs[0].value.as_ref()),
-        (header(3), &b"2"[..])
-    );
-    let Some(Response::ResponseTxn(nested)) = &nested.response else {
-        panic!("{nested:?}")
-    };
+    let Some(Response::ResponseRange(get)) = &get.response else { panic!("{get:?}") };
+    assert_eq!((get.header, get.kvs[0].value.as_ref()), (header(3), &b"2"[..]));
+    let Some(Response::ResponseTxn(nested)) = &nested.response else { panic!("{nested:?}") };
     assert!(nested.succeeded);
 }
 
@@ -660,34 +524,18 @@ fn alarms_are_raised_once_and_forbid_writes_until_disarmed() {
     use crate::proto::etcdserverpb::alarm_request::AlarmAction;
     let mut memory = Overlay::new(Nothing);
     let alarm = |action: AlarmAction, member_id| {
-        Op::Alarm(AlarmRequest {
-            action: action.into(),
-            member_id,
-            alarm: AlarmType::Nospace.into(),
-        })
+        Op::Alarm(AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Nospace.into() })
     };
-    let put = Op::Put(PutRequest {
-        key: bytes("a"),
-        ..Default::default()
-    });
-    let delete = Op::DeleteRange(DeleteRangeRequest {
-        key: bytes("a"),
-        ..Default::default()
-    });
+    let put = Op::Put(PutRequest { key: bytes("a"), ..Default::default() });
+    let delete = Op::DeleteRange(DeleteRangeRequest { key: bytes("a"), ..Default::default() });
     for _ in 0..2 {
         run(&mut memory, &alarm(AlarmAction::Activate, 7));
     }
     assert_eq!(memory.alarms().unwrap().len(), 1);
-    assert_eq!(
-        run(&mut memory, &put).outcome.refusal(),
-        Some(EtcdError::NoSpace)
-    );
+    assert_eq!(run(&mut memory, &put).outcome.refusal(), Some(EtcdError::NoSpace));
     assert_eq!(run(&mut memory, &delete).outcome.refusal(), None);
     run(&mut memory, &alarm(AlarmAction::Deactivate, 8));
-    assert_eq!(
-        run(&mut memory, &put).outcome.refusal(),
-        Some(EtcdError::NoSpace)
-    );
+    assert_eq!(run(&mut memory, &put).outcome.refusal(), Some(EtcdError::NoSpace));
     run(&mut memory, &alarm(AlarmAction::Deactivate, 7));
     assert_eq!(run(&mut memory, &put).outcome.refusal(), None);
 }

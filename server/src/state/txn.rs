@@ -9,9 +9,7 @@ use crate::mvcc::{KeyRange, KeyValue, ReadError, View, ViewError};
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response;
-use crate::proto::etcdserverpb::{
-    Compare, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse,
-};
+use crate::proto::etcdserverpb::{Compare, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse};
 
 /// Whether no operation of the transaction, in either branch, can write.
 pub fn is_read_only(request: &TxnRequest) -> bool {
@@ -33,18 +31,12 @@ pub fn has_put(request: &TxnRequest) -> bool {
 
 /// Answers a transaction that does not write, without Raft. The header carries only the revision.
 pub fn read_only<V: View>(view: &V, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-    debug_assert!(
-        is_read_only(request),
-        "a transaction that writes goes through Raft"
-    );
+    debug_assert!(is_read_only(request), "a transaction that writes goes through Raft");
     apply(&mut Writer::new(view), request)
 }
 
 /// Applies a transaction.
-pub fn apply<V: View>(
-    writer: &mut Writer<'_, V>,
-    request: &TxnRequest,
-) -> Result<TxnResponse, ReadError> {
+pub fn apply<V: View>(writer: &mut Writer<'_, V>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
     let plan = Plan::new(writer.base(), request)?;
     plan.check(writer.base())?;
     let mut response = plan.execute(writer)?;
@@ -73,11 +65,7 @@ impl<'r> Plan<'r> {
         for compare in &request.compare {
             succeeded = succeeded && holds(view, compare)?;
         }
-        let chosen = if succeeded {
-            &request.success
-        } else {
-            &request.failure
-        };
+        let chosen = if succeeded { &request.success } else { &request.failure };
         let mut steps = Vec::with_capacity(chosen.len());
         for op in chosen {
             steps.push(match &op.request {
@@ -112,23 +100,17 @@ impl<'r> Plan<'r> {
                     Some(Request::RequestRange(range)) => {
                         Some(Response::ResponseRange(range::range(writer.view(), range)?))
                     }
-                    Some(Request::RequestPut(put)) => {
-                        Some(Response::ResponsePut(kv::write(writer, put)?))
+                    Some(Request::RequestPut(put)) => Some(Response::ResponsePut(kv::write(writer, put)?)),
+                    Some(Request::RequestDeleteRange(delete)) => {
+                        Some(Response::ResponseDeleteRange(kv::delete_range(writer, delete)?))
                     }
-                    Some(Request::RequestDeleteRange(delete)) => Some(
-                        Response::ResponseDeleteRange(kv::delete_range(writer, delete)?),
-                    ),
                     Some(Request::RequestTxn(_)) | None => None,
                 },
             };
             responses.push(ResponseOp { response });
         }
         // etcd leaves the header of a nested answer empty, but sends it.
-        Ok(TxnResponse {
-            header: header(0),
-            succeeded: self.succeeded,
-            responses,
-        })
+        Ok(TxnResponse { header: header(0), succeeded: self.succeeded, responses })
     }
 }
 

@@ -6,8 +6,8 @@ use prost::Message;
 use crate::mvcc::keys::INLINE_VALUE_BYTES;
 use crate::mvcc::range;
 use crate::mvcc::{
-    Effects, Event, EventType, KeyRange, KeyRecord, KeyValue, Overlay, RevKey, RevRecord, Revision,
-    Stamp, View, ViewError,
+    Effects, Event, EventType, KeyRange, KeyRecord, KeyValue, Overlay, RevKey, RevRecord, Revision, Stamp, View,
+    ViewError,
 };
 
 /// Collects the changes of one command. All of them share one new revision, which exists once a key was changed.
@@ -21,11 +21,7 @@ pub struct Writer<'v, V> {
 impl<'v, V: View> Writer<'v, V> {
     /// Nothing is changed yet.
     pub fn new(view: &'v V) -> Self {
-        Self {
-            main: view.revision() + 1,
-            overlay: Overlay::new(view),
-            events: Vec::new(),
-        }
+        Self { main: view.revision() + 1, overlay: Overlay::new(view), events: Vec::new() }
     }
 
     /// The state before the command.
@@ -51,10 +47,7 @@ impl<'v, V: View> Writer<'v, V> {
     /// Puts a key. The lease, if any, must exist.
     pub fn put(&mut self, key: &Bytes, value: Bytes, lease: i64) -> Result<(), ViewError> {
         let old = self.overlay.key(key)?;
-        let live = old
-            .as_ref()
-            .map(|record| record.stamp)
-            .filter(|stamp| !stamp.tombstone);
+        let live = old.as_ref().map(|record| record.stamp).filter(|stamp| !stamp.tombstone);
         let stamp = Stamp {
             modified: self.next(),
             create_revision: live.map_or(self.main, |stamp| stamp.create_revision),
@@ -76,24 +69,14 @@ impl<'v, V: View> Writer<'v, V> {
             self.attach(lease, key, true);
         }
         let inline = (kv.value.len() <= INLINE_VALUE_BYTES).then(|| kv.value.clone());
-        self.record(
-            EventType::Put,
-            old,
-            KeyRecord {
-                stamp,
-                value: inline,
-            },
-            kv,
-        )
+        self.record(EventType::Put, old, KeyRecord { stamp, value: inline }, kv)
     }
 
     /// Deletes the keys of a range that exist; returns how many.
     pub fn delete(&mut self, keys: &KeyRange) -> Result<i64, ViewError> {
         let mut found = Vec::new();
         match keys {
-            KeyRange::One(key) => {
-                found.extend(self.overlay.key(key)?.map(|record| (key.clone(), record)))
-            }
+            KeyRange::One(key) => found.extend(self.overlay.key(key)?.map(|record| (key.clone(), record))),
             _ => self.overlay.scan(keys, &mut |key, stamp, value| {
                 let value = value.map(Bytes::copy_from_slice);
                 found.push((Bytes::copy_from_slice(key), KeyRecord { stamp, value }));
@@ -104,23 +87,9 @@ impl<'v, V: View> Writer<'v, V> {
         let deleted = found.len() as i64;
         for (key, old) in found {
             self.attach(old.stamp.lease, &key, false);
-            let stamp = Stamp {
-                modified: self.next(),
-                create_revision: 0,
-                version: 0,
-                lease: 0,
-                tombstone: true,
-            };
-            let kv = KeyValue {
-                key,
-                ..Default::default()
-            };
-            self.record(
-                EventType::Delete,
-                Some(old),
-                KeyRecord { stamp, value: None },
-                kv,
-            )?;
+            let stamp = Stamp { modified: self.next(), create_revision: 0, version: 0, lease: 0, tombstone: true };
+            let kv = KeyValue { key, ..Default::default() };
+            self.record(EventType::Delete, Some(old), KeyRecord { stamp, value: None }, kv)?;
         }
         Ok(deleted)
     }
@@ -131,17 +100,12 @@ impl<'v, V: View> Writer<'v, V> {
     }
 
     fn next(&self) -> Revision {
-        Revision {
-            main: self.main,
-            sub: self.events.len() as i64,
-        }
+        Revision { main: self.main, sub: self.events.len() as i64 }
     }
 
     fn attach(&mut self, lease: i64, key: &Bytes, attached: bool) {
         if lease != 0 {
-            self.effects()
-                .attachments
-                .insert((lease, key.clone()), attached);
+            self.effects().attachments.insert((lease, key.clone()), attached);
         }
     }
 
@@ -164,17 +128,10 @@ impl<'v, V: View> Writer<'v, V> {
             None => None,
         };
         let place: RevKey = new.stamp.rev_key();
-        let stored = RevRecord {
-            previous,
-            kv: Bytes::from(kv.encode_to_vec()),
-        };
+        let stored = RevRecord { previous, kv: Bytes::from(kv.encode_to_vec()) };
         let key = kv.key.clone();
         kv.mod_revision = self.main;
-        self.events.push(Event {
-            r#type: kind.into(),
-            kv: Some(kv),
-            prev_kv,
-        });
+        self.events.push(Event { r#type: kind.into(), kv: Some(kv), prev_kv });
         let main = self.main;
         let effects = self.effects();
         effects.revision = Some(main);

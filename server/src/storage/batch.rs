@@ -24,12 +24,7 @@ pub struct Batch {
 impl Batch {
     pub(super) fn new(store: Arc<Store>) -> Self {
         let overlay = Overlay::new(store.view());
-        Self {
-            store,
-            overlay,
-            applied: None,
-            values: Vec::new(),
-        }
+        Self { store, overlay, applied: None, values: Vec::new() }
     }
 
     /// The committed state with the batch's own changes: what the next command is applied to.
@@ -114,10 +109,7 @@ fn put_values(database: &Database, batch: &mut WriteBatch, effects: &Effects) {
         batch.put_cf(column, meta::COMPACT_REVISION, revision.to_be_bytes());
     }
     if let Some(alarms) = &effects.alarms {
-        let list = AlarmResponse {
-            header: None,
-            alarms: alarms.clone(),
-        };
+        let list = AlarmResponse { header: None, alarms: alarms.clone() };
         batch.put_cf(column, meta::ALARMS, list.encode_to_vec());
     }
     for (id, member) in &effects.members {

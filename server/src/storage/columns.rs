@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, FlushOptions, LogLevel, Options, WriteBatch,
-    WriteOptions, properties,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, FlushOptions, LogLevel, Options, WriteBatch, WriteOptions, properties,
 };
 
 use super::{Sizes, StorageError, StoreOptions};
@@ -27,13 +26,7 @@ pub enum Column {
 }
 
 impl Column {
-    const ALL: [Column; 5] = [
-        Column::Rev,
-        Column::Key,
-        Column::Lease,
-        Column::Auth,
-        Column::Meta,
-    ];
+    const ALL: [Column; 5] = [Column::Rev, Column::Key, Column::Lease, Column::Auth, Column::Meta];
 
     fn name(self) -> &'static str {
         match self {
@@ -74,12 +67,7 @@ pub struct Database {
 
 impl Database {
     /// Opens the database in `dir`; `create` makes it if it is missing.
-    pub fn open(
-        dir: &Path,
-        settings: &StoreOptions,
-        cache: &Cache,
-        create: bool,
-    ) -> Result<Self, StorageError> {
+    pub fn open(dir: &Path, settings: &StoreOptions, cache: &Cache, create: bool) -> Result<Self, StorageError> {
         let mut options = Options::default();
         options.create_if_missing(create);
         options.create_missing_column_families(create);
@@ -93,29 +81,20 @@ impl Database {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
-        let columns = Column::ALL.map(|column| {
-            ColumnFamilyDescriptor::new(column.name(), column_options(column, settings, cache))
-        });
+        let columns = Column::ALL
+            .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, settings, cache)));
         let rocks = DB::open_cf_descriptors(&options, dir, columns)?;
-        Ok(Self {
-            rocks: Some(rocks),
-            dir: dir.to_owned(),
-            discarded: AtomicBool::new(false),
-        })
+        Ok(Self { rocks: Some(rocks), dir: dir.to_owned(), discarded: AtomicBool::new(false) })
     }
 
     /// RocksDB itself.
     pub fn rocks(&self) -> &DB {
-        self.rocks
-            .as_ref()
-            .expect("the database is open until it is dropped")
+        self.rocks.as_ref().expect("the database is open until it is dropped")
     }
 
     /// The handle of a column family.
     pub fn column(&self, column: Column) -> &ColumnFamily {
-        self.rocks()
-            .cf_handle(column.name())
-            .expect("every column family is opened")
+        self.rocks().cf_handle(column.name()).expect("every column family is opened")
     }
 
     /// Writes a batch to memory; it becomes durable with the next flush.
@@ -128,9 +107,7 @@ impl Database {
     /// Makes everything written before durable, all column families at once.
     pub fn flush(&self) -> Result<(), StorageError> {
         let columns = Column::ALL.map(|column| self.column(column));
-        Ok(self
-            .rocks()
-            .flush_cfs_opt(&columns, &FlushOptions::default())?)
+        Ok(self.rocks().flush_cfs_opt(&columns, &FlushOptions::default())?)
     }
 
     /// Rewrites all files.
@@ -140,12 +117,7 @@ impl Database {
         options.set_exclusive_manual_compaction(false);
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         for column in Column::ALL {
-            self.rocks().compact_range_cf_opt(
-                self.column(column),
-                None::<&[u8]>,
-                None::<&[u8]>,
-                &options,
-            );
+            self.rocks().compact_range_cf_opt(self.column(column), None::<&[u8]>, None::<&[u8]>, &options);
         }
         Ok(())
     }
@@ -155,21 +127,13 @@ impl Database {
         let sum = |property| -> u64 {
             Column::ALL
                 .iter()
-                .filter_map(|column| {
-                    self.rocks()
-                        .property_int_value_cf(self.column(*column), property)
-                        .ok()
-                        .flatten()
-                })
+                .filter_map(|column| self.rocks().property_int_value_cf(self.column(*column), property).ok().flatten())
                 .sum()
         };
         let buffers = sum(properties::CUR_SIZE_ALL_MEM_TABLES);
         let total_bytes = sum(properties::TOTAL_SST_FILES_SIZE) + buffers;
         let live = sum(properties::ESTIMATE_LIVE_DATA_SIZE) + buffers;
-        Sizes {
-            total_bytes,
-            in_use_bytes: live.min(total_bytes),
-        }
+        Sizes { total_bytes, in_use_bytes: live.min(total_bytes) }
     }
 
     /// Removes the directory as soon as nobody reads from it any more.

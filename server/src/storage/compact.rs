@@ -69,22 +69,14 @@ impl Progress {
 
     /// Waits until versions up to `revision`, if that was ever asked for, are removed.
     pub fn wait(&self, revision: i64) {
-        let waits =
-            |state: &mut State| !state.closed && state.done < revision && revision <= state.wanted;
-        drop(
-            self.changed
-                .wait_while(self.lock(), waits)
-                .expect("nothing panics while holding it"),
-        );
+        let waits = |state: &mut State| !state.closed && state.done < revision && revision <= state.wanted;
+        drop(self.changed.wait_while(self.lock(), waits).expect("nothing panics while holding it"));
     }
 
     /// Waits for work; false when the store was closed.
     fn wait_for_work(&self) -> bool {
         let idle = |state: &mut State| !state.closed && state.done >= state.wanted;
-        let state = self
-            .changed
-            .wait_while(self.lock(), idle)
-            .expect("nothing panics while holding it");
+        let state = self.changed.wait_while(self.lock(), idle).expect("nothing panics while holding it");
         !state.closed
     }
 }
@@ -122,12 +114,7 @@ struct Step {
 }
 
 /// Takes one step from `done` towards `wanted`; returns the write that does it and how far it gets.
-pub fn step<V: View>(
-    view: &V,
-    database: &Database,
-    done: i64,
-    wanted: i64,
-) -> Result<(WriteBatch, i64), StorageError> {
+pub fn step<V: View>(view: &V, database: &Database, done: i64, wanted: i64) -> Result<(WriteBatch, i64), StorageError> {
     let step = collect(view, done, wanted)?;
     let rev = database.column(Column::Rev);
     let mut batch = WriteBatch::default();
@@ -145,20 +132,12 @@ pub fn step<V: View>(
         }
     }
     let reached = step.done.to_be_bytes();
-    batch.put_cf(
-        database.column(Column::Meta),
-        meta::REMOVED_REVISION,
-        reached,
-    );
+    batch.put_cf(database.column(Column::Meta), meta::REMOVED_REVISION, reached);
     Ok((batch, step.done))
 }
 
 fn collect<V: View>(view: &V, done: i64, wanted: i64) -> Result<Step, ViewError> {
-    let mut step = Step {
-        superseded: Vec::new(),
-        tombstones: Vec::new(),
-        done: wanted,
-    };
+    let mut step = Step { superseded: Vec::new(), tombstones: Vec::new(), done: wanted };
     let (mut changes, mut bytes, mut last) = (0, 0, done);
     // The last revision is looked at again, for the deletions that stayed there.
     view.history(done, &mut |place, record| {
@@ -172,16 +151,11 @@ fn collect<V: View>(view: &V, done: i64, wanted: i64) -> Result<Step, ViewError>
         }
         (changes, bytes, last) = (changes + 1, bytes + record.kv.len(), main);
         // A deletion is removed on its own account, not by the put after it.
-        if let Some(previous) = record
-            .previous
-            .filter(|previous| main > done && !previous.tombstone)
-        {
+        if let Some(previous) = record.previous.filter(|previous| main > done && !previous.tombstone) {
             step.superseded.push(previous);
         }
         if place.tombstone {
-            let key = KeyValue::decode(record.kv)
-                .map_err(|error| ViewError(error.to_string()))?
-                .key;
+            let key = KeyValue::decode(record.kv).map_err(|error| ViewError(error.to_string()))?.key;
             step.tombstones.push((place, key));
         }
         Ok(ControlFlow::Continue(()))

@@ -66,10 +66,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self {
-            write_buffer_bytes: 64 << 20,
-            block_cache_bytes: 32 << 20,
-        }
+        Self { write_buffer_bytes: 64 << 20, block_cache_bytes: 32 << 20 }
     }
 }
 
@@ -141,12 +138,7 @@ impl Store {
     pub fn view(&self) -> ReadView {
         let head = self.head();
         let database = Arc::clone(&head.database);
-        ReadView::new(
-            database,
-            head.revision,
-            head.compact_revision,
-            Arc::clone(&head.alarms),
-        )
+        ReadView::new(database, head.revision, head.compact_revision, Arc::clone(&head.alarms))
     }
 
     /// What `Batch::set_applied` last committed; after a crash, what belongs to the state that was flushed.
@@ -164,9 +156,7 @@ impl Store {
     pub fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
         let database = Arc::clone(&self.head().database);
         let key = [meta::CALLER, key].concat();
-        Ok(database
-            .rocks()
-            .get_cf(database.column(Column::Meta), key)?)
+        Ok(database.rocks().get_cf(database.column(Column::Meta), key)?)
     }
 
     /// Makes everything committed before the call durable; returns the `applied` that is durable now.
@@ -206,12 +196,7 @@ impl Store {
     pub fn install(&self, dir: &Path) -> Result<(), StorageError> {
         let _writer = self.writer();
         let next = self.place.prepare(dir)?;
-        let database = Arc::new(Database::open(
-            &next.dir,
-            &self.options,
-            &self.cache,
-            false,
-        )?);
+        let database = Arc::new(Database::open(&next.dir, &self.options, &self.cache, false)?);
         let (head, removed) = Head::load(database)?;
         self.place.switch(&next)?;
         self.removal.set(head.compact_revision, removed);
@@ -301,9 +286,7 @@ impl Store {
     }
 
     fn flushed(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
-        self.flushed
-            .lock()
-            .expect("nothing panics while holding it")
+        self.flushed.lock().expect("nothing panics while holding it")
     }
 }
 
@@ -354,8 +337,5 @@ impl Database {
 }
 
 fn io_error(path: &Path, source: std::io::Error) -> StorageError {
-    StorageError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    StorageError::Io { path: path.to_owned(), source }
 }

@@ -30,20 +30,17 @@ impl Place {
     pub fn open(root: &Path) -> Result<Self, StorageError> {
         fs::create_dir_all(root).map_err(|error| io_error(root, error))?;
         let active = root.join(ACTIVE);
-        let place = Self {
-            root: root.to_owned(),
-            generation: AtomicU64::new(1),
-        };
+        let place = Self { root: root.to_owned(), generation: AtomicU64::new(1) };
         match fs::read_to_string(&active) {
             Ok(name) => {
-                let generation = parse(name.trim()).ok_or_else(|| {
-                    io_error(&active, std::io::Error::other("does not name a state"))
-                })?;
+                let generation = parse(name.trim())
+                    .ok_or_else(|| io_error(&active, std::io::Error::other("does not name a state")))?;
                 place.generation.store(generation, Ordering::Relaxed);
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if !place.states()?.is_empty() {
-                    let missing = "is missing, though there are states: restore it, or remove the member and add it again";
+                    let missing =
+                        "is missing, though there are states: restore it, or remove the member and add it again";
                     return Err(io_error(&active, std::io::Error::other(missing)));
                 }
                 place.write_active(1)?;

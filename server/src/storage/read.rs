@@ -10,8 +10,8 @@ use rocksdb::{DB, DBRawIterator, ReadOptions, Snapshot};
 use super::columns::{Column, Database, meta};
 use crate::mvcc::keys::{self, attachment_key, decode_key_record, decode_rev_record, lease_key};
 use crate::mvcc::{
-    AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View,
-    ViewError, Visit, VisitHistory,
+    AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError, Visit,
+    VisitHistory,
 };
 
 /// The committed state at one moment, whatever is written meanwhile. Cheap to make; Send and Sync. It keeps superseded
@@ -39,19 +39,11 @@ impl ReadView {
         // the snapshot or the reference, and iterators made from it borrow from the view.
         #[allow(unsafe_code)]
         let rocks: &'static DB = unsafe { &*std::ptr::from_ref(database.rocks()) };
-        Self {
-            snapshot: rocks.snapshot(),
-            database,
-            revision,
-            compact_revision,
-            alarms,
-        }
+        Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms }
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
-        self.snapshot
-            .get_cf(self.database.column(column), key)
-            .map_err(failed)
+        self.snapshot.get_cf(self.database.column(column), key).map_err(failed)
     }
 
     /// Visits the entries from `start` on, in key order, until `visit` breaks. `end`, if any, is not visited.
@@ -66,9 +58,7 @@ impl ReadView {
         if let Some(end) = end {
             options.set_iterate_upper_bound(end);
         }
-        let mut entries: DBRawIterator<'_> = self
-            .snapshot
-            .raw_iterator_cf_opt(self.database.column(column), options);
+        let mut entries: DBRawIterator<'_> = self.snapshot.raw_iterator_cf_opt(self.database.column(column), options);
         entries.seek(start);
         while let Some((key, value)) = entries.item() {
             if visit(key, value)?.is_break() {
@@ -114,9 +104,7 @@ impl View for ReadView {
     }
 
     fn record(&self, key: RevKey) -> Result<Option<RevRecord>, ViewError> {
-        self.get(Column::Rev, &key.encode())?
-            .map(|bytes| decode_rev_record(Bytes::from(bytes)))
-            .transpose()
+        self.get(Column::Rev, &key.encode())?.map(|bytes| decode_rev_record(Bytes::from(bytes))).transpose()
     }
 
     fn history(&self, first: i64, visit: &mut VisitHistory<'_>) -> Result<(), ViewError> {

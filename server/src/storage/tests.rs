@@ -22,17 +22,11 @@ fn put(key: &str, value: &str) -> Op {
 }
 
 fn delete(key: &str) -> Op {
-    Op::DeleteRange(DeleteRangeRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        ..Default::default()
-    })
+    Op::DeleteRange(DeleteRangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() })
 }
 
 fn compact(revision: i64) -> Op {
-    Op::Compact(CompactionRequest {
-        revision,
-        physical: true,
-    })
+    Op::Compact(CompactionRequest { revision, physical: true })
 }
 
 /// Applies commands in one batch; `applied` counts them, as Raft's index would.
@@ -81,14 +75,9 @@ fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 fn get<V: View>(view: &V, key: &str, revision: i64) -> Option<String> {
-    let request = RangeRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        revision,
-        ..Default::default()
-    };
+    let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), revision, ..Default::default() };
     let kvs = range(view, &request).unwrap().kvs;
-    kvs.first()
-        .map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+    kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
 }
 
 #[test]
@@ -96,10 +85,7 @@ fn after_a_crash_the_store_stands_at_its_last_flush_with_the_applied_that_belong
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     apply(&store, [put("a", "1"), put("b", &"long".repeat(1000))]);
-    apply(
-        &store,
-        [Op::LeaseGrant(LeaseGrantRequest { id: 7, ttl: 60 })],
-    );
+    apply(&store, [Op::LeaseGrant(LeaseGrantRequest { id: 7, ttl: 60 })]);
     assert_eq!(index(store.flush().unwrap()), 3);
     apply(&store, [put("a", "2"), put("c", "lost")]);
     assert_eq!(index(store.applied()), 5);
@@ -119,20 +105,14 @@ fn after_a_crash_the_store_stands_at_its_last_flush_with_the_applied_that_belong
     apply(&again, [put("a", "2"), put("c", "lost")]);
     assert_eq!(get(&again.view(), "a", 0).as_deref(), Some("2"));
     assert_eq!(get(&again.view(), "a", 3).as_deref(), Some("1"));
-    assert_eq!(
-        hash::hash_kv(&again.view(), 0),
-        hash::hash_kv(&store.view(), 0)
-    );
+    assert_eq!(hash::hash_kv(&again.view(), 0), hash::hash_kv(&store.view(), 0));
 }
 
 #[test]
 fn views_keep_what_they_saw_through_writes_compaction_and_installation() {
     let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = open(dir.path());
-    apply(
-        &store,
-        [put("a", "1"), put("a", "2"), delete("a"), put("b", "1")],
-    );
+    apply(&store, [put("a", "1"), put("a", "2"), delete("a"), put("b", "1")]);
     let view = store.view();
     apply(&store, [put("a", "3"), put("b", "2"), compact(7)]);
     store.wait_compacted(7);
@@ -146,10 +126,7 @@ fn views_keep_what_they_saw_through_writes_compaction_and_installation() {
     store.install(&checkpoint).unwrap();
     assert_eq!(get(&store.view(), "x", 0).as_deref(), Some("installed"));
     assert_eq!(get(&store.view(), "b", 0), None);
-    assert_eq!(
-        (index(store.applied()), index(store.flushed_applied())),
-        (2, 2)
-    );
+    assert_eq!((index(store.applied()), index(store.flushed_applied())), (2, 2));
 
     for _ in 0..2 {
         assert_eq!(view.revision(), 5);
@@ -162,18 +139,10 @@ fn views_keep_what_they_saw_through_writes_compaction_and_installation() {
     drop(view);
     drop(store);
     let again = open(dir.path());
-    assert!(
-        index(again.applied()) >= 2,
-        "an installed state is durable at once"
-    );
-    let states = std::fs::read_dir(dir.path()).unwrap().filter(|entry| {
-        entry
-            .as_ref()
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .starts_with("state-")
-    });
+    assert!(index(again.applied()) >= 2, "an installed state is durable at once");
+    let states = std::fs::read_dir(dir.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("state-"));
     assert_eq!(states.count(), 1, "the replaced state is removed");
 }
 
@@ -189,10 +158,7 @@ fn a_crash_while_a_state_is_replaced_leaves_the_old_one() {
     replacement.checkpoint(&checkpoint).unwrap();
     drop(store);
     // Moved, but not yet named as the current one.
-    Place::open(dir.path())
-        .unwrap()
-        .prepare(&checkpoint)
-        .unwrap();
+    Place::open(dir.path()).unwrap().prepare(&checkpoint).unwrap();
     let again = open(dir.path());
     assert_eq!(get(&again.view(), "a", 0).as_deref(), Some("old"));
     assert!(!dir.path().join("state-2").exists());
@@ -236,22 +202,11 @@ fn compaction_removes_each_superseded_version_and_keeps_a_deletion_at_the_compac
     // 2, 3: a; 4: a deleted; 5: b; 6: a again; 7: b deleted; 8: c.
     apply(
         &store,
-        [
-            put("a", "1"),
-            put("a", "2"),
-            delete("a"),
-            put("b", "1"),
-            put("a", "3"),
-            delete("b"),
-            put("c", "1"),
-        ],
+        [put("a", "1"), put("a", "2"), delete("a"), put("b", "1"), put("a", "3"), delete("b"), put("c", "1")],
     );
     apply(&store, [compact(4)]);
     store.wait_compacted(4);
-    assert_eq!(
-        stored(&store).0,
-        [(4, true), (5, false), (6, false), (7, true), (8, false)]
-    );
+    assert_eq!(stored(&store).0, [(4, true), (5, false), (6, false), (7, true), (8, false)]);
     apply(&store, [compact(7)]);
     store.wait_compacted(7);
     assert_eq!(stored(&store), (vec![(6, false), (7, true), (8, false)], 3));
@@ -269,10 +224,7 @@ fn compaction_of_much_goes_on_in_steps_and_after_a_restart() {
     let store = open(dir.path());
     let keys = 500;
     for round in 0..8 {
-        apply(
-            &store,
-            (0..keys).map(|key| put(&format!("k{key}"), &format!("{round}"))),
-        );
+        apply(&store, (0..keys).map(|key| put(&format!("k{key}"), &format!("{round}"))));
     }
     let newest = store.view().revision();
     apply(&store, [compact(newest)]);
@@ -312,9 +264,6 @@ fn values_of_the_caller_are_kept_with_the_state() {
     let mut batch = store.begin();
     batch.set_meta(b"membership", b"three");
     batch.commit().unwrap();
-    assert_eq!(
-        store.meta(b"membership").unwrap().as_deref(),
-        Some(&b"three"[..])
-    );
+    assert_eq!(store.meta(b"membership").unwrap().as_deref(), Some(&b"three"[..]));
     assert_eq!(store.meta(b"other").unwrap(), None);
 }

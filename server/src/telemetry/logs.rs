@@ -91,12 +91,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
@@ -111,12 +106,7 @@ where
                 fields.json
             ),
             LogFormat::Console => {
-                write!(
-                    writer,
-                    "{now}\t{level}\t{}\t{}",
-                    caller(metadata),
-                    fields.message
-                )?;
+                write!(writer, "{now}\t{level}\t{}\t{}", caller(metadata), fields.message)?;
                 match fields.json.strip_prefix(',') {
                     Some(rest) => writeln!(writer, "\t{{{rest}}}"),
                     None => writeln!(writer),
@@ -199,11 +189,7 @@ mod tests {
     fn line(format: LogFormat) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("log");
-        let config = LogConfig {
-            level: LogLevel::Info,
-            format,
-            outputs: vec![LogOutput::File(file.clone())],
-        };
+        let config = LogConfig { level: LogLevel::Info, format, outputs: vec![LogOutput::File(file.clone())] };
         tracing::subscriber::with_default(subscriber(&config).expect("opened"), || {
             tracing::info!(member = "a\"b", term = 7u64, ok = true, "elected");
             tracing::debug!("not shown");
@@ -213,8 +199,7 @@ mod tests {
 
     #[test]
     fn json_lines_have_the_fields_that_collectors_read() {
-        let line: serde_json::Value =
-            serde_json::from_str(&line(LogFormat::Json)).expect("one line");
+        let line: serde_json::Value = serde_json::from_str(&line(LogFormat::Json)).expect("one line");
         assert_eq!(line["level"], "info");
         assert_eq!(line["msg"], "elected");
         assert_eq!(line["member"], "a\"b");
@@ -229,9 +214,6 @@ mod tests {
     #[test]
     fn console_lines_are_for_people() {
         let line = line(LogFormat::Console);
-        assert!(
-            line.ends_with("\telected\t{\"member\":\"a\\\"b\",\"term\":7,\"ok\":true}\n"),
-            "{line}"
-        );
+        assert!(line.ends_with("\telected\t{\"member\":\"a\\\"b\",\"term\":7,\"ok\":true}\n"), "{line}");
     }
 }

@@ -157,12 +157,7 @@ impl Metrics {
             grpc_handled: add(&mut registry, "grpc_server_handled", "gRPC calls finished"),
             grpc_seconds: extensive.then(|| {
                 let family: Histograms<_> = Family::new_with_constructor(call_seconds);
-                put(
-                    &mut registry,
-                    "grpc_server_handling_seconds",
-                    "Time of gRPC calls",
-                    family,
-                )
+                put(&mut registry, "grpc_server_handling_seconds", "Time of gRPC calls", family)
             }),
             client_sent_bytes: add(
                 &mut registry,
@@ -174,11 +169,7 @@ impl Metrics {
                 "etcd_network_client_grpc_received_bytes",
                 "Bytes of messages received from clients",
             ),
-            peer_sent_bytes: add(
-                &mut registry,
-                "etcd_network_peer_sent_bytes",
-                "Bytes sent to each peer",
-            ),
+            peer_sent_bytes: add(&mut registry, "etcd_network_peer_sent_bytes", "Bytes sent to each peer"),
             peer_received_bytes: add(
                 &mut registry,
                 "etcd_network_peer_received_bytes",
@@ -207,11 +198,7 @@ impl Metrics {
                 "etcd_server_proposals_pending",
                 "Proposals that wait for their outcome",
             ),
-            proposals_failed: add(
-                &mut registry,
-                "etcd_server_proposals_failed",
-                "Proposals that failed",
-            ),
+            proposals_failed: add(&mut registry, "etcd_server_proposals_failed", "Proposals that failed"),
             slow_requests: add(
                 &mut registry,
                 "keelson_slow_requests",
@@ -220,10 +207,7 @@ impl Metrics {
             looked_up: LookedUp::register(&mut registry),
             registry,
         };
-        metrics
-            .looked_up
-            .start_seconds
-            .set(process::start_seconds());
+        metrics.looked_up.start_seconds.set(process::start_seconds());
         metrics
     }
 
@@ -239,33 +223,14 @@ impl Metrics {
 
 impl LookedUp {
     fn register(registry: &mut Registry) -> Self {
-        let versions: Family<ServerVersion, Gauge> = add(
-            registry,
-            "etcd_server_version",
-            "The version that clients see, as a label",
-        );
+        let versions: Family<ServerVersion, Gauge> =
+            add(registry, "etcd_server_version", "The version that clients see, as a label");
         let version = crate::config::ETCD_VERSION;
-        versions
-            .get_or_create(&ServerVersion {
-                server_version: version,
-            })
-            .set(1);
+        versions.get_or_create(&ServerVersion { server_version: version }).set(1);
         LookedUp {
-            has_leader: add(
-                registry,
-                "etcd_server_has_leader",
-                "Whether a leader is known",
-            ),
-            is_leader: add(
-                registry,
-                "etcd_server_is_leader",
-                "Whether this member leads",
-            ),
-            is_learner: add(
-                registry,
-                "etcd_server_is_learner",
-                "Whether this member has no vote",
-            ),
+            has_leader: add(registry, "etcd_server_has_leader", "Whether a leader is known"),
+            is_leader: add(registry, "etcd_server_is_leader", "Whether this member leads"),
+            is_learner: add(registry, "etcd_server_is_learner", "Whether this member has no vote"),
             leader_changes: add(registry, "etcd_server_leader_changes_seen", "Leaders seen"),
             // etcd exports these two as gauges, in spite of their names.
             committed: add(
@@ -273,31 +238,15 @@ impl LookedUp {
                 "etcd_server_proposals_committed_total",
                 "Index of the last entry known to be committed",
             ),
-            applied: add(
-                registry,
-                "etcd_server_proposals_applied_total",
-                "Index of the last entry applied",
-            ),
+            applied: add(registry, "etcd_server_proposals_applied_total", "Index of the last entry applied"),
             quota: add(
                 registry,
                 "etcd_server_quota_backend_bytes",
                 "Bytes above which writes are refused, below 0 without limit",
             ),
-            total_bytes: add(
-                registry,
-                "etcd_mvcc_db_total_size_in_bytes",
-                "Bytes on disk",
-            ),
-            in_use_bytes: add(
-                registry,
-                "etcd_mvcc_db_total_size_in_use_in_bytes",
-                "Bytes on disk that hold live data",
-            ),
-            revision: add(
-                registry,
-                "etcd_debugging_mvcc_current_revision",
-                "The store's revision",
-            ),
+            total_bytes: add(registry, "etcd_mvcc_db_total_size_in_bytes", "Bytes on disk"),
+            in_use_bytes: add(registry, "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes on disk that hold live data"),
+            revision: add(registry, "etcd_debugging_mvcc_current_revision", "The store's revision"),
             compact_revision: add(
                 registry,
                 "etcd_debugging_mvcc_compact_revision",
@@ -308,16 +257,8 @@ impl LookedUp {
             virtual_bytes: add(registry, "process_virtual_memory_bytes", "Virtual memory"),
             cpu_seconds: add(registry, "process_cpu_seconds", "User and system CPU time"),
             open_fds: add(registry, "process_open_fds", "Open file descriptors"),
-            max_fds: add(
-                registry,
-                "process_max_fds",
-                "Most file descriptors that may be open",
-            ),
-            start_seconds: add(
-                registry,
-                "process_start_time_seconds",
-                "Start since the epoch",
-            ),
+            max_fds: add(registry, "process_max_fds", "Most file descriptors that may be open"),
+            start_seconds: add(registry, "process_start_time_seconds", "Start since the epoch"),
         }
     }
 
@@ -325,9 +266,7 @@ impl LookedUp {
         self.has_leader.set(observed.has_leader.into());
         self.is_leader.set(observed.is_leader.into());
         self.is_learner.set(observed.is_learner.into());
-        self.leader_changes
-            .inner()
-            .store(observed.leader_changes, Ordering::Relaxed);
+        self.leader_changes.inner().store(observed.leader_changes, Ordering::Relaxed);
         for (gauge, value) in [
             (&self.committed, observed.committed_index),
             (&self.applied, observed.applied_index),
@@ -346,16 +285,12 @@ impl LookedUp {
         self.virtual_bytes.set(usage.virtual_bytes);
         self.open_fds.set(usage.open_fds);
         self.max_fds.set(usage.max_fds);
-        self.cpu_seconds
-            .inner()
-            .store(usage.cpu_seconds.to_bits(), Ordering::Relaxed);
+        self.cpu_seconds.inner().store(usage.cpu_seconds.to_bits(), Ordering::Relaxed);
     }
 }
 
 fn call_seconds() -> Histogram {
-    Histogram::new([
-        0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    ])
+    Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
 }
 
 /// etcd's buckets, so that its dashboards' quantiles mean the same.
@@ -432,15 +367,10 @@ mod tests {
             "# TYPE etcd_disk_wal_fsync_duration_seconds histogram",
             "etcd_server_proposals_failed_total 0",
         ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is missing in\n{text}"
-            );
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
-        let resident = text
-            .lines()
-            .find_map(|line| line.strip_prefix("process_resident_memory_bytes "))
-            .expect("resident memory");
+        let resident =
+            text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).expect("resident memory");
         assert!(resident.parse::<u64>().expect("a number") > 1 << 20);
     }
 }

@@ -40,16 +40,10 @@ pub struct Found {
 
 /// Reads the history once for all watchers that are behind, from where the last of them is, as far as one go takes,
 /// but not beyond `until`.
-pub fn read<V: View>(
-    view: &V,
-    behind: &BTreeMap<i64, Behind>,
-    until: i64,
-) -> Result<Found, ViewError> {
+pub fn read<V: View>(view: &V, behind: &BTreeMap<i64, Behind>, until: i64) -> Result<Found, ViewError> {
     let compact_revision = view.compact_revision();
-    let (compacted, readable): (Vec<_>, Vec<_>) = behind
-        .iter()
-        .map(|(id, watcher)| (*id, watcher))
-        .partition(|(_, watcher)| watcher.from < compact_revision);
+    let (compacted, readable): (Vec<_>, Vec<_>) =
+        behind.iter().map(|(id, watcher)| (*id, watcher)).partition(|(_, watcher)| watcher.from < compact_revision);
     let mut found = Found {
         compacted: compacted.into_iter().map(|(id, _)| id).collect(),
         compact_revision,
@@ -85,25 +79,14 @@ fn add<V: View>(
     let revision = place.revision.main;
     let mut kv = record.key_value()?;
     kv.mod_revision = revision;
-    let kind = if place.tombstone {
-        EventType::Delete
-    } else {
-        EventType::Put
-    };
-    let mut event = Event {
-        r#type: kind.into(),
-        kv: Some(kv.clone()),
-        prev_kv: None,
-    };
+    let kind = if place.tombstone { EventType::Delete } else { EventType::Put };
+    let mut event = Event { r#type: kind.into(), kv: Some(kv.clone()), prev_kv: None };
     let wants = |watcher: &Behind| {
         watcher.from <= revision
             && watcher.interest.range.contains(&kv.key)
             && watcher.interest.accepts(revision, &event)
     };
-    let wanting: Vec<_> = behind
-        .iter()
-        .filter(|(_, watcher)| wants(watcher))
-        .collect();
+    let wanting: Vec<_> = behind.iter().filter(|(_, watcher)| wants(watcher)).collect();
     if wanting.iter().any(|(_, watcher)| watcher.prev_kv) {
         // Gone if the change itself is at the compacted revision; etcd shows none then either.
         if let Some(previous) = record.previous.filter(|previous| !previous.tombstone)
@@ -115,12 +98,7 @@ fn add<V: View>(
     }
     let bytes = wanting.len() * (size_of::<Event>() + event.encoded_len());
     for (id, _) in wanting {
-        match events
-            .iter_mut()
-            .rev()
-            .take_while(|(_, last, _)| *last == revision)
-            .find(|(other, ..)| other == id)
-        {
+        match events.iter_mut().rev().take_while(|(_, last, _)| *last == revision).find(|(other, ..)| other == id) {
             Some((_, _, of_revision)) => of_revision.push(event.clone()),
             None => events.push((*id, revision, vec![event.clone()])),
         }

@@ -29,10 +29,7 @@ pub struct HubOptions {
 
 impl Default for HubOptions {
     fn default() -> Self {
-        Self {
-            progress_interval: Duration::from_secs(600),
-            fragment_bytes: (1536 << 10) + (512 << 10),
-        }
+        Self { progress_interval: Duration::from_secs(600), fragment_bytes: (1536 << 10) + (512 << 10) }
     }
 }
 
@@ -117,11 +114,7 @@ impl Hub {
             state.restart(revision - 1);
         }
         let bytes = events.iter().map(Message::encoded_len).sum();
-        let published = Published {
-            revision,
-            events,
-            bytes,
-        };
+        let published = Published { revision, events, bytes };
         state.revision = revision;
         state.deliver(&published);
         state.remember(published);
@@ -176,14 +169,10 @@ impl Hub {
             return false;
         }
         let address = Address { stream, watch_id };
-        let skip = state
-            .recent
-            .partition_point(|published| published.revision < from);
+        let skip = state.recent.partition_point(|published| published.revision < from);
         for published in state.recent.iter().skip(skip) {
             let picks = interest.picks(published.revision, &published.events);
-            if !picks.is_empty()
-                && !mailbox.deliver(published.delivery(watch_id, picks), published.bytes)
-            {
+            if !picks.is_empty() && !mailbox.deliver(published.delivery(watch_id, picks), published.bytes) {
                 // It is behind already, and said so in the mailbox.
                 return true;
             }
@@ -200,21 +189,14 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("a failed assertion ends the process")
+        self.state.lock().expect("a failed assertion ends the process")
     }
 }
 
 impl Published {
     fn delivery(&self, watch_id: i64, picks: Vec<u32>) -> Delivery {
         let events = Arc::clone(&self.events);
-        Delivery {
-            watch_id,
-            revision: self.revision,
-            events,
-            picks,
-        }
+        Delivery { watch_id, revision: self.revision, events, picks }
     }
 }
 
@@ -233,10 +215,7 @@ impl State {
         }
         for (address, picks) in picks {
             let delivery = published.delivery(address.watch_id, picks);
-            if !self.synced[&address]
-                .mailbox
-                .deliver(delivery, published.bytes)
-            {
+            if !self.synced[&address].mailbox.deliver(delivery, published.bytes) {
                 self.remove(address);
             }
         }
@@ -264,9 +243,7 @@ impl State {
     fn restart(&mut self, revision: i64) {
         let next = self.revision + 1;
         for (address, synced) in self.synced.drain() {
-            synced
-                .mailbox
-                .fall_behind(address.watch_id, next.max(synced.interest.start_revision));
+            synced.mailbox.fall_behind(address.watch_id, next.max(synced.interest.start_revision));
         }
         self.index = Index::default();
         self.recent.clear();

@@ -23,10 +23,7 @@ enum End {
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self {
-            keys: HashMap::new(),
-            ranges: BTreeMap::new(),
-        }
+        Self { keys: HashMap::new(), ranges: BTreeMap::new() }
     }
 }
 

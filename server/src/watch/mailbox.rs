@@ -85,9 +85,7 @@ impl Mailbox {
     /// Throws away what waits for a watcher.
     pub fn forget(&self, watch_id: i64) {
         let mut contents = self.lock();
-        contents
-            .deliveries
-            .retain(|delivery| delivery.watch_id != watch_id);
+        contents.deliveries.retain(|delivery| delivery.watch_id != watch_id);
         contents.behind.retain(|(id, _)| *id != watch_id);
     }
 
@@ -97,8 +95,6 @@ impl Mailbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents
-            .lock()
-            .expect("nothing panics while holding it")
+        self.contents.lock().expect("nothing panics while holding it")
     }
 }

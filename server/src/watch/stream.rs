@@ -93,14 +93,7 @@ impl<S: Source> WatchStream<S> {
             Some(RequestUnion::CancelRequest(request)) => {
                 if self.remove(request.watch_id) {
                     let canceled = response(request.watch_id, self.hub.revision());
-                    return send(
-                        out,
-                        WatchResponse {
-                            canceled: true,
-                            ..canceled
-                        },
-                    )
-                    .await;
+                    return send(out, WatchResponse { canceled: true, ..canceled }).await;
                 }
                 Ok(())
             }
@@ -112,11 +105,7 @@ impl<S: Source> WatchStream<S> {
         }
     }
 
-    async fn create(
-        &mut self,
-        request: &WatchCreateRequest,
-        out: &Responses,
-    ) -> Result<(), Closed> {
+    async fn create(&mut self, request: &WatchCreateRequest, out: &Responses) -> Result<(), Closed> {
         let watcher = Watcher::new(request);
         let refusal = if request.start_revision < 0 {
             Some(EtcdError::Compacted.to_string())
@@ -127,16 +116,9 @@ impl<S: Source> WatchStream<S> {
         } else {
             None
         };
-        let created = |id, revision| WatchResponse {
-            created: true,
-            ..response(id, revision)
-        };
+        let created = |id, revision| WatchResponse { created: true, ..response(id, revision) };
         if let Some(cancel_reason) = refusal {
-            let refused = WatchResponse {
-                canceled: true,
-                cancel_reason,
-                ..created(NO_WATCHER, self.hub.revision())
-            };
+            let refused = WatchResponse { canceled: true, cancel_reason, ..created(NO_WATCHER, self.hub.revision()) };
             return send(out, refused).await;
         }
         let id = match request.watch_id {
@@ -146,13 +128,7 @@ impl<S: Source> WatchStream<S> {
         let interest = Arc::clone(&watcher.interest);
         self.watchers.insert(id, watcher);
         // What the hub delivers from now on waits in the mailbox until `created` is sent.
-        if !self.hub.join(
-            self.number,
-            id,
-            &interest,
-            &self.mailbox,
-            request.start_revision,
-        ) {
+        if !self.hub.join(self.number, id, &interest, &self.mailbox, request.start_revision) {
             self.behind.insert(id, request.start_revision);
         }
         // Read behind the join: every event above the revision that the client is told here must reach it.
@@ -193,10 +169,7 @@ impl<S: Source> WatchStream<S> {
             let Some(watcher) = self.watchers.get(&delivery.watch_id) else {
                 continue;
             };
-            let events = delivery
-                .picks
-                .iter()
-                .map(|at| watcher.show(&delivery.events[*at as usize]));
+            let events = delivery.picks.iter().map(|at| watcher.show(&delivery.events[*at as usize]));
             outbox.add(delivery.watch_id, delivery.revision, events.collect());
         }
         self.send_events(outbox, out).await
@@ -226,9 +199,7 @@ impl<S: Source> WatchStream<S> {
             let Some(watcher) = self.watchers.get(id) else {
                 return false;
             };
-            !self
-                .hub
-                .join(self.number, *id, &watcher.interest, &self.mailbox, *from)
+            !self.hub.join(self.number, *id, &watcher.interest, &self.mailbox, *from)
         });
         if behind.is_empty() {
             return Ok(());
@@ -238,22 +209,14 @@ impl<S: Source> WatchStream<S> {
             .map(|(id, from)| {
                 let watcher = &self.watchers[id];
                 let interest = Arc::clone(&watcher.interest);
-                (
-                    *id,
-                    Behind {
-                        interest,
-                        prev_kv: watcher.prev_kv,
-                        from: *from,
-                    },
-                )
+                (*id, Behind { interest, prev_kv: watcher.prev_kv, from: *from })
             })
             .collect();
         self.behind = behind;
         let source = Arc::clone(&self.source);
         // The store may be ahead of the hub, which will deliver what it publishes next.
         let revision = self.hub.revision();
-        let read =
-            tokio::task::spawn_blocking(move || catch_up::read(&source.view(), &wanted, revision));
+        let read = tokio::task::spawn_blocking(move || catch_up::read(&source.view(), &wanted, revision));
         match read.await {
             Ok(Ok(found)) => self.caught_up(found, revision, out).await,
             Ok(Err(error)) => {
@@ -266,25 +229,12 @@ impl<S: Source> WatchStream<S> {
         }
     }
 
-    async fn caught_up(
-        &mut self,
-        found: Found,
-        hub_revision: i64,
-        out: &Responses,
-    ) -> Result<(), Closed> {
+    async fn caught_up(&mut self, found: Found, hub_revision: i64, out: &Responses) -> Result<(), Closed> {
         for id in &found.compacted {
             self.remove(*id);
             // Like etcd's, the answer says nothing of the store's revision.
             let compact_revision = found.compact_revision;
-            send(
-                out,
-                WatchResponse {
-                    canceled: true,
-                    compact_revision,
-                    ..response(*id, 0)
-                },
-            )
-            .await?;
+            send(out, WatchResponse { canceled: true, compact_revision, ..response(*id, 0) }).await?;
         }
         for from in self.behind.values_mut() {
             *from = (*from).max(found.through + 1);
@@ -301,10 +251,7 @@ impl<S: Source> WatchStream<S> {
 
     fn progress_is_due(&mut self) {
         for (id, watcher) in &mut self.watchers {
-            if watcher.progress_notify
-                && !std::mem::take(&mut watcher.busy)
-                && !self.behind.contains_key(id)
-            {
+            if watcher.progress_notify && !std::mem::take(&mut watcher.busy) && !self.behind.contains_key(id) {
                 self.progress_due.insert(*id);
             }
         }
@@ -322,18 +269,11 @@ impl<S: Source> WatchStream<S> {
         let due = std::mem::take(&mut self.progress_due);
         for id in due {
             // A start in the future: the client must not take a revision below it for granted.
-            if self
-                .watchers
-                .get(&id)
-                .is_some_and(|watcher| watcher.interest.start_revision <= revision)
-            {
+            if self.watchers.get(&id).is_some_and(|watcher| watcher.interest.start_revision <= revision) {
                 send(out, response(id, revision)).await?;
             }
         }
-        let reached = self
-            .watchers
-            .values()
-            .all(|watcher| watcher.interest.start_revision <= revision);
+        let reached = self.watchers.values().all(|watcher| watcher.interest.start_revision <= revision);
         if self.progress_asked && reached {
             self.progress_asked = false;
             send(out, response(NO_WATCHER, revision)).await?;
@@ -343,11 +283,7 @@ impl<S: Source> WatchStream<S> {
 
     /// The interval with its jitter.
     fn interval(&self) -> Duration {
-        let interval = self
-            .hub
-            .options()
-            .progress_interval
-            .max(MIN_PROGRESS_INTERVAL);
+        let interval = self.hub.options().progress_interval.max(MIN_PROGRESS_INTERVAL);
         interval + interval.mul_f64(rand::rng().random_range(0.0..0.1))
     }
 }

@@ -38,10 +38,7 @@ impl Source for Memory {
 impl Memory {
     fn new(options: HubOptions) -> Arc<Self> {
         let state = Mutex::new(Overlay::new(Nothing));
-        Arc::new(Self {
-            state,
-            hub: Hub::new(1, options),
-        })
+        Arc::new(Self { state, hub: Hub::new(1, options) })
     }
 
     /// Commits without telling the hub; the revision and its events.
@@ -65,10 +62,7 @@ impl Memory {
     }
 
     fn compact(&self, revision: i64) {
-        self.write(Op::Compact(CompactionRequest {
-            revision,
-            physical: false,
-        }));
+        self.write(Op::Compact(CompactionRequest { revision, physical: false }));
         self.hub.compacted(revision);
     }
 }
@@ -85,19 +79,11 @@ impl Client {
         let (out, responses) = mpsc::channel(1);
         let stream = memory.hub.open(Arc::clone(memory));
         tokio::spawn(stream.run(ReceiverStream::new(inbound), out));
-        Self {
-            requests,
-            responses,
-        }
+        Self { requests, responses }
     }
 
     async fn ask(&self, union: RequestUnion) {
-        self.requests
-            .send(WatchRequest {
-                request_union: Some(union),
-            })
-            .await
-            .unwrap();
+        self.requests.send(WatchRequest { request_union: Some(union) }).await.unwrap();
     }
 
     /// Asks for a watcher and takes the answer.
@@ -109,16 +95,12 @@ impl Client {
     }
 
     async fn progress(&self) {
-        self.ask(RequestUnion::ProgressRequest(WatchProgressRequest {}))
-            .await;
+        self.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
     }
 
     async fn next(&mut self) -> WatchResponse {
         let response = tokio::time::timeout(DEADLINE, self.responses.recv()).await;
-        response
-            .expect("a response in time")
-            .expect("an open stream")
-            .expect("no error")
+        response.expect("a response in time").expect("an open stream").expect("no error")
     }
 
     /// Takes responses with events until there are so many.
@@ -139,27 +121,15 @@ fn bytes(text: &str) -> Bytes {
 }
 
 fn put(key: &str, value: &str) -> Op {
-    Op::Put(PutRequest {
-        key: bytes(key),
-        value: bytes(value),
-        ..Default::default()
-    })
+    Op::Put(PutRequest { key: bytes(key), value: bytes(value), ..Default::default() })
 }
 
 fn delete(key: &str) -> Op {
-    Op::DeleteRange(DeleteRangeRequest {
-        key: bytes(key),
-        ..Default::default()
-    })
+    Op::DeleteRange(DeleteRangeRequest { key: bytes(key), ..Default::default() })
 }
 
 fn on(key: &str, end: &str, start_revision: i64) -> WatchCreateRequest {
-    WatchCreateRequest {
-        key: bytes(key),
-        range_end: bytes(end),
-        start_revision,
-        ..Default::default()
-    }
+    WatchCreateRequest { key: bytes(key), range_end: bytes(end), start_revision, ..Default::default() }
 }
 
 fn revision(response: &WatchResponse) -> i64 {
@@ -167,8 +137,7 @@ fn revision(response: &WatchResponse) -> i64 {
 }
 
 fn values(events: &[Event]) -> Vec<String> {
-    let value =
-        |event: &Event| String::from_utf8(event.kv.clone().unwrap().value.to_vec()).unwrap();
+    let value = |event: &Event| String::from_utf8(event.kv.clone().unwrap().value.to_vec()).unwrap();
     events.iter().map(value).collect()
 }
 
@@ -177,16 +146,8 @@ async fn events_of_the_watched_keys_come_after_created_with_what_was_asked_for()
     let memory = Memory::new(HubOptions::default());
     memory.put("a", "1");
     let mut client = Client::open(&memory);
-    let created = client
-        .create(WatchCreateRequest {
-            prev_kv: true,
-            ..on("a", "", 0)
-        })
-        .await;
-    assert_eq!(
-        (created.watch_id, revision(&created), created.canceled),
-        (0, 2, false)
-    );
+    let created = client.create(WatchCreateRequest { prev_kv: true, ..on("a", "", 0) }).await;
+    assert_eq!((created.watch_id, revision(&created), created.canceled), (0, 2, false));
     memory.put("b", "not watched");
     memory.put("a", "2");
     let response = client.next().await;
@@ -207,23 +168,14 @@ async fn ids_are_given_from_zero_and_bad_requests_are_refused_in_band() {
     let memory = Memory::new(HubOptions::default());
     let mut client = Client::open(&memory);
     assert_eq!(client.create(on("a", "", 0)).await.watch_id, 0);
-    let chosen = WatchCreateRequest {
-        watch_id: 1,
-        ..on("a", "", 0)
-    };
+    let chosen = WatchCreateRequest { watch_id: 1, ..on("a", "", 0) };
     assert_eq!(client.create(chosen.clone()).await.watch_id, 1);
     assert_eq!(client.create(on("a", "", 0)).await.watch_id, 2);
     let reasons = [
-        (
-            chosen,
-            "mvcc: duplicate watch ID provided on the WatchStream",
-        ),
+        (chosen, "mvcc: duplicate watch ID provided on the WatchStream"),
         (on("b", "a", 0), "mvcc: watcher range is empty"),
         (on("b", "b", 0), "mvcc: watcher range is empty"),
-        (
-            on("a", "", -1),
-            "etcdserver: mvcc: required revision has been compacted",
-        ),
+        (on("a", "", -1), "etcdserver: mvcc: required revision has been compacted"),
     ];
     for (request, reason) in reasons {
         let refused = client.create(request).await;
@@ -231,21 +183,10 @@ async fn ids_are_given_from_zero_and_bad_requests_are_refused_in_band() {
         assert_eq!(refused.cancel_reason, reason);
     }
     // An unknown id gets no answer, a known one does.
-    client
-        .ask(RequestUnion::CancelRequest(WatchCancelRequest {
-            watch_id: 9,
-        }))
-        .await;
-    client
-        .ask(RequestUnion::CancelRequest(WatchCancelRequest {
-            watch_id: 1,
-        }))
-        .await;
+    client.ask(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: 9 })).await;
+    client.ask(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: 1 })).await;
     let canceled = client.next().await;
-    assert_eq!(
-        (canceled.watch_id, canceled.canceled, canceled.created),
-        (1, true, false)
-    );
+    assert_eq!((canceled.watch_id, canceled.canceled, canceled.created), (1, true, false));
     memory.put("a", "1");
     let mut ids = [client.next().await.watch_id, client.next().await.watch_id];
     ids.sort_unstable();
@@ -261,44 +202,20 @@ async fn the_past_comes_from_the_history_whole_revisions_in_order() {
     memory.commit(delete("a"));
     memory.hub.reset(5);
     let mut client = Client::open(&memory);
-    client
-        .create(WatchCreateRequest {
-            prev_kv: true,
-            ..on("", "\0", 3)
-        })
-        .await;
+    client.create(WatchCreateRequest { prev_kv: true, ..on("", "\0", 3) }).await;
     let response = client.next().await;
     assert_eq!(revision(&response), 5);
     assert_eq!(values(&response.events), ["1", "2", ""]);
-    let previous = |at: usize| {
-        response.events[at]
-            .prev_kv
-            .as_ref()
-            .map(|kv| kv.value.clone())
-    };
-    assert_eq!(
-        (previous(0), previous(1), previous(2)),
-        (None, Some(bytes("1")), Some(bytes("2")))
-    );
+    let previous = |at: usize| response.events[at].prev_kv.as_ref().map(|kv| kv.value.clone());
+    assert_eq!((previous(0), previous(1), previous(2)), (None, Some(bytes("1")), Some(bytes("2"))));
     memory.put("c", "now");
     assert_eq!(values(&client.events(1).await), ["now"]);
 
     let filters = vec![FilterType::Nodelete.into()];
-    client
-        .create(WatchCreateRequest {
-            filters,
-            watch_id: 7,
-            ..on("a", "", 4)
-        })
-        .await;
+    client.create(WatchCreateRequest { filters, watch_id: 7, ..on("a", "", 4) }).await;
     assert_eq!(values(&client.events(1).await), ["2"]);
     let filters = vec![FilterType::Noput.into()];
-    client
-        .create(WatchCreateRequest {
-            filters,
-            ..on("a", "", 2)
-        })
-        .await;
+    client.create(WatchCreateRequest { filters, ..on("a", "", 2) }).await;
     assert_eq!(client.events(1).await[0].r#type(), EventType::Delete);
 }
 
@@ -312,14 +229,7 @@ async fn a_compacted_start_cancels_the_watcher_but_the_compacted_revision_itself
     let mut client = Client::open(&memory);
     client.create(on("a", "", 2)).await;
     let canceled = client.next().await;
-    assert_eq!(
-        (
-            canceled.watch_id,
-            canceled.canceled,
-            canceled.compact_revision
-        ),
-        (0, true, 3)
-    );
+    assert_eq!((canceled.watch_id, canceled.canceled, canceled.compact_revision), (0, true, 3));
     client.create(on("a", "", 3)).await;
     assert_eq!(values(&client.events(2).await), ["2", "3"]);
 }
@@ -337,14 +247,7 @@ async fn progress_is_told_behind_all_events_and_not_below_a_start_in_the_future(
     client.progress().await;
     assert_eq!(client.events(10).await.len(), 10);
     let progress = client.next().await;
-    assert_eq!(
-        (
-            progress.watch_id,
-            revision(&progress),
-            progress.events.len()
-        ),
-        (-1, 12, 0)
-    );
+    assert_eq!((progress.watch_id, revision(&progress), progress.events.len()), (-1, 12, 0));
 
     client.create(on("z", "", 14)).await;
     client.progress().await;
@@ -353,82 +256,43 @@ async fn progress_is_told_behind_all_events_and_not_below_a_start_in_the_future(
     let mut seen = Vec::new();
     for _ in 0..2 {
         let response = client.next().await;
-        seen.push((
-            response.watch_id,
-            response.events.len(),
-            revision(&response),
-        ));
+        seen.push((response.watch_id, response.events.len(), revision(&response)));
     }
     assert_eq!(seen, [(1, 1, 14), (-1, 0, 14)]);
 }
 
 #[tokio::test]
 async fn idle_watchers_that_want_it_are_told_the_revision_now_and_then() {
-    let options = HubOptions {
-        progress_interval: Duration::from_millis(100),
-        ..Default::default()
-    };
+    let options = HubOptions { progress_interval: Duration::from_millis(100), ..Default::default() };
     let memory = Memory::new(options);
     let mut client = Client::open(&memory);
     client.create(on("a", "", 0)).await;
-    client
-        .create(WatchCreateRequest {
-            progress_notify: true,
-            ..on("a", "", 0)
-        })
-        .await;
+    client.create(WatchCreateRequest { progress_notify: true, ..on("a", "", 0) }).await;
     memory.put("b", "1");
     let progress = client.next().await;
-    assert_eq!(
-        (
-            progress.watch_id,
-            revision(&progress),
-            progress.events.len()
-        ),
-        (1, 2, 0)
-    );
+    assert_eq!((progress.watch_id, revision(&progress), progress.events.len()), (1, 2, 0));
 }
 
 #[tokio::test]
 async fn large_responses_are_split_where_that_was_asked_for() {
-    let options = HubOptions {
-        fragment_bytes: 1000,
-        ..Default::default()
-    };
+    let options = HubOptions { fragment_bytes: 1000, ..Default::default() };
     let memory = Memory::new(options);
     let mut client = Client::open(&memory);
-    client
-        .create(WatchCreateRequest {
-            fragment: true,
-            ..on("a", "z", 0)
-        })
-        .await;
+    client.create(WatchCreateRequest { fragment: true, ..on("a", "z", 0) }).await;
     client.create(on("a", "z", 0)).await;
     let success = (0..6)
         .map(|n| {
-            let put = PutRequest {
-                key: bytes(&format!("k{n}")),
-                value: vec![b'x'; 400].into(),
-                ..Default::default()
-            };
-            RequestOp {
-                request: Some(request_op::Request::RequestPut(put)),
-            }
+            let put = PutRequest { key: bytes(&format!("k{n}")), value: vec![b'x'; 400].into(), ..Default::default() };
+            RequestOp { request: Some(request_op::Request::RequestPut(put)) }
         })
         .collect();
-    memory.write(Op::Txn(TxnRequest {
-        success,
-        ..Default::default()
-    }));
+    memory.write(Op::Txn(TxnRequest { success, ..Default::default() }));
     let mut parts = Vec::new();
     for _ in 0..4 {
         let response = client.next().await;
         parts.push((response.watch_id, response.events.len(), response.fragment));
     }
-    assert_eq!(
-        parts,
-        [(0, 2, true), (0, 2, true), (0, 2, false), (1, 6, false)]
-    );
+    assert_eq!(parts, [(0, 2, true), (0, 2, true), (0, 2, false), (1, 6, false)]);
 }
 
 #[tokio::test]
@@ -456,17 +320,9 @@ async fn a_client_that_does_not_read_falls_behind_and_misses_nothing() {
     }
     client.progress().await;
     let events = client.events(count).await;
-    assert!(
-        values(&events)
-            .iter()
-            .enumerate()
-            .all(|(n, value)| *value == n.to_string())
-    );
+    assert!(values(&events).iter().enumerate().all(|(n, value)| *value == n.to_string()));
     let progress = client.next().await;
-    assert_eq!(
-        (progress.watch_id, revision(&progress)),
-        (-1, count as i64 + 1)
-    );
+    assert_eq!((progress.watch_id, revision(&progress)), (-1, count as i64 + 1));
 }
 
 /// Random watchers on random writes, with a client that sometimes does not read: each watcher gets each event of its
@@ -493,45 +349,24 @@ async fn check_random_watchers(mut random: StdRng) {
             14 => {
                 let end = ["", "\0", "k5"][random.random_range(0..3)];
                 let start = random.random_range(0..memory.hub.revision() + 3);
-                let request = WatchCreateRequest {
-                    prev_kv: true,
-                    ..on(&key, end, start)
-                };
-                client
-                    .ask(RequestUnion::CreateRequest(request.clone()))
-                    .await;
+                let request = WatchCreateRequest { prev_kv: true, ..on(&key, end, start) };
+                client.ask(RequestUnion::CreateRequest(request.clone())).await;
                 let created = loop {
                     let response = client.next().await;
                     if response.created {
                         break response;
                     }
-                    received
-                        .entry(response.watch_id)
-                        .or_default()
-                        .extend(response.events);
+                    received.entry(response.watch_id).or_default().extend(response.events);
                 };
-                let from = if start == 0 {
-                    revision(&created) + 1
-                } else {
-                    start
-                };
+                let from = if start == 0 { revision(&created) + 1 } else { start };
                 if !created.canceled {
-                    watchers.insert(
-                        created.watch_id,
-                        WatchCreateRequest {
-                            start_revision: from,
-                            ..request
-                        },
-                    );
+                    watchers.insert(created.watch_id, WatchCreateRequest { start_revision: from, ..request });
                 }
             }
             _ => {
                 while let Ok(response) = client.responses.try_recv() {
                     let response = response.unwrap();
-                    received
-                        .entry(response.watch_id)
-                        .or_default()
-                        .extend(response.events);
+                    received.entry(response.watch_id).or_default().extend(response.events);
                 }
             }
         }
@@ -551,10 +386,7 @@ async fn check_random_watchers(mut random: StdRng) {
             assert_eq!(revision(&response), memory.view().revision());
             break;
         }
-        received
-            .entry(response.watch_id)
-            .or_default()
-            .extend(response.events);
+        received.entry(response.watch_id).or_default().extend(response.events);
     }
     for (id, request) in watchers {
         let range = crate::mvcc::KeyRange::new(request.key, request.range_end);
@@ -566,11 +398,7 @@ async fn check_random_watchers(mut random: StdRng) {
             })
             .cloned()
             .collect();
-        assert_eq!(
-            received.remove(&id).unwrap_or_default(),
-            wanted,
-            "watcher {id}"
-        );
+        assert_eq!(received.remove(&id).unwrap_or_default(), wanted, "watcher {id}");
     }
 }
 

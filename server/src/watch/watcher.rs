@@ -54,11 +54,7 @@ impl Interest {
             let kv = event.kv.as_ref();
             kv.is_some_and(|kv| self.range.contains(&kv.key)) && self.accepts(revision, event)
         };
-        (0u32..)
-            .zip(events)
-            .filter(|(_, event)| wanted(event))
-            .map(|(at, _)| at)
-            .collect()
+        (0u32..).zip(events).filter(|(_, event)| wanted(event)).map(|(at, _)| at).collect()
     }
 }
 
@@ -91,30 +87,15 @@ impl Watcher {
 
     /// The event as this watcher gets it.
     pub fn show(&self, event: &Event) -> Event {
-        let prev_kv = if self.prev_kv {
-            event.prev_kv.clone()
-        } else {
-            None
-        };
-        Event {
-            r#type: event.r#type,
-            kv: event.kv.clone(),
-            prev_kv,
-        }
+        let prev_kv = if self.prev_kv { event.prev_kv.clone() } else { None };
+        Event { r#type: event.r#type, kv: event.kv.clone(), prev_kv }
     }
 }
 
 /// A response that says nothing yet; the door that sends it completes the header.
 pub fn response(watch_id: i64, revision: i64) -> WatchResponse {
-    let header = Some(ResponseHeader {
-        revision,
-        ..Default::default()
-    });
-    WatchResponse {
-        header,
-        watch_id,
-        ..Default::default()
-    }
+    let header = Some(ResponseHeader { revision, ..Default::default() });
+    WatchResponse { header, watch_id, ..Default::default() }
 }
 
 /// Collects events into responses, whole revisions together, the order of each watcher kept.
@@ -127,27 +108,14 @@ impl Outbox {
     /// Adds one revision's events for a watcher. `revision` is what the response tells of the store.
     pub fn add(&mut self, watch_id: i64, revision: i64, events: Vec<Event>) {
         let bytes: usize = events.iter().map(Message::encoded_len).sum();
-        let last = self
-            .responses
-            .iter_mut()
-            .rev()
-            .find(|(response, _)| response.watch_id == watch_id);
+        let last = self.responses.iter_mut().rev().find(|(response, _)| response.watch_id == watch_id);
         match last {
             Some((response, size)) if *size + bytes <= MAX_RESPONSE_BYTES => {
                 *size += bytes;
                 response.events.extend(events);
-                response.header = Some(ResponseHeader {
-                    revision,
-                    ..Default::default()
-                });
+                response.header = Some(ResponseHeader { revision, ..Default::default() });
             }
-            _ => self.responses.push((
-                WatchResponse {
-                    events,
-                    ..response(watch_id, revision)
-                },
-                bytes,
-            )),
+            _ => self.responses.push((WatchResponse { events, ..response(watch_id, revision) }, bytes)),
         }
     }
 
@@ -162,11 +130,7 @@ pub fn fragments(whole: WatchResponse, limit: usize) -> Vec<WatchResponse> {
     if whole.encoded_len() < limit || whole.events.len() < 2 {
         return vec![whole];
     }
-    let empty = WatchResponse {
-        events: Vec::new(),
-        fragment: true,
-        ..whole.clone()
-    };
+    let empty = WatchResponse { events: Vec::new(), fragment: true, ..whole.clone() };
     let mut parts = vec![empty.clone()];
     let mut size = empty.encoded_len();
     for event in whole.events {
@@ -175,10 +139,7 @@ pub fn fragments(whole: WatchResponse, limit: usize) -> Vec<WatchResponse> {
         let part = parts.last_mut().expect("there is a first part");
         if !part.events.is_empty() && size + more >= limit {
             size = empty.encoded_len() + more;
-            parts.push(WatchResponse {
-                events: vec![event],
-                ..empty.clone()
-            });
+            parts.push(WatchResponse { events: vec![event], ..empty.clone() });
         } else {
             size += more;
             part.events.push(event);

@@ -19,19 +19,13 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_keelson-server");
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits until `check` gives something, looking again and again.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut check: impl FnMut() -> F,
-) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(
-            start.elapsed() < DEADLINE,
-            "{what}: not within {DEADLINE:?}"
-        );
+        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -42,12 +36,7 @@ fn address() -> Ipv4Addr {
     let process = std::process::id() % (100 * 250);
     let member = NEXT.fetch_add(1, Ordering::Relaxed);
     assert!(member < 250, "a test process has 250 addresses");
-    Ipv4Addr::new(
-        127,
-        100 + (process / 250) as u8,
-        1 + (process % 250) as u8,
-        1 + member as u8,
-    )
+    Ipv4Addr::new(127, 100 + (process / 250) as u8, 1 + (process % 250) as u8, 1 + member as u8)
 }
 
 /// One member: a process that may be running or not, and what it keeps.
@@ -60,12 +49,7 @@ pub struct Member {
 
 impl Member {
     pub fn new(name: impl Into<String>) -> Self {
-        Member {
-            name: name.into(),
-            address: address(),
-            folder: tempfile::tempdir().expect("a folder"),
-            child: None,
-        }
+        Member { name: name.into(), address: address(), folder: tempfile::tempdir().expect("a folder"), child: None }
     }
 
     pub fn client_url(&self) -> String {
@@ -94,10 +78,7 @@ impl Member {
 
     /// Starts the process with these flags behind the usual ones.
     pub fn start(&mut self, flags: &[&str]) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_file());
+        let log = File::options().create(true).append(true).open(self.log_file());
         let child = Command::new(PROGRAM)
             .env_clear()
             .args([
@@ -154,9 +135,7 @@ impl Member {
             self.get("/readyz").await.filter(|(code, _)| *code == 200)
         })
         .await;
-        Client::connect([self.client_url()], None)
-            .await
-            .expect("a client")
+        Client::connect([self.client_url()], None).await.expect("a client")
     }
 
     /// GET on the port of probes: status and body; none if nobody listens.
@@ -208,14 +187,8 @@ impl Cluster {
     /// Starts all members at once.
     pub fn start(size: usize) -> Self {
         let members: Vec<_> = (0..size).map(|n| Member::new(format!("m{n}"))).collect();
-        let list: Vec<_> = members
-            .iter()
-            .map(|member| format!("{}={}", member.name, member.peer_url()))
-            .collect();
-        let mut cluster = Cluster {
-            members,
-            flags: vec![format!("--initial-cluster={}", list.join(","))],
-        };
+        let list: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer_url())).collect();
+        let mut cluster = Cluster { members, flags: vec![format!("--initial-cluster={}", list.join(","))] };
         for n in 0..size {
             cluster.restart(n);
         }
@@ -246,14 +219,8 @@ impl Cluster {
                     continue;
                 };
                 let list = client.member_list().await.ok()?;
-                let leader = list
-                    .members()
-                    .iter()
-                    .find(|member| member.id() == status.leader())?;
-                let found = self
-                    .members
-                    .iter()
-                    .position(|member| member.name == leader.name())?;
+                let leader = list.members().iter().find(|member| member.id() == status.leader())?;
+                let found = self.members.iter().position(|member| member.name == leader.name())?;
                 return self.members[found].is_running().then_some(found);
             }
             None
@@ -265,11 +232,7 @@ impl Cluster {
 /// A stream with one watcher that has been told to be created.
 pub async fn watch(client: &mut Client, key: &str, options: WatchOptions) -> WatchStream {
     let mut stream = client.watch(key, Some(options)).await.expect("a watch");
-    let created = stream
-        .message()
-        .await
-        .expect("a response")
-        .expect("an open stream");
+    let created = stream.message().await.expect("a response").expect("an open stream");
     assert!(created.created() && created.events().is_empty());
     stream
 }
@@ -277,9 +240,7 @@ pub async fn watch(client: &mut Client, key: &str, options: WatchOptions) -> Wat
 /// The gRPC code and message of a refused call.
 pub fn refusal<T: std::fmt::Debug>(result: Result<T, etcd_client::Error>) -> (i32, String) {
     match result.expect_err("the call must be refused") {
-        etcd_client::Error::GRpcStatus(status) => {
-            (status.code() as i32, status.message().to_owned())
-        }
+        etcd_client::Error::GRpcStatus(status) => (status.code() as i32, status.message().to_owned()),
         other => panic!("not a status: {other}"),
     }
 }

@@ -67,14 +67,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn settings(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Settings> {
-    let mut settings = Settings {
-        seconds: 5,
-        rounds: 2,
-        clients: vec![1, 64],
-        connections: 4,
-        value_bytes: 256,
-        targets: Vec::new(),
-    };
+    let mut settings =
+        Settings { seconds: 5, rounds: 2, clients: vec![1, 64], connections: 4, value_bytes: 256, targets: Vec::new() };
     while let Some(argument) = arguments.next() {
         if let Some((name, urls)) = argument.split_once('=') {
             let urls = urls.split(',').map(str::to_owned).collect();
@@ -82,9 +76,7 @@ fn settings(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Setti
             settings.targets.push(Target { name, urls });
             continue;
         }
-        let value = arguments
-            .next()
-            .with_context(|| format!("{argument} needs a value"))?;
+        let value = arguments.next().with_context(|| format!("{argument} needs a value"))?;
         match argument.as_str() {
             "--seconds" => settings.seconds = value.parse()?,
             "--rounds" => settings.rounds = value.parse()?,
@@ -105,12 +97,7 @@ fn settings(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Setti
 
 async fn measure(settings: &Settings, target: &Target, clients: usize) -> anyhow::Result<Measured> {
     let mut connections = Vec::new();
-    for url in target
-        .urls
-        .iter()
-        .cycle()
-        .take(settings.connections.max(target.urls.len()))
-    {
+    for url in target.urls.iter().cycle().take(settings.connections.max(target.urls.len())) {
         let endpoint = Endpoint::from_shared(url.clone())?.tcp_nodelay(true);
         connections.push(endpoint.connect().await.with_context(|| url.clone())?);
     }
@@ -120,12 +107,7 @@ async fn measure(settings: &Settings, target: &Target, clients: usize) -> anyhow
     let mut tasks = Vec::new();
     for client in 0..clients {
         let connection = connections[client % connections.len()].clone();
-        tasks.push(tokio::spawn(put_until(
-            connection,
-            client,
-            value.clone(),
-            end,
-        )));
+        tasks.push(tokio::spawn(put_until(connection, client, value.clone(), end)));
     }
     let (mut latencies, mut failed) = (Vec::new(), 0);
     for task in tasks {
@@ -139,21 +121,11 @@ async fn measure(settings: &Settings, target: &Target, clients: usize) -> anyhow
     }
     latencies.sort_unstable();
     let quantile = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    Ok(Measured {
-        puts_per_second: latencies.len() as f64 / took,
-        p50: quantile(0.50),
-        p99: quantile(0.99),
-        failed,
-    })
+    Ok(Measured { puts_per_second: latencies.len() as f64 / took, p50: quantile(0.50), p99: quantile(0.99), failed })
 }
 
 /// The latencies of acknowledged puts, and the number of others.
-async fn put_until(
-    connection: Channel,
-    client: usize,
-    value: Bytes,
-    end: Instant,
-) -> (Vec<Duration>, usize) {
+async fn put_until(connection: Channel, client: usize, value: Bytes, end: Instant) -> (Vec<Duration>, usize) {
     let mut kv = KvClient::new(connection);
     let (mut latencies, mut failed) = (Vec::new(), 0);
     for sequence in 0u64.. {

@@ -47,39 +47,25 @@ pub fn manifest(name: &str, size: i64) -> Value {
 pub async fn make_namespace(client: &Client) -> Result<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = serde_json::from_value(json!({"metadata": {"generateName": "keelson-e2e-"}}))?;
-    let made = namespaces
-        .create(&PostParams::default(), &namespace)
-        .await
-        .context("make a namespace")?;
+    let made = namespaces.create(&PostParams::default(), &namespace).await.context("make a namespace")?;
     Ok(made.name_any())
 }
 
 impl Cluster {
     /// Applies an EtcdCluster of `size` members in a new namespace; does not wait.
     pub async fn apply(name: &str, size: i64) -> Result<Self> {
-        let client = Client::try_default()
-            .await
-            .context("no Kubernetes: run these tests by `make e2e`")?;
+        let client = Client::try_default().await.context("no Kubernetes: run these tests by `make e2e`")?;
         let namespace = make_namespace(&client).await?;
         clusters(&client, &namespace)
-            .create(
-                &PostParams::default(),
-                &serde_json::from_value(manifest(name, size))?,
-            )
+            .create(&PostParams::default(), &serde_json::from_value(manifest(name, size))?)
             .await
             .context("create the EtcdCluster")?;
-        Ok(Self {
-            client,
-            namespace,
-            name: name.into(),
-        })
+        Ok(Self { client, namespace, name: name.into() })
     }
 
     /// The resource as it stands.
     pub async fn get(&self) -> Result<Value> {
-        let object = clusters(&self.client, &self.namespace)
-            .get(&self.name)
-            .await?;
+        let object = clusters(&self.client, &self.namespace).get(&self.name).await?;
         Ok(serde_json::to_value(object)?)
     }
 
@@ -130,9 +116,7 @@ impl Cluster {
     /// The client URL of each member that runs.
     pub async fn endpoints(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;
-        let addresses = pods
-            .iter()
-            .filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
+        let addresses = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
         Ok(addresses.map(|ip| format!("http://{ip}:2379")).collect())
     }
 
@@ -173,8 +157,7 @@ impl Cluster {
         let mut killed = Vec::new();
         for name in names {
             killed.push((name, pods.get(name).await?.uid()));
-            pods.delete(name, &DeleteParams::default().grace_period(0))
-                .await?;
+            pods.delete(name, &DeleteParams::default().grace_period(0)).await?;
         }
         for (name, uid) in killed {
             wait_for(&format!("{name} to come back"), PATIENCE, || async {
@@ -197,9 +180,7 @@ impl Cluster {
         })
         .await?;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        namespaces
-            .delete(&self.namespace, &DeleteParams::default())
-            .await?;
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
         Ok(())
     }
 }
@@ -207,10 +188,7 @@ impl Cluster {
 /// Whether the pod's Ready condition is True.
 pub fn is_ready(pod: &Pod) -> bool {
     let status = pod.status.as_ref();
-    let mut conditions = status
-        .and_then(|s| s.conditions.as_ref())
-        .into_iter()
-        .flatten();
+    let mut conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
     conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 

@@ -32,12 +32,7 @@ impl Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(write(cluster.clone(), stop.clone(), count.clone()));
-        Self {
-            cluster: cluster.clone(),
-            stop,
-            count,
-            task,
-        }
+        Self { cluster: cluster.clone(), stop, count, task }
     }
 
     /// Waits until `more` writes have been acknowledged from now on.
@@ -78,11 +73,7 @@ impl Writer {
     }
 }
 
-async fn write(
-    cluster: Cluster,
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
-) -> BTreeMap<u64, i64> {
+async fn write(cluster: Cluster, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) -> BTreeMap<u64, i64> {
     let mut acknowledged = BTreeMap::new();
     let mut next = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -26,9 +26,7 @@ async fn a_cluster_becomes_available_and_every_member_serves() -> Result<()> {
     let endpoints = cluster.endpoints().await?;
     for (n, endpoint) in endpoints.iter().enumerate() {
         let mut client = Cluster::connect(endpoint).await?;
-        client
-            .put(format!("from-{n}"), endpoint.as_str(), None)
-            .await?;
+        client.put(format!("from-{n}"), endpoint.as_str(), None).await?;
         for other in &endpoints {
             // Linearizable: visible at once on every member.
             let mut client = Cluster::connect(other).await?;
@@ -54,9 +52,7 @@ async fn nothing_is_written_while_nothing_changes(cluster: &Cluster) -> Result<(
 }
 
 async fn versions(cluster: &Cluster) -> Result<Vec<(String, String)>> {
-    use k8s_openapi::api::{
-        apps::v1::StatefulSet, core::v1::Service, policy::v1::PodDisruptionBudget,
-    };
+    use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Service, policy::v1::PodDisruptionBudget};
     let (client, namespace) = (&cluster.client, &cluster.namespace);
     let mut all = Vec::new();
     let mut note = |kind: &str, meta: &kube::core::ObjectMeta| {
@@ -67,22 +63,13 @@ async fn versions(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     for item in clusters(client, namespace).list(&every).await? {
         note("EtcdCluster", &item.metadata);
     }
-    for item in Api::<StatefulSet>::namespaced(client.clone(), namespace)
-        .list(&every)
-        .await?
-    {
+    for item in Api::<StatefulSet>::namespaced(client.clone(), namespace).list(&every).await? {
         note("StatefulSet", &item.metadata);
     }
-    for item in Api::<Service>::namespaced(client.clone(), namespace)
-        .list(&every)
-        .await?
-    {
+    for item in Api::<Service>::namespaced(client.clone(), namespace).list(&every).await? {
         note("Service", &item.metadata);
     }
-    for item in Api::<PodDisruptionBudget>::namespaced(client.clone(), namespace)
-        .list(&every)
-        .await?
-    {
+    for item in Api::<PodDisruptionBudget>::namespaced(client.clone(), namespace).list(&every).await? {
         note("PodDisruptionBudget", &item.metadata);
     }
     Ok(all)
@@ -137,16 +124,8 @@ async fn the_operator_may_be_killed_at_every_step() -> Result<()> {
     let start = Instant::now();
     loop {
         let status = cluster.get().await?["status"].clone();
-        let step = status["nextAction"]["action"]
-            .as_str()
-            .unwrap_or("none")
-            .to_owned();
-        let voters = status["members"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|m| m["role"] != "Learner")
-            .count();
+        let step = status["nextAction"]["action"].as_str().unwrap_or("none").to_owned();
+        let voters = status["members"].as_array().into_iter().flatten().filter(|m| m["role"] != "Learner").count();
         if voters == 3 && step == "none" {
             break;
         }
@@ -169,11 +148,8 @@ async fn kill_the_operator(client: &Client) -> Result<()> {
     let pods: Api<Pod> = Api::all(client.clone());
     let operators = ListParams::default().labels("app.kubernetes.io/name=keelson-operator");
     for pod in pods.list(&operators).await? {
-        let namespaced: Api<Pod> =
-            Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-        namespaced
-            .delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
-            .await?;
+        let namespaced: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+        namespaced.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
     }
     Ok(())
 }
@@ -195,22 +171,14 @@ async fn invalid_clusters_are_refused_with_the_name_of_the_field() -> Result<()>
     let cases = [
         (with(&["size"], json!(0)), "spec.size"),
         (with(&["size"], json!(99)), "spec.size"),
-        (
-            with(&["storage", "size"], json!("many")),
-            "spec.storage.size",
-        ),
+        (with(&["storage", "size"], json!("many")), "spec.storage.size"),
         (with(&["options"], json!({"name": "mine"})), "spec.options"),
     ];
     for (object, field) in cases {
         let spec = object["spec"].clone();
-        let created = api
-            .create(&PostParams::default(), &serde_json::from_value(object)?)
-            .await;
+        let created = api.create(&PostParams::default(), &serde_json::from_value(object)?).await;
         let message = created.err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(
-            message.contains(field),
-            "{spec}: {field} is not named in '{message}'"
-        );
+        assert!(message.contains(field), "{spec}: {field} is not named in '{message}'");
     }
     Ok(())
 }

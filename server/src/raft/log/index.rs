@@ -35,14 +35,10 @@ impl Place {
         let record = segment::get(&data, self.number, self.offset, self.offset)
             .filter(|record| record.kind == Kind::Entry)
             .ok_or_else(|| {
-                let message = format!(
-                    "segment {:016x}: no valid entry at offset {}",
-                    self.number, self.offset
-                );
+                let message = format!("segment {:016x}: no valid entry at offset {}", self.number, self.offset);
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?;
-        let entry =
-            pb::Entry::decode(Bytes::copy_from_slice(record.payload)).map_err(io::Error::other)?;
+        let entry = pb::Entry::decode(Bytes::copy_from_slice(record.payload)).map_err(io::Error::other)?;
         entry_from_wire(entry).map_err(io::Error::other)
     }
 }
@@ -101,11 +97,7 @@ impl Index {
     }
 
     fn push(&mut self, term: u64, index: u64, slot: Slot) {
-        assert!(
-            self.accepts(index),
-            "entry {index} of term {term} leaves a hole behind {:?}",
-            self.last()
-        );
+        assert!(self.accepts(index), "entry {index} of term {term} leaves a hole behind {:?}", self.last());
         if self.slots.is_empty() {
             self.first = index;
             self.cached_from = index;
@@ -117,29 +109,13 @@ impl Index {
     pub fn append(&mut self, entry: Entry) {
         self.cached_bytes += cost(&entry);
         let (term, index) = (entry.log_id.leader_id.term, entry.log_id.index);
-        self.push(
-            term,
-            index,
-            Slot {
-                term,
-                place: None,
-                entry: Some(entry),
-            },
-        );
+        self.push(term, index, Slot { term, place: None, entry: Some(entry) });
         self.evict();
     }
 
     /// Adds an entry that was found on disk.
     pub fn recovered(&mut self, id: LogId, place: Place) {
-        self.push(
-            id.leader_id.term,
-            id.index,
-            Slot {
-                term: id.leader_id.term,
-                place: Some(place),
-                entry: None,
-            },
-        );
+        self.push(id.leader_id.term, id.index, Slot { term: id.leader_id.term, place: Some(place), entry: None });
     }
 
     /// Notes where an entry was written; it may have been truncated or purged meanwhile.

@@ -106,10 +106,7 @@ impl LogThread {
 impl LogStore {
     /// Opens the log in `dir`, creating it if there is none.
     pub fn open(dir: &Path, options: LogOptions) -> Result<(LogStore, LogThread), LogError> {
-        let fail = |source| LogError::Io {
-            path: dir.into(),
-            source,
-        };
+        let fail = |source| LogError::Io { path: dir.into(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
         if let Some(parent) = dir.parent() {
             // Without its own entry on disk the directory would be lost with all that is synced in it.
@@ -157,16 +154,13 @@ impl LogStore {
 
     fn submit(&self, changes: Vec<Change>, waiter: Waiter) -> io::Result<()> {
         let job = Job { changes, waiter };
-        self.jobs
-            .send(job)
-            .map_err(|_| io::Error::other("the raft log's thread has ended"))
+        self.jobs.send(job).map_err(|_| io::Error::other("the raft log's thread has ended"))
     }
 
     async fn write(&self, change: Change) -> io::Result<()> {
         let (reply, done) = oneshot::channel();
         self.submit(vec![change], Waiter::Reply(reply))?;
-        done.await
-            .map_err(|_| io::Error::other("the raft log's thread has ended"))?
+        done.await.map_err(|_| io::Error::other("the raft log's thread has ended"))?
     }
 
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -211,10 +205,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let index = self.index();
-        Ok(LogState {
-            last_purged_log_id: index.purged,
-            last_log_id: index.last(),
-        })
+        Ok(LogState { last_purged_log_id: index.purged, last_log_id: index.last() })
     }
 
     async fn get_log_reader(&mut self) -> LogStore {
@@ -248,8 +239,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut index = self.index();
             for entry in entries {
                 if !index.accepts(entry.index()) {
-                    let message =
-                        format!("entry {} does not follow {:?}", entry.log_id, index.last());
+                    let message = format!("entry {} does not follow {:?}", entry.log_id, index.last());
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
                 }
                 index.append(entry.clone());

@@ -39,27 +39,19 @@ enum Event {
 
 /// Reads all of `dir`. Cuts a torn tail; refuses what cannot be explained by a crash.
 pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
-    let (numbers, spares) = list(dir).map_err(|source| LogError::Io {
-        path: dir.into(),
-        source,
-    })?;
+    let (numbers, spares) = list(dir).map_err(|source| LogError::Io { path: dir.into(), source })?;
     let mut events = Vec::new();
     let mut closed = VecDeque::new();
     let mut open = None;
     for (at, number) in numbers.iter().copied().enumerate() {
         let path = segment_path(dir, number);
         if at > 0 && numbers[at - 1] + 1 != number {
-            return Err(LogError::Missing {
-                path: segment_path(dir, number - 1),
-            });
+            return Err(LogError::Missing { path: segment_path(dir, number - 1) });
         }
         let last = at + 1 == numbers.len();
         let (found, tail) = read_segment(&path, number, &mut events)?;
         match tail {
-            Tail::Sealed => closed.push_back(Closed {
-                number,
-                last_index: found.last_index,
-            }),
+            Tail::Sealed => closed.push_back(Closed { number, last_index: found.last_index }),
             Tail::Corrupt { end } => return Err(LogError::Corrupt { path, offset: end }),
             // The next segment was created only after this one's `End` was on disk.
             Tail::Clean { end } | Tail::Torn { end, .. } if !last => {
@@ -69,13 +61,7 @@ pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
         }
     }
     let next_number = numbers.last().map_or(1, |number| number + 1);
-    Ok(Recovered {
-        index: replay(events, dir)?,
-        closed,
-        open,
-        next_number,
-        spares,
-    })
+    Ok(Recovered { index: replay(events, dir)?, closed, open, next_number, spares })
 }
 
 fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
@@ -85,10 +71,7 @@ fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("spare") => spares.push(path),
             Some("wal") => {
-                let stem = path
-                    .file_stem()
-                    .and_then(|stem| stem.to_str())
-                    .unwrap_or_default();
+                let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
                 numbers.extend(u64::from_str_radix(stem, 16));
             }
             _ => {}
@@ -98,71 +81,36 @@ fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
     Ok((numbers, spares))
 }
 
-fn read_segment(
-    path: &Path,
-    number: u64,
-    events: &mut Vec<Event>,
-) -> Result<(Open, Tail), LogError> {
-    let fail = |source| LogError::Io {
-        path: path.into(),
-        source,
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(fail)?;
+fn read_segment(path: &Path, number: u64, events: &mut Vec<Event>) -> Result<(Open, Tail), LogError> {
+    let fail = |source| LogError::Io { path: path.into(), source };
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
     let data = fs::read(path).map_err(fail)?;
     let allocated = data.len() as u64;
-    let mut open = Open {
-        file: Arc::new(file),
-        number,
-        start: 0,
-        offset: 0,
-        synced: 0,
-        allocated,
-        last_index: None,
-    };
+    let mut open = Open { file: Arc::new(file), number, start: 0, offset: 0, synced: 0, allocated, last_index: None };
     let tail = segment::scan(&data, number, |record| {
         if record.offset == 0 {
             open.start = record.end();
         }
         open.offset = record.end();
-        take(record, &mut open, events).map_err(|_| LogError::Corrupt {
-            path: path.into(),
-            offset: record.offset,
-        })
+        take(record, &mut open, events).map_err(|_| LogError::Corrupt { path: path.into(), offset: record.offset })
     })?;
     Ok((open, tail))
 }
 
-fn take(
-    record: Record<'_>,
-    open: &mut Open,
-    events: &mut Vec<Event>,
-) -> Result<(), prost::DecodeError> {
+fn take(record: Record<'_>, open: &mut Open, events: &mut Vec<Event>) -> Result<(), prost::DecodeError> {
     let id = |payload: &[u8]| pb::LogId::decode(payload).map(LogId::from);
     match record.kind {
         Kind::State => {
             let state = pb::SegmentState::decode(record.payload)?;
             events.extend(state.vote.map(|vote| Event::Vote(vote.into())));
             events.extend(state.purged.map(|purged| Event::Purge(purged.into())));
-            events.extend(
-                state
-                    .committed
-                    .map(|committed| Event::Commit(committed.into())),
-            );
+            events.extend(state.committed.map(|committed| Event::Commit(committed.into())));
         }
         Kind::Vote => events.push(Event::Vote(pb::Vote::decode(record.payload)?.into())),
         Kind::Entry => {
             let entry = pb::Entry::decode(record.payload)?;
             let size = (record.end() - record.offset) as usize;
-            let place = Place {
-                file: open.file.clone(),
-                number: open.number,
-                offset: record.offset,
-                size,
-            };
+            let place = Place { file: open.file.clone(), number: open.number, offset: record.offset, size };
             open.last_index = open.last_index.max(Some(entry.index));
             events.push(Event::Entry(log_id(entry.term, entry.index), place));
         }
@@ -179,10 +127,7 @@ fn take(
 
 /// Makes the last segment writable again: what a lost write left behind its end must never be read as records.
 fn resume(mut open: Open, tail: Tail, path: &Path) -> Result<Open, LogError> {
-    let fail = |source| LogError::Io {
-        path: path.into(),
-        source,
-    };
+    let fail = |source| LogError::Io { path: path.into(), source };
     if let Tail::Torn { end, dirty } = tail {
         tracing::warn!(path = %path.display(), end, dirty, "cutting a write that a crash left incomplete");
         writer::zero(&open.file, end, dirty).map_err(fail)?;
@@ -212,10 +157,7 @@ fn replay(events: Vec<Event>, dir: &Path) -> Result<Index, LogError> {
             Event::Entry(id, _) if index.purged.is_some_and(|purged| id.index <= purged.index) => {}
             Event::Entry(id, place) => {
                 if !index.accepts(id.index) {
-                    return Err(LogError::Hole {
-                        dir: dir.into(),
-                        index: id.index,
-                    });
+                    return Err(LogError::Hole { dir: dir.into(), index: id.index });
                 }
                 index.recovered(id, place);
             }

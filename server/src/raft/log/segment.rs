@@ -31,15 +31,8 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        const KINDS: [Kind; 7] = [
-            Kind::State,
-            Kind::Vote,
-            Kind::Entry,
-            Kind::Truncate,
-            Kind::Purge,
-            Kind::Commit,
-            Kind::End,
-        ];
+        const KINDS: [Kind; 7] =
+            [Kind::State, Kind::Vote, Kind::Entry, Kind::Truncate, Kind::Purge, Kind::Commit, Kind::End];
         KINDS.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
@@ -50,14 +43,7 @@ pub fn record_size(payload: usize) -> usize {
 }
 
 /// Appends one record to `buf`, whose first byte goes to `base` in segment `number`. Returns the record's offset.
-pub fn put(
-    buf: &mut Vec<u8>,
-    number: u64,
-    base: u64,
-    synced: u64,
-    kind: Kind,
-    payload: &[u8],
-) -> u64 {
+pub fn put(buf: &mut Vec<u8>, number: u64, base: u64, synced: u64, kind: Kind, payload: &[u8]) -> u64 {
     let start = buf.len();
     let offset = base + start as u64;
     buf.extend_from_slice(&[0; 4]);
@@ -101,16 +87,11 @@ impl Record<'_> {
 pub fn get(data: &[u8], number: u64, base: u64, offset: u64) -> Option<Record<'_>> {
     let rest = data.get((offset - base) as usize..)?;
     let header = rest.get(..HEADER)?;
-    let word = |at: usize| {
-        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let kind = Kind::from_byte(header[12])?;
     let synced = word(8) as u64;
     // What is left of an older use of the file seldom looks like this, and need not be summed then.
-    if header[13..HEADER] != [0; HEADER - 13]
-        || synced > offset
-        || !synced.is_multiple_of(ALIGN as u64)
-    {
+    if header[13..HEADER] != [0; HEADER - 13] || synced > offset || !synced.is_multiple_of(ALIGN as u64) {
         return None;
     }
     let length = word(4) as usize;
@@ -118,12 +99,7 @@ pub fn get(data: &[u8], number: u64, base: u64, offset: u64) -> Option<Record<'_
     if checksum(number, offset, body) != word(0) {
         return None;
     }
-    Some(Record {
-        kind,
-        offset,
-        synced,
-        payload: &body[HEADER - 4..],
-    })
+    Some(Record { kind, offset, synced, payload: &body[HEADER - 4..] })
 }
 
 /// How the records of a segment end.
@@ -140,11 +116,7 @@ pub enum Tail {
 }
 
 /// Calls `each` on every record of a whole segment, in order, and tells how they end.
-pub fn scan<'a, E>(
-    data: &'a [u8],
-    number: u64,
-    mut each: impl FnMut(Record<'a>) -> Result<(), E>,
-) -> Result<Tail, E> {
+pub fn scan<'a, E>(data: &'a [u8], number: u64, mut each: impl FnMut(Record<'a>) -> Result<(), E>) -> Result<Tail, E> {
     let mut offset = 0;
     while let Some(record) = get(data, number, 0, offset) {
         if record.kind == Kind::End {

@@ -10,19 +10,13 @@ use crate::raft::types::{Request, log_id};
 const SEGMENT: u64 = 16 << 10;
 
 fn open(dir: &TempDir) -> Result<LogStore, LogError> {
-    let options = LogOptions {
-        segment_bytes: SEGMENT,
-        observer: None,
-    };
+    let options = LogOptions { segment_bytes: SEGMENT, observer: None };
     LogStore::open(dir.path(), options).map(|(store, _)| store)
 }
 
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let request = Request(vec![index as u8; bytes].into());
-    Entry {
-        log_id: log_id(term, index),
-        payload: EntryPayload::Normal(request),
-    }
+    Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(request) }
 }
 
 async fn append(store: &mut LogStore, entries: impl IntoIterator<Item = Entry>) {
@@ -42,12 +36,8 @@ async fn indexes(store: &mut LogStore) -> Vec<u64> {
 }
 
 fn segments(dir: &TempDir, extension: &str) -> Vec<PathBuf> {
-    let files = fs::read_dir(dir.path())
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let mut files: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|e| e == extension))
-        .collect();
+    let files = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
     files.sort();
     files
 }
@@ -55,18 +45,11 @@ fn segments(dir: &TempDir, extension: &str) -> Vec<PathBuf> {
 /// Offset of the record that holds `needle`.
 fn find(path: &Path, needle: &[u8]) -> u64 {
     let data = fs::read(path).unwrap();
-    data.windows(needle.len())
-        .position(|window| window == needle)
-        .unwrap() as u64
+    data.windows(needle.len()).position(|window| window == needle).unwrap() as u64
 }
 
 fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .unwrap()
-        .write_all_at(bytes, offset)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
 }
 
 #[tokio::test]
@@ -84,17 +67,11 @@ async fn everything_written_is_there_after_reopening() {
 
     let mut store = open(&dir).unwrap();
     assert_eq!(indexes(&mut store).await, (10..95).collect::<Vec<_>>());
-    assert_eq!(
-        store.try_get_log_entries(89..91).await.unwrap(),
-        [entry(3, 89, 500), entry(4, 90, 500)]
-    );
+    assert_eq!(store.try_get_log_entries(89..91).await.unwrap(), [entry(3, 89, 500), entry(4, 90, 500)]);
     assert_eq!(store.read_vote().await.unwrap(), Some(vote));
     assert_eq!(store.read_committed().await.unwrap(), Some(log_id(3, 80)));
     let state = store.get_log_state().await.unwrap();
-    assert_eq!(
-        (state.last_purged_log_id, state.last_log_id),
-        (Some(log_id(3, 9)), Some(log_id(4, 94)))
-    );
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(3, 9)), Some(log_id(4, 94))));
 }
 
 #[tokio::test]
@@ -108,19 +85,12 @@ async fn purged_segments_are_recycled_and_their_bytes_never_come_back() {
             store.purge(log_id(1, index - 5)).await.unwrap();
         }
     }
-    assert!(
-        segments(&dir, "wal").len() <= 4,
-        "{:?}",
-        segments(&dir, "wal")
-    );
+    assert!(segments(&dir, "wal").len() <= 4, "{:?}", segments(&dir, "wal"));
     assert!(segments(&dir, "spare").len() <= 2);
     drop(store);
     let mut store = open(&dir).unwrap();
     assert_eq!(indexes(&mut store).await, (295..300).collect::<Vec<_>>());
-    assert_eq!(
-        store.read_vote().await.unwrap(),
-        Some(Vote::new_committed(1, 1))
-    );
+    assert_eq!(store.read_vote().await.unwrap(), Some(Vote::new_committed(1, 1)));
 }
 
 #[tokio::test]
@@ -129,11 +99,7 @@ async fn a_torn_tail_is_cut_and_written_over() {
     let mut store = open(&dir).unwrap();
     append(&mut store, [entry(1, 0, 40)]).await;
     // One write of three entries, of which the middle one never reached the disk.
-    append(
-        &mut store,
-        [entry(1, 1, 40), entry(1, 2, 40), entry(1, 3, 40)],
-    )
-    .await;
+    append(&mut store, [entry(1, 1, 40), entry(1, 2, 40), entry(1, 3, 40)]).await;
     drop(store);
     let segment = &segments(&dir, "wal")[0];
     overwrite(segment, find(segment, &[2; 40]), &[0; 40]);
@@ -145,10 +111,7 @@ async fn a_torn_tail_is_cut_and_written_over() {
     // Entry 3 of the lost write lies right behind the new entry 2: it must not be taken for its successor.
     let mut store = open(&dir).unwrap();
     assert_eq!(indexes(&mut store).await, [0, 1, 2]);
-    assert_eq!(
-        store.get_log_state().await.unwrap().last_log_id,
-        Some(log_id(2, 2))
-    );
+    assert_eq!(store.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 2)));
 }
 
 #[tokio::test]
@@ -189,10 +152,7 @@ async fn a_segment_without_its_first_record_begins_anew() {
     }
     drop(store);
     fs::write(writer::segment_path(dir.path(), 2), vec![0; 4096]).unwrap();
-    assert!(
-        matches!(open(&dir), Err(LogError::Corrupt { .. })),
-        "an unsealed segment cannot have a successor"
-    );
+    assert!(matches!(open(&dir), Err(LogError::Corrupt { .. })), "an unsealed segment cannot have a successor");
     fs::remove_file(writer::segment_path(dir.path(), 2)).unwrap();
     let mut store = open(&dir).unwrap();
     assert_eq!(indexes(&mut store).await.len(), 12);
@@ -202,21 +162,10 @@ async fn a_segment_without_its_first_record_begins_anew() {
 async fn entries_larger_than_a_segment_are_kept() {
     let dir = TempDir::new().unwrap();
     let mut store = open(&dir).unwrap();
-    append(
-        &mut store,
-        [
-            entry(1, 0, 10),
-            entry(1, 1, 3 * SEGMENT as usize),
-            entry(1, 2, 10),
-        ],
-    )
-    .await;
+    append(&mut store, [entry(1, 0, 10), entry(1, 1, 3 * SEGMENT as usize), entry(1, 2, 10)]).await;
     drop(store);
     let mut store = open(&dir).unwrap();
-    assert_eq!(
-        store.try_get_log_entries(1..2).await.unwrap(),
-        [entry(1, 1, 3 * SEGMENT as usize)]
-    );
+    assert_eq!(store.try_get_log_entries(1..2).await.unwrap(), [entry(1, 1, 3 * SEGMENT as usize)]);
     assert_eq!(indexes(&mut store).await, [0, 1, 2]);
 }
 
@@ -230,30 +179,17 @@ async fn the_log_goes_on_behind_an_installed_snapshot() {
     drop(store);
     let mut store = open(&dir).unwrap();
     assert_eq!(indexes(&mut store).await, [1001]);
-    assert_eq!(
-        store.get_log_state().await.unwrap().last_purged_log_id,
-        Some(log_id(2, 1000))
-    );
+    assert_eq!(store.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(2, 1000)));
 }
 
 #[tokio::test]
 async fn old_entries_are_read_from_disk_when_memory_is_short() {
     let dir = TempDir::new().unwrap();
-    let options = LogOptions {
-        segment_bytes: 64 << 20,
-        observer: None,
-    };
+    let options = LogOptions { segment_bytes: 64 << 20, observer: None };
     let (mut store, _thread) = LogStore::open(dir.path(), options).unwrap();
     for index in 0..40 {
         append(&mut store, [entry(1, index, 1 << 20)]).await;
     }
-    assert_eq!(
-        store.try_get_log_entries(0..1).await.unwrap(),
-        [entry(1, 0, 1 << 20)]
-    );
-    assert_eq!(
-        store.limited_get_log_entries(0, 40).await.unwrap().len(),
-        1,
-        "messages to followers stay small"
-    );
+    assert_eq!(store.try_get_log_entries(0..1).await.unwrap(), [entry(1, 0, 1 << 20)]);
+    assert_eq!(store.limited_get_log_entries(0, 40).await.unwrap().len(), 1, "messages to followers stay small");
 }

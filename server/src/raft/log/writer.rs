@@ -127,9 +127,7 @@ impl Writer {
     /// Starts the thread. It ends when every sender is gone.
     pub fn spawn(self) -> io::Result<(SyncSender<Job>, thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
-        let thread = thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || self.run(queue))?;
+        let thread = thread::Builder::new().name("raft-log".into()).spawn(move || self.run(queue))?;
         Ok((jobs, thread))
     }
 
@@ -151,9 +149,7 @@ impl Writer {
                 failed = Some(error.to_string());
             }
             for job in jobs {
-                let result = failed
-                    .as_ref()
-                    .map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())));
+                let result = failed.as_ref().map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())));
                 job.waiter.tell(result);
             }
         }
@@ -176,14 +172,10 @@ impl Writer {
         } else {
             self.write_out(&mut batch)?;
         }
-        let purge =
-            jobs.iter()
-                .flat_map(|job| &job.changes)
-                .rev()
-                .find_map(|change| match change {
-                    Change::Purge(id) => Some(id.index),
-                    _ => None,
-                });
+        let purge = jobs.iter().flat_map(|job| &job.changes).rev().find_map(|change| match change {
+            Change::Purge(id) => Some(id.index),
+            _ => None,
+        });
         purge.map_or(Ok(()), |index| self.recycle(index))
     }
 
@@ -195,12 +187,7 @@ impl Writer {
     }
 
     fn put(&self, batch: &mut Batch, kind: Kind, payload: &[u8]) {
-        let Open {
-            number,
-            offset,
-            synced,
-            ..
-        } = self.open;
+        let Open { number, offset, synced, .. } = self.open;
         batch.last = segment::put(&mut batch.bytes, number, offset, synced, kind, payload);
     }
 
@@ -234,9 +221,7 @@ impl Writer {
         open.file.write_all_at(&batch.bytes, open.offset)?;
         open.offset += batch.bytes.len() as u64;
         if open.offset > open.allocated {
-            let target = (open.offset + GROWTH)
-                .min(self.segment_bytes)
-                .max(open.offset);
+            let target = (open.offset + GROWTH).min(self.segment_bytes).max(open.offset);
             zero(&open.file, open.offset, target)?;
             open.allocated = target;
         }
@@ -266,10 +251,7 @@ impl Writer {
         let mut batch = Batch::default();
         self.put(&mut batch, Kind::End, &[]);
         self.flush(&mut batch)?;
-        self.closed.push_back(Closed {
-            number: self.open.number,
-            last_index: self.open.last_index,
-        });
+        self.closed.push_back(Closed { number: self.open.number, last_index: self.open.last_index });
         self.open = create(&self.dir, self.open.number + 1, self.spares.pop())?;
         self.begin()
     }
@@ -319,23 +301,10 @@ pub fn create(dir: &Path, number: u64, spare: Option<PathBuf>) -> io::Result<Ope
     if let Some(spare) = spare {
         fs::rename(spare, &path)?;
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
     let allocated = file.metadata()?.len();
     sync_dir(dir)?;
-    Ok(Open {
-        file: Arc::new(file),
-        number,
-        start: 0,
-        offset: 0,
-        synced: 0,
-        allocated,
-        last_index: None,
-    })
+    Ok(Open { file: Arc::new(file), number, start: 0, offset: 0, synced: 0, allocated, last_index: None })
 }
 
 /// Fills `from..to` with zeros.
@@ -369,10 +338,7 @@ fn encode(change: &Change) -> (Kind, Vec<u8>) {
         Change::Vote(vote) => (Kind::Vote, pb::Vote::from(vote).encode_to_vec()),
         Change::Entry(entry) => (Kind::Entry, entry_to_wire(entry).encode_to_vec()),
         // An index is never left out of the encoding of a truncation to nothing: that one is empty.
-        Change::Truncate(last) => (
-            Kind::Truncate,
-            last.map_or_else(Vec::new, |last| truncation(last.index)),
-        ),
+        Change::Truncate(last) => (Kind::Truncate, last.map_or_else(Vec::new, |last| truncation(last.index))),
         Change::Purge(purged) => (Kind::Purge, id(*purged)),
         Change::Commit(committed) => (Kind::Commit, id(*committed)),
     }

@@ -12,8 +12,8 @@ use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 use tokio::sync::{mpsc, watch};
@@ -80,12 +80,7 @@ pub struct Peers {
 
 impl Peers {
     /// Connections of `member_id`. A peer that takes longer than `stall` to answer a replication is given up for lost.
-    pub fn new(
-        cluster_id: u64,
-        member_id: u64,
-        tls: Option<PeerTls>,
-        stall: Duration,
-    ) -> Arc<Peers> {
+    pub fn new(cluster_id: u64, member_id: u64, tls: Option<PeerTls>, stall: Duration) -> Arc<Peers> {
         Arc::new(Peers {
             cluster_id,
             member_id,
@@ -125,11 +120,7 @@ impl Peers {
             }
         });
         link.urls.set(urls);
-        let identity = Identity {
-            cluster: hex(self.cluster_id),
-            from: hex(self.member_id),
-            to: hex(id),
-        };
+        let identity = Identity { cluster: hex(self.cluster_id), from: hex(self.member_id), to: hex(id) };
         PeerClient::with_interceptor(pick(link), identity)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
@@ -164,18 +155,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Target {
             peers: self.0.clone(),
             client: self.0.caller(target, &node.peer_urls),
-            bulk: self
-                .0
-                .client(target, &node.peer_urls, |link| link.bulk.clone()),
+            bulk: self.0.client(target, &node.peer_urls, |link| link.bulk.clone()),
             beats: None,
         }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &PeerNode) -> Target {
-        Target {
-            beats: Some(Beats::default()),
-            ..self.new_client(target, node).await
-        }
+        Target { beats: Some(Beats::default()), ..self.new_client(target, node).await }
     }
 }
 
@@ -191,19 +177,10 @@ pub struct Target {
 /// A stream of single messages, each answered before the next; gone while one is under way, so that an answer that
 /// comes too late is never taken for the next one's.
 #[derive(Default)]
-struct Beats(
-    Option<(
-        mpsc::Sender<pb::AppendRequest>,
-        Streaming<pb::AppendResponse>,
-    )>,
-);
+struct Beats(Option<(mpsc::Sender<pb::AppendRequest>, Streaming<pb::AppendResponse>)>);
 
 impl Beats {
-    async fn send(
-        &mut self,
-        mut client: Caller,
-        request: pb::AppendRequest,
-    ) -> Result<pb::AppendResponse, Status> {
+    async fn send(&mut self, mut client: Caller, request: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
         let (requests, mut answers) = match self.0.take() {
             Some(open) => open,
             None => {
@@ -237,9 +214,7 @@ impl Target {
     ) -> Result<T, RpcError> {
         let answer = tokio::time::timeout(limit, call).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| self.unreachable(status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.unreachable(status))
     }
 
     async fn append<S>(&mut self, mut input: S) -> Result<AppendStream<'_>, RpcError>
@@ -261,9 +236,7 @@ impl Target {
         let mut client = self.client.clone();
         let opened = tokio::time::timeout(self.peers.stall, client.append(requests)).await;
         let opened = opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        let responses = opened
-            .map_err(|status| self.unreachable(status))?
-            .into_inner();
+        let responses = opened.map_err(|status| self.unreachable(status))?.into_inner();
         let state = Some((responses, sent, 0u64));
         let this = &*self;
         let answers = futures::stream::unfold(state, move |state| async move {
@@ -287,11 +260,7 @@ impl Target {
         futures::stream::unfold((self, input), |(this, mut input)| async move {
             let request = super::append_to_wire(input.next().await?);
             let client = this.client.clone();
-            let answer = this
-                .beats
-                .get_or_insert_default()
-                .send(client, request)
-                .await;
+            let answer = this.beats.get_or_insert_default().send(client, request).await;
             let answer = match answer {
                 Ok(answer) => super::appended_from_wire(answer).map_err(malformed),
                 Err(status) => Err(this.unreachable(status)),
@@ -318,9 +287,7 @@ impl Target {
                 Err(_) if sent.load(Ordering::Relaxed) == answered => owed_since = None,
                 Err(_) if owed_since.is_none() => owed_since = Some(Instant::now()),
                 Err(_) => {
-                    return Some(Err(
-                        self.unreachable(Status::deadline_exceeded("no answer in time"))
-                    ));
+                    return Some(Err(self.unreachable(Status::deadline_exceeded("no answer in time"))));
                 }
             }
         }
@@ -335,16 +302,10 @@ impl RaftNetworkV2<TypeConfig> for Target {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let last = rpc
-            .entries
-            .last()
-            .map(|entry| entry.log_id)
-            .or(rpc.prev_log_id);
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
         let mut answers = self.append(futures::stream::iter([rpc])).await?;
         match answers.next().await {
-            Some(Ok(Ok(matched))) if matched != last => {
-                Ok(AppendEntriesResponse::PartialSuccess(matched))
-            }
+            Some(Ok(Ok(matched))) if matched != last => Ok(AppendEntriesResponse::PartialSuccess(matched)),
             Some(answer) => Ok(answer?.into()),
             None => Err(malformed(Malformed("append was not answered"))),
         }
@@ -370,9 +331,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.client.clone();
-        let response = self
-            .within(option.soft_ttl(), client.vote(super::vote_to_wire(rpc)))
-            .await?;
+        let response = self.within(option.soft_ttl(), client.vote(super::vote_to_wire(rpc))).await?;
         super::voted_from_wire(response).map_err(malformed)
     }
 
@@ -382,9 +341,7 @@ impl RaftNetworkV2<TypeConfig> for Target {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.client.clone();
-        let response = self
-            .within(option.soft_ttl(), client.pre_vote(super::vote_to_wire(rpc)))
-            .await?;
+        let response = self.within(option.soft_ttl(), client.pre_vote(super::vote_to_wire(rpc))).await?;
         super::voted_from_wire(response).map_err(malformed)
     }
 
@@ -420,14 +377,10 @@ impl RaftNetworkV2<TypeConfig> for Target {
             last: req.last_log_id().map(|id| (*id).into()),
         };
         let mut client = self.client.clone();
-        let response = self
-            .within(option.soft_ttl(), client.transfer_leader(request))
-            .await?;
+        let response = self.within(option.soft_ttl(), client.transfer_leader(request)).await?;
         if response.refused.is_empty() {
             return Ok(Ok(()));
         }
-        Err(RPCError::Network(NetworkError::from_string(
-            response.refused,
-        )))
+        Err(RPCError::Network(NetworkError::from_string(response.refused)))
     }
 }

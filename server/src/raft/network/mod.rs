@@ -5,9 +5,7 @@ mod service;
 mod snapshot;
 mod transport;
 
-use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse};
 
 pub use self::client::{Caller, Network, Peers};
 pub use self::service::{Door, PeerService, Ready, serve};
@@ -35,20 +33,11 @@ fn append_to_wire(request: AppendEntriesRequest<TypeConfig>) -> pb::AppendReques
     }
 }
 
-fn append_from_wire(
-    request: pb::AppendRequest,
-) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+fn append_from_wire(request: pb::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     Ok(AppendEntriesRequest {
-        vote: request
-            .vote
-            .ok_or(Malformed("append without a vote"))?
-            .into(),
+        vote: request.vote.ok_or(Malformed("append without a vote"))?.into(),
         prev_log_id: request.prev.map(Into::into),
-        entries: request
-            .entries
-            .into_iter()
-            .map(entry_from_wire)
-            .collect::<Result<_, _>>()?,
+        entries: request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
         leader_commit: request.commit.map(Into::into),
     })
 }
@@ -56,28 +45,20 @@ fn append_from_wire(
 fn appended_to_wire(result: StreamAppendResult<TypeConfig>) -> pb::AppendResponse {
     use pb::append_response::Result as Wire;
     let result = match result {
-        Ok(log_id) => Wire::Matched(pb::Matched {
-            log_id: log_id.map(Into::into),
-        }),
+        Ok(log_id) => Wire::Matched(pb::Matched { log_id: log_id.map(Into::into) }),
         Err(StreamAppendError::Conflict(log_id)) => Wire::Conflict(log_id.into()),
         Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote((&vote).into()),
     };
-    pb::AppendResponse {
-        result: Some(result),
-    }
+    pb::AppendResponse { result: Some(result) }
 }
 
-fn appended_from_wire(
-    response: pb::AppendResponse,
-) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
+fn appended_from_wire(response: pb::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
     use pb::append_response::Result as Wire;
-    Ok(
-        match response.result.ok_or(Malformed("empty answer to append"))? {
-            Wire::Matched(matched) => Ok(matched.log_id.map(Into::into)),
-            Wire::Conflict(log_id) => Err(StreamAppendError::Conflict(log_id.into())),
-            Wire::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote.into())),
-        },
-    )
+    Ok(match response.result.ok_or(Malformed("empty answer to append"))? {
+        Wire::Matched(matched) => Ok(matched.log_id.map(Into::into)),
+        Wire::Conflict(log_id) => Err(StreamAppendError::Conflict(log_id.into())),
+        Wire::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote.into())),
+    })
 }
 
 fn vote_to_wire(request: VoteRequest<TypeConfig>) -> pb::VoteRequest {
@@ -89,10 +70,7 @@ fn vote_to_wire(request: VoteRequest<TypeConfig>) -> pb::VoteRequest {
 }
 
 fn vote_from_wire(request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
-    let vote = request
-        .vote
-        .ok_or(Malformed("vote request without a vote"))?
-        .into();
+    let vote = request.vote.ok_or(Malformed("vote request without a vote"))?.into();
     let mut decoded = VoteRequest::new(vote, request.last.map(Into::into));
     decoded.leadership_transfer = request.leadership_transfer;
     Ok(decoded)
@@ -107,13 +85,6 @@ fn voted_to_wire(response: VoteResponse<TypeConfig>) -> pb::VoteResponse {
 }
 
 fn voted_from_wire(response: pb::VoteResponse) -> Result<VoteResponse<TypeConfig>, Malformed> {
-    let vote: super::types::Vote = response
-        .vote
-        .ok_or(Malformed("answer to a vote without a vote"))?
-        .into();
-    Ok(VoteResponse::new(
-        vote,
-        response.last.map(Into::into),
-        response.granted,
-    ))
+    let vote: super::types::Vote = response.vote.ok_or(Malformed("answer to a vote without a vote"))?.into();
+    Ok(VoteResponse::new(vote, response.last.map(Into::into), response.granted))
 }

@@ -68,9 +68,8 @@ pub async fn serve<D: Door>(
     connections: mpsc::Receiver<io::Result<Connection>>,
     stop: CancellationToken,
 ) {
-    let service = PeerServer::new(service)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let service =
+        PeerServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let server = Server::builder()
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
@@ -110,14 +109,10 @@ impl<D: Door> PeerService<D> {
         let ready = self.ready()?;
         let metadata = request.metadata();
         if id_in(metadata, CLUSTER) != Some(ready.cluster_id) {
-            return Err(Status::failed_precondition(
-                "this member belongs to another cluster",
-            ));
+            return Err(Status::failed_precondition("this member belongs to another cluster"));
         }
         if id_in(metadata, TO) != Some(ready.member_id) {
-            return Err(Status::failed_precondition(
-                "another member lives at this address",
-            ));
+            return Err(Status::failed_precondition("another member lives at this address"));
         }
         match id_in(metadata, FROM) {
             Some(from) if ready.door.is_removed(from) => Err(Status::failed_precondition(REMOVED)),
@@ -133,20 +128,15 @@ type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>
 impl<D: Door> Peer for PeerService<D> {
     type AppendStream = AppendStream;
 
-    async fn append(
-        &self,
-        request: Request<Streaming<pb::AppendRequest>>,
-    ) -> Result<Response<AppendStream>, Status> {
+    async fn append(&self, request: Request<Streaming<pb::AppendRequest>>) -> Result<Response<AppendStream>, Status> {
         let ready = self.check(&request)?;
         // A broken or malformed stream ends here; the leader sees its answers end and begins anew.
         let requests = request.into_inner().map(|request| {
-            let request = request
-                .inspect_err(|status| tracing::debug!(%status, "a replication stream broke"));
+            let request = request.inspect_err(|status| tracing::debug!(%status, "a replication stream broke"));
             super::append_from_wire(request.ok()?).ok()
         });
-        let requests = requests
-            .take_while(|request| std::future::ready(request.is_some()))
-            .filter_map(std::future::ready);
+        let requests =
+            requests.take_while(|request| std::future::ready(request.is_some())).filter_map(std::future::ready);
         let door = ready.door.clone();
         let answers = ready.raft.stream_append(requests).map(move |answer| {
             let answer = answer.map_err(stopped)?;
@@ -158,20 +148,14 @@ impl<D: Door> Peer for PeerService<D> {
         Ok(Response::new(Box::pin(answers)))
     }
 
-    async fn vote(
-        &self,
-        request: Request<pb::VoteRequest>,
-    ) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
         let ready = self.check(&request)?;
         let request = super::vote_from_wire(request.into_inner()).map_err(malformed)?;
         let response = ready.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(super::voted_to_wire(response)))
     }
 
-    async fn pre_vote(
-        &self,
-        request: Request<pb::VoteRequest>,
-    ) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
         let ready = self.check(&request)?;
         let request = super::vote_from_wire(request.into_inner()).map_err(malformed)?;
         let response = ready.raft.pre_vote(request).await.map_err(stopped)?;
@@ -184,19 +168,10 @@ impl<D: Door> Peer for PeerService<D> {
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let ready = self.check(&request)?;
         let request = request.into_inner();
-        let from = request
-            .from
-            .ok_or_else(|| Status::invalid_argument("no leader"))?;
-        let request =
-            TransferLeaderRequest::new(from.into(), request.to, request.last.map(Into::into));
-        let answer = ready
-            .raft
-            .handle_transfer_leader(request)
-            .await
-            .map_err(stopped)?;
-        let refused = answer
-            .err()
-            .map_or_else(String::new, |error| error.to_string());
+        let from = request.from.ok_or_else(|| Status::invalid_argument("no leader"))?;
+        let request = TransferLeaderRequest::new(from.into(), request.to, request.last.map(Into::into));
+        let answer = ready.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        let refused = answer.err().map_or_else(String::new, |error| error.to_string());
         Ok(Response::new(pb::TransferLeaderResponse { refused }))
     }
 
@@ -207,25 +182,14 @@ impl<D: Door> Peer for PeerService<D> {
         let ready = self.check(&request)?;
         let (vote, snapshot) = snapshot::receive(&ready.snapshot_dir, request.into_inner()).await?;
         tracing::info!(meta = %snapshot.meta, "received a snapshot");
-        let response = ready
-            .raft
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(stopped)?;
+        let response = ready.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         ready.door.heard_leader();
-        Ok(Response::new(pb::SnapshotResponse {
-            vote: Some((&response.vote).into()),
-        }))
+        Ok(Response::new(pb::SnapshotResponse { vote: Some((&response.vote).into()) }))
     }
 
-    async fn propose(
-        &self,
-        request: Request<pb::ProposeRequest>,
-    ) -> Result<Response<pb::ProposeResponse>, Status> {
+    async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
         let ready = self.check(&request)?;
-        Ok(Response::new(
-            ready.door.propose(request.into_inner()).await,
-        ))
+        Ok(Response::new(ready.door.propose(request.into_inner()).await))
     }
 
     async fn read_index(
@@ -241,25 +205,15 @@ impl<D: Door> Peer for PeerService<D> {
         request: Request<pb::MembershipRequest>,
     ) -> Result<Response<pb::MembershipResponse>, Status> {
         let ready = self.check(&request)?;
-        Ok(Response::new(
-            ready.door.change_membership(request.into_inner()).await,
-        ))
+        Ok(Response::new(ready.door.change_membership(request.into_inner()).await))
     }
 
-    async fn renew_lease(
-        &self,
-        request: Request<pb::LeaseRequest>,
-    ) -> Result<Response<pb::LeaseResponse>, Status> {
+    async fn renew_lease(&self, request: Request<pb::LeaseRequest>) -> Result<Response<pb::LeaseResponse>, Status> {
         let ready = self.check(&request)?;
-        Ok(Response::new(
-            ready.door.renew_lease(request.into_inner()).await,
-        ))
+        Ok(Response::new(ready.door.renew_lease(request.into_inner()).await))
     }
 
-    async fn cluster(
-        &self,
-        _request: Request<pb::ClusterRequest>,
-    ) -> Result<Response<pb::ClusterResponse>, Status> {
+    async fn cluster(&self, _request: Request<pb::ClusterRequest>) -> Result<Response<pb::ClusterResponse>, Status> {
         match self.ready() {
             Ok(ready) => Ok(Response::new(ready.door.cluster())),
             // Of no cluster yet.

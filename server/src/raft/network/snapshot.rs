@@ -14,9 +14,7 @@ use tonic::{Status, Streaming};
 use super::client::Caller;
 use crate::proto::peer as pb;
 use crate::proto::peer::snapshot_chunk::Part;
-use crate::raft::state_machine::{
-    AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath,
-};
+use crate::raft::state_machine::{AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
 use crate::raft::types::{LogId, Members, StoredMembers, Vote};
 
 /// Bytes of a file sent at once.
@@ -37,10 +35,7 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
     let (chunks, receiver) = mpsc::channel(AHEAD);
     let reading = tokio::task::spawn_blocking(move || {
         let copy = TempPath::new(&shared.snapshot_dir, "sending")?;
-        let applied = shared
-            .store
-            .checkpoint(copy.path())
-            .map_err(io::Error::other)?;
+        let applied = shared.store.checkpoint(copy.path()).map_err(io::Error::other)?;
         let state = AppliedState::decode(applied)?;
         if !may_know(&vote, state.last) {
             let message = "another leader's entries were applied meanwhile";
@@ -62,11 +57,7 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
     {
         return Err(failed(error));
     }
-    answer?
-        .into_inner()
-        .vote
-        .map(Vote::from)
-        .ok_or_else(|| failed("answered without a vote"))
+    answer?.into_inner().vote.map(Vote::from).ok_or_else(|| failed("answered without a vote"))
 }
 
 /// While it lives, the log is not purged behind the snapshot.
@@ -90,25 +81,16 @@ fn may_know(vote: &Vote, last: Option<LogId>) -> bool {
     last.is_none_or(|last| last.committed_leader_id().term <= vote.leader_id().term)
 }
 
-fn read_files(
-    dir: &Path,
-    header: pb::SnapshotHeader,
-    chunks: &mpsc::Sender<pb::SnapshotChunk>,
-) -> io::Result<()> {
+fn read_files(dir: &Path, header: pb::SnapshotHeader, chunks: &mpsc::Sender<pb::SnapshotChunk>) -> io::Result<()> {
     let push = |part| {
         let chunk = pb::SnapshotChunk { part: Some(part) };
-        chunks
-            .blocking_send(chunk)
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        chunks.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     };
     push(Part::Header(header))?;
     let (mut files, mut bytes) = (0, 0);
     for file in fs::read_dir(dir)? {
         let file = file?;
-        let name = file
-            .file_name()
-            .into_string()
-            .map_err(|name| io::Error::other(format!("{name:?}")))?;
+        let name = file.file_name().into_string().map_err(|name| io::Error::other(format!("{name:?}")))?;
         bytes += read_file(&file.path(), &name, &push)?;
         files += 1;
     }
@@ -126,12 +108,7 @@ fn read_file(path: &Path, name: &str, push: &impl Fn(Part) -> io::Result<()>) ->
             return Ok(offset);
         }
         let crc = crc32c::crc32c(&data);
-        push(Part::File(pb::FileChunk {
-            name: name.into(),
-            offset,
-            data: Bytes::from(data),
-            crc,
-        }))?;
+        push(Part::File(pb::FileChunk { name: name.into(), offset, data: Bytes::from(data), crc }))?;
         offset += read as u64;
         if read < CHUNK {
             return Ok(offset);
@@ -140,14 +117,9 @@ fn read_file(path: &Path, name: &str, push: &impl Fn(Part) -> io::Result<()>) ->
 }
 
 /// Receives a snapshot into a new directory in `parent`.
-pub async fn receive(
-    parent: &Path,
-    mut chunks: Streaming<pb::SnapshotChunk>,
-) -> Result<(Vote, Snapshot), Status> {
+pub async fn receive(parent: &Path, mut chunks: Streaming<pb::SnapshotChunk>) -> Result<(Vote, Snapshot), Status> {
     let Some(Part::Header(header)) = next(&mut chunks).await? else {
-        return Err(Status::invalid_argument(
-            "a snapshot begins with its header",
-        ));
+        return Err(Status::invalid_argument("a snapshot begins with its header"));
     };
     let (vote, meta) = decode_header(header)?;
     let dir = TempPath::new(parent, "receiving").map_err(failed)?;
@@ -159,13 +131,7 @@ pub async fn receive(
             }
             Some(Part::End(end)) => {
                 blocking(move || incoming.finish(&end)).await?;
-                return Ok((
-                    vote,
-                    Snapshot {
-                        meta,
-                        snapshot: SnapshotFiles::Received(dir),
-                    },
-                ));
+                return Ok((vote, Snapshot { meta, snapshot: SnapshotFiles::Received(dir) }));
             }
             _ => return Err(Status::invalid_argument("the snapshot is incomplete")),
         }
@@ -176,19 +142,12 @@ async fn next(chunks: &mut Streaming<pb::SnapshotChunk>) -> Result<Option<Part>,
     Ok(chunks.message().await?.and_then(|chunk| chunk.part))
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(failed)?
-        .map_err(failed)
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
 }
 
 fn decode_header(header: pb::SnapshotHeader) -> Result<(Vote, SnapshotMeta), Status> {
-    let vote = header
-        .vote
-        .ok_or_else(|| Status::invalid_argument("a snapshot comes with a vote"))?;
+    let vote = header.vote.ok_or_else(|| Status::invalid_argument("a snapshot comes with a vote"))?;
     let members = Members::try_from(header.membership.unwrap_or_default());
     let members = members.map_err(|error| Status::invalid_argument(error.to_string()))?;
     let meta = SnapshotMeta {
@@ -198,9 +157,7 @@ fn decode_header(header: pb::SnapshotHeader) -> Result<(Vote, SnapshotMeta), Sta
     let vote = vote.into();
     match may_know(&vote, meta.last_log_id) {
         true => Ok((vote, meta)),
-        false => Err(Status::invalid_argument(
-            "a snapshot has entries of a later term than its sender's",
-        )),
+        false => Err(Status::invalid_argument("a snapshot has entries of a later term than its sender's")),
     }
 }
 
@@ -215,29 +172,16 @@ struct Incoming {
 impl Incoming {
     fn new(dir: &Path) -> io::Result<Incoming> {
         fs::create_dir(dir)?;
-        Ok(Incoming {
-            dir: dir.into(),
-            current: None,
-            files: 0,
-            bytes: 0,
-        })
+        Ok(Incoming { dir: dir.into(), current: None, files: 0, bytes: 0 })
     }
 
     fn write(&mut self, chunk: &pb::FileChunk) -> io::Result<()> {
-        let plain = !chunk.name.is_empty()
-            && !chunk.name.contains(['/', '\\', '\0'])
-            && !chunk.name.starts_with('.');
+        let plain = !chunk.name.is_empty() && !chunk.name.contains(['/', '\\', '\0']) && !chunk.name.starts_with('.');
         if !plain {
-            return Err(io::Error::other(format!(
-                "{:?} is no file name",
-                chunk.name
-            )));
+            return Err(io::Error::other(format!("{:?} is no file name", chunk.name)));
         }
         if crc32c::crc32c(&chunk.data) != chunk.crc {
-            return Err(io::Error::other(format!(
-                "{}: wrong checksum at {}",
-                chunk.name, chunk.offset
-            )));
+            return Err(io::Error::other(format!("{}: wrong checksum at {}", chunk.name, chunk.offset)));
         }
         if chunk.offset == 0 {
             self.close()?;
@@ -252,17 +196,12 @@ impl Incoming {
                 self.bytes += chunk.data.len() as u64;
                 Ok(())
             }
-            _ => Err(io::Error::other(format!(
-                "{}: unexpected chunk at {}",
-                chunk.name, chunk.offset
-            ))),
+            _ => Err(io::Error::other(format!("{}: unexpected chunk at {}", chunk.name, chunk.offset))),
         }
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.current
-            .take()
-            .map_or(Ok(()), |(_, file, _)| file.sync_all())
+        self.current.take().map_or(Ok(()), |(_, file, _)| file.sync_all())
     }
 
     /// Everything is on disk when this returns.

@@ -54,16 +54,12 @@ fn address(url: &str) -> io::Result<(&str, bool)> {
         (Some(rest), _) => (rest, false),
         (_, Some(rest)) => (rest, true),
         _ => {
-            return Err(invalid(format!(
-                "{url}: peer URLs begin with http:// or https://"
-            )));
+            return Err(invalid(format!("{url}: peer URLs begin with http:// or https://")));
         }
     };
     let address = rest.trim_end_matches('/');
     if !address.contains(':') || address.contains('/') {
-        return Err(invalid(format!(
-            "{url}: expected a URL such as http://10.0.0.1:2380"
-        )));
+        return Err(invalid(format!("{url}: expected a URL such as http://10.0.0.1:2380")));
     }
     Ok((address, tls))
 }
@@ -73,9 +69,7 @@ fn invalid(message: String) -> io::Error {
 }
 
 fn missing_tls(url: &str) -> io::Error {
-    invalid(format!(
-        "{url} asks for TLS, but no peer certificates are configured"
-    ))
+    invalid(format!("{url} asks for TLS, but no peer certificates are configured"))
 }
 
 /// No connection could be made: nothing was sent.
@@ -116,16 +110,9 @@ async fn dial_one(url: &str, tls: Option<&PeerTls>) -> io::Result<Connection> {
         return Ok(Box::new(stream));
     }
     let tls = tls.ok_or_else(|| missing_tls(url))?;
-    let host = address
-        .rsplit_once(':')
-        .map_or(address, |(host, _)| host)
-        .trim_matches(['[', ']']);
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    Ok(Box::new(
-        TlsConnector::from(tls.client.clone())
-            .connect(name, stream)
-            .await?,
-    ))
+    Ok(Box::new(TlsConnector::from(tls.client.clone()).connect(name, stream).await?))
 }
 
 /// Where a member is. Clones share it.
@@ -147,10 +134,7 @@ impl Urls {
     }
 
     fn get(&self) -> Vec<String> {
-        self.0
-            .lock()
-            .expect("no holder of this lock panics")
-            .clone()
+        self.0.lock().expect("no holder of this lock panics").clone()
     }
 }
 
@@ -166,10 +150,7 @@ pub fn channel(urls: Urls, tls: Option<PeerTls>) -> Channel {
 }
 
 /// Listens on every URL. The connections come out of the receiver until it is dropped.
-pub async fn listen(
-    urls: &[String],
-    tls: Option<PeerTls>,
-) -> io::Result<mpsc::Receiver<io::Result<Connection>>> {
+pub async fn listen(urls: &[String], tls: Option<PeerTls>) -> io::Result<mpsc::Receiver<io::Result<Connection>>> {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for url in urls {
         let (address, wants_tls) = address(url)?;
@@ -178,22 +159,15 @@ pub async fn listen(
             (Some(tls), true) => Some(TlsAcceptor::from(tls.server.clone())),
             (None, true) => return Err(missing_tls(url)),
         };
-        let listener = crate::socket::listen(address).await.map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot listen for peers on {url}: {error}"),
-            )
-        })?;
+        let listener = crate::socket::listen(address)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen for peers on {url}: {error}")))?;
         tokio::spawn(accept(listener, acceptor, accepted.clone()));
     }
     Ok(connections)
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: Option<TlsAcceptor>,
-    accepted: mpsc::Sender<io::Result<Connection>>,
-) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, accepted: mpsc::Sender<io::Result<Connection>>) {
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
@@ -205,11 +179,7 @@ async fn accept(
                 drop(stream.set_nodelay(true));
                 match &acceptor {
                     None => drop(accepted.send(Ok(Box::new(stream) as Connection)).await),
-                    Some(acceptor) => drop(tokio::spawn(handshake(
-                        stream,
-                        acceptor.clone(),
-                        accepted.clone(),
-                    ))),
+                    Some(acceptor) => drop(tokio::spawn(handshake(stream, acceptor.clone(), accepted.clone()))),
                 }
             }
             Err(error) => {
@@ -221,11 +191,7 @@ async fn accept(
     }
 }
 
-async fn handshake(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    accepted: mpsc::Sender<io::Result<Connection>>,
-) {
+async fn handshake(stream: TcpStream, acceptor: TlsAcceptor, accepted: mpsc::Sender<io::Result<Connection>>) {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => drop(accepted.send(Ok(Box::new(stream) as Connection)).await),
         Ok(Err(error)) => tracing::warn!(%error, "a peer's TLS handshake failed"),
