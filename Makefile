@@ -9,7 +9,7 @@ cargo := cargo
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help run clean build test unit e2e verify fix generate bench
+.PHONY: help run clean build images test unit e2e verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ clean: ## remove what `make run` keeps (not the build)
 
 build: ## build the three programs
 	$(cargo) build $(profile) --workspace --bins
+
+images: build ## container images of server and operator, for a real Kubernetes
+	@deploy/images/build.sh
 
 test: ## everything that CI runs
 	@deploy/prerequisites.sh test
