@@ -325,6 +325,16 @@ impl World {
         self.pods.keys().nth(n % self.pods.len().max(1)).copied()
     }
 
+    /// Nothing happens for long but what must; answers the last plan.
+    fn rest(&mut self) -> Plan {
+        let mut last = None;
+        for _ in 0..250 {
+            self.tick();
+            last = Some(self.pass(Crash::Never));
+        }
+        last.unwrap()
+    }
+
     fn happen(&mut self, event: &Event) {
         match event {
             Event::Pass(crash) => {
@@ -385,12 +395,14 @@ proptest! {
         for event in &events {
             world.happen(event);
         }
-        let mut last = None;
-        for _ in 0..250 {
-            world.tick();
-            last = Some(world.pass(Crash::Never));
+        let mut last = world.rest();
+        if !world.recorded() {
+            // The first member lost its volume just before the cluster id was recorded, in a pod that must not found a
+            // cluster any more: a person has to delete the pod.
+            prop_assert_eq!(last.phase, Phase::Bootstrapping);
+            world.happen(&Event::Evict(0));
+            last = world.rest();
         }
-        let last = last.unwrap();
         let asked_for = usize::try_from(world.cluster.spec.size).unwrap();
         let complete = world.voters().len() == asked_for
             && world.members.len() == asked_for
