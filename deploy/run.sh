@@ -47,7 +47,8 @@ build() {
 start_local() {
   mkdir -p "$state"
   phase "starting a local Kubernetes in $state"
-  "$bin/keelson-local" up --data-dir "$state" --port "$api_port" \
+  # The end of its log is shown when it fails: the reason, not a backtrace.
+  RUST_BACKTRACE=0 "$bin/keelson-local" up --data-dir "$state" --port "$api_port" \
     --image "keelson/keelson-server=$bin/keelson-server" --image "keelson/keelson-operator=$bin/keelson-operator" \
     --publish "$etcd_port=default/$name-client:2379" >"$state/up.out" 2>"$state/up.log" &
   children+=($!)

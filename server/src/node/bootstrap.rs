@@ -14,6 +14,8 @@ use crate::raft::network::{Peers, was_not_sent};
 
 /// How long a peer may take to answer, connecting included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The same for a member that joins: it asks the next peer then, and this one again later.
+const JOIN_ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// How long peers of a new cluster may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Between two questions.
@@ -155,7 +157,7 @@ async fn join(config: &NodeConfig) -> Result<Identity, StartError> {
     loop {
         let mut seen = Vec::new();
         for urls in &others {
-            match Peers::ask_cluster(urls, config.peer_tls.clone(), ANSWER_LIMIT).await {
+            match Peers::ask_cluster(urls, config.peer_tls.clone(), JOIN_ANSWER_LIMIT).await {
                 Ok(answer) => match find_self(own, &answer) {
                     Some(member) => return joined(member, &answer),
                     None => seen.push(format!("{} does not know {}", urls.join(","), own.join(","))),
