@@ -15,6 +15,9 @@ use tokio::process::Command;
 
 /// The bridge that all pods and service addresses hang on.
 pub const BRIDGE: &str = "k0";
+/// Its hardware address. One that is not set changes with the pods that come and go, and the other pods then talk to nobody
+/// until they have found out.
+const BRIDGE_MAC: &str = "0a:58:0a:f4:00:01";
 /// The node's own address on the bridge, the pods' default route.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// Service addresses: all of them are local to the node, so that the proxy can listen on any.
@@ -76,7 +79,7 @@ impl Network {
             None,
             &format!(
                 "link set lo up\n\
-                 link add {BRIDGE} type bridge\n\
+                 link add {BRIDGE} address {BRIDGE_MAC} type bridge\n\
                  addr add {GATEWAY}/24 dev {BRIDGE}\n\
                  link set {BRIDGE} up\n\
                  route add local {SERVICES} dev {BRIDGE}\n"
