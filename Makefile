@@ -9,7 +9,7 @@ cargo := cargo
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help run clean build images test unit e2e verify fix generate bench
+.PHONY: help run clean build images test unit e2e apiserver verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,11 @@ unit: ## tests of each crate, servers as processes and the local Kubernetes incl
 
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
 	@tests/e2e/run.sh
+
+apiserver: build ## a Kubernetes API server on three members; KUBE_APISERVER names the program
+	@test -x "$(KUBE_APISERVER)" || { echo "KUBE_APISERVER=/path/to/kube-apiserver make apiserver" >&2; exit 2; }
+	KEELSON_SERVER=$(programs)/keelson-server KUBE_APISERVER=$(KUBE_APISERVER) $(cargo) test $(profile) --workspace \
+		--features keelson-e2e/apiserver --test apiserver -- --nocapture
 
 verify: ## formatting, lints, generated files, licences; writes nothing
 	@deploy/prerequisites.sh verify

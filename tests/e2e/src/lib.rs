@@ -3,6 +3,7 @@
 //!
 //! The tests must run where pod addresses can be reached: `tests/e2e/run.sh` sees to it.
 
+pub mod apiserver;
 pub mod cluster;
 pub mod writer;
 
