@@ -50,13 +50,21 @@ pub async fn up(layout: Layout, args: &UpArgs) -> anyhow::Result<()> {
     check_machine()?;
     std::fs::write(layout.pid(), std::process::id().to_string())?;
     let store = Store::start(&layout).await?;
+    let outcome = run(&layout, args, &store).await;
+    store.stop().await;
+    drop(std::fs::remove_file(layout.pid()));
+    outcome
+}
+
+/// Everything on top of the store, from start to stop.
+async fn run(layout: &Layout, args: &UpArgs, store: &Store) -> anyhow::Result<()> {
     let config = apiserver::Config {
         etcd_endpoint: store.endpoint().to_owned(),
         listen: (Ipv4Addr::LOCALHOST, args.port).into(),
         unix_socket: layout.api_socket(),
         node_socket: layout.node_socket(),
         pki_dir: layout.at("pki"),
-        token: token(&layout)?,
+        token: token(layout)?,
     };
     apiserver::write_kubeconfig(&config, &layout.kubeconfig())?;
     let from_pods = apiserver::Config { listen: (Ipv4Addr::new(10, 96, 0, 1), 443).into(), ..config.clone() };
@@ -70,10 +78,10 @@ pub async fn up(layout: Layout, args: &UpArgs) -> anyhow::Result<()> {
     let (stop_node, node_stopped) = oneshot::channel();
     let (ready_sender, node_ready) = oneshot::channel();
     let mut node =
-        tokio::spawn(keep_node(node_arguments(&layout, &args.node), layout.clone(), ready_sender, node_stopped));
+        tokio::spawn(keep_node(node_arguments(layout, &args.node), layout.clone(), ready_sender, node_stopped));
     let controllers = tokio::spawn(controllers::run(client, layout.volumes()));
     for publish in &args.publish {
-        serve_published(publish, &layout).await?;
+        serve_published(publish, layout).await?;
     }
     let announce = async {
         if node_ready.await.is_ok() {
@@ -95,8 +103,6 @@ pub async fn up(layout: Layout, args: &UpArgs) -> anyhow::Result<()> {
         drop(tokio::time::timeout(STOP_TIMEOUT, node).await);
     }
     server.abort();
-    store.stop().await;
-    drop(std::fs::remove_file(layout.pid()));
     outcome
 }
 

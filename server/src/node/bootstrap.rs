@@ -62,7 +62,7 @@ pub async fn identify(config: &NodeConfig) -> Result<Identity, StartError> {
 }
 
 fn same_urls(left: &[String], right: &[String]) -> bool {
-    let set = |urls: &[String]| urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect::<BTreeSet<_>>();
+    let set = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>();
     set(left) == set(right)
 }
 

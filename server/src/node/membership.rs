@@ -278,19 +278,28 @@ impl Inner {
     }
 
     /// Gives a single member a second one. That is committed only once the newcomer runs, which it does only when its
-    /// addition was answered: so the answer comes as soon as the entry is in the log, and nobody waits for index 0.
+    /// addition was answered: so the answer comes as soon as the entry is synced here, and nobody waits for index 0.
     async fn append_second(&self, members: Members, base: &StoredMembers, id: u64) -> Result<(u64, u64), Miss> {
         let mut metrics = self.raft.metrics();
-        let in_log = async {
-            while metrics.borrow_watched().membership_config.membership().get_node(&id).is_none() {
+        let synced = async {
+            loop {
+                {
+                    let now = metrics.borrow_watched();
+                    let entry = now.membership_config.log_id();
+                    let known = now.membership_config.membership().get_node(&id).is_some();
+                    let here = now.replication.iter().flatten().find(|(member, _)| **member == self.member_id);
+                    if known && here.is_some_and(|(_, synced)| synced >= entry) {
+                        return;
+                    }
+                }
                 if metrics.changed().await.is_err() {
-                    return;
+                    return std::future::pending().await;
                 }
             }
         };
         tokio::select! {
             appended = self.append(members, base) => appended.map(|index| (index, id)),
-            () = in_log => Ok((0, id)),
+            () = synced => Ok((0, id)),
         }
     }
 
