@@ -29,6 +29,8 @@ use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Handled, Method};
 
@@ -46,6 +48,9 @@ const METHODS: &[(&str, &str, &[&str])] = &[
         &["Alarm", "Status", "Defragment", "Hash", "HashKV", "MoveLeader", "Downgrade"],
     ),
     ("server_stream", "etcdserverpb.Maintenance", &["Snapshot"]),
+    ("unary", "v3lockpb.Lock", &["Lock", "Unlock"]),
+    ("unary", "v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Resign"]),
+    ("server_stream", "v3electionpb.Election", &["Observe"]),
     ("unary", "grpc.health.v1.Health", &["Check"]),
     ("server_stream", "grpc.health.v1.Health", &["Watch"]),
 ];
@@ -78,12 +83,16 @@ impl Gate {
         let cluster = ClusterServer::from_arc(api.clone()).max_decoding_message_size(bytes);
         let maintenance = MaintenanceServer::from_arc(api.clone()).max_decoding_message_size(bytes);
         let watch = WatchServer::new(api.clone()).max_decoding_message_size(bytes);
+        let lock = LockServer::new(api.clone()).max_decoding_message_size(bytes);
+        let election = ElectionServer::new(api.clone()).max_decoding_message_size(bytes);
         let health = HealthServer::from_arc(api.clone());
         let routes = Routes::new(kv)
             .add_service(watch)
             .add_service(lease)
             .add_service(cluster)
             .add_service(maintenance)
+            .add_service(lock)
+            .add_service(election)
             .add_service(health);
         Gate {
             grpc: routes.prepare().into_axum_router(),

@@ -1,6 +1,8 @@
 //! The doors: gRPC and HTTP on one port. They validate, ask the node, and put what it answers into etcd's words.
 
 mod cluster;
+mod concurrency;
+mod election;
 mod errors;
 pub mod gate;
 mod grpc_health;
@@ -8,6 +10,7 @@ mod http;
 mod kv;
 mod lease;
 pub mod listen;
+mod lock;
 mod maintenance;
 mod quota;
 mod range_stream;
