@@ -4,14 +4,14 @@
 //! |---|---|---|
 //! | `rev` | BE64 main, `_`, BE64 sub, `t` for a tombstone | previous revision of the key, then the `mvccpb.KeyValue` as etcd stores it |
 //! | `key` | user key | [`Stamp`] of the newest revision, then the value if it is short |
-//! | `lease` | BE64 id | BE64 granted TTL in seconds |
+//! | `lease` | BE64 id | BE64 granted TTL in seconds, then BE64 remaining TTL if there was a checkpoint |
 //! | `lease` | BE64 id, user key | nothing: the key is attached to the lease |
 //!
 //! The keys of `rev` are byte for byte etcd's, so that HashKV gives etcd's sums.
 
 use bytes::{BufMut, Bytes};
 
-use super::view::{KeyRecord, RevRecord, Stamp, ViewError};
+use super::view::{KeyRecord, LeaseRecord, RevRecord, Stamp, ViewError};
 
 /// A value up to this many bytes is also stored beside its key, where a range reads it without a second look-up.
 pub const INLINE_VALUE_BYTES: usize = 1024;
@@ -129,6 +129,21 @@ pub fn decode_key_record(bytes: &[u8]) -> Result<(Stamp, Option<&[u8]>), ViewErr
 /// Key of a lease in `lease`.
 pub fn lease_key(id: i64) -> [u8; 8] {
     id.to_be_bytes()
+}
+
+/// Value of a lease in `lease`.
+pub fn encode_lease(lease: &LeaseRecord) -> Vec<u8> {
+    let mut out = lease.ttl_seconds.to_be_bytes().to_vec();
+    if lease.remaining_seconds != 0 {
+        out.put_i64(lease.remaining_seconds);
+    }
+    out
+}
+
+/// The lease of an id from its value.
+pub fn decode_lease(id: i64, bytes: &[u8]) -> Result<LeaseRecord, ViewError> {
+    let remaining_seconds = if bytes.len() > 8 { int(bytes, 8)? } else { 0 };
+    Ok(LeaseRecord { id, ttl_seconds: int(bytes, 0)?, remaining_seconds })
 }
 
 /// Key of an attachment in `lease`.

@@ -78,6 +78,8 @@ pub struct LeaseRecord {
     pub id: i64,
     /// Granted time to live, in seconds.
     pub ttl_seconds: i64,
+    /// What was left of it at the last checkpoint, in seconds; 0 is all of it.
+    pub remaining_seconds: i64,
 }
 
 /// Which keys a request is about.

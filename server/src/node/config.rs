@@ -61,6 +61,8 @@ pub struct NodeConfig {
     pub commit_observer: Option<SyncObserver>,
     /// Buffers of the store.
     pub store: StoreOptions,
+    /// Remember in the log what is left of long leases, so that a new leader does not start them anew.
+    pub lease_checkpoint: bool,
     /// How watches are answered.
     pub watch: HubOptions,
 }
@@ -90,6 +92,7 @@ impl Default for NodeConfig {
             wal_sync_observer: None,
             commit_observer: None,
             store: StoreOptions::default(),
+            lease_checkpoint: false,
             watch: HubOptions::default(),
         }
     }

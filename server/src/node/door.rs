@@ -43,7 +43,7 @@ impl Door for NodeDoor {
     }
 
     async fn renew_lease(&self, request: pb::LeaseRequest) -> pb::LeaseResponse {
-        match self.0.lease_here(request.id, request.query) {
+        match self.0.lease_here(request.id, request.query).await {
             Ok(ttl) => pb::LeaseResponse {
                 error: String::new(),
                 ttl_seconds: ttl.remaining_seconds,

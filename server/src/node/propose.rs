@@ -10,6 +10,7 @@ use crate::error::EtcdError;
 use crate::lease::TimeToLive;
 use crate::proto::command::command::Op;
 use crate::proto::command::{Command, Outcome};
+use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest};
 use crate::proto::peer as pb;
 use crate::raft::types::Request;
 
@@ -68,7 +69,7 @@ impl Inner {
     pub async fn ask_lease(&self, id: i64, query: bool) -> Result<TimeToLive, EtcdError> {
         self.with_leader(|leader| async move {
             match leader {
-                Leader::Here => self.lease_here(id, query),
+                Leader::Here => self.lease_here(id, query).await,
                 Leader::There(mut caller) => {
                     let answer = caller.renew_lease(pb::LeaseRequest { id, query }).await;
                     // Renewing twice does no harm.
@@ -85,10 +86,16 @@ impl Inner {
     }
 
     /// Renews a lease, or looks at it, as the leader.
-    pub fn lease_here(&self, id: i64, query: bool) -> Result<TimeToLive, Miss> {
+    pub async fn lease_here(&self, id: i64, query: bool) -> Result<TimeToLive, Miss> {
         // A new leader knows all leases only once it has applied what was committed before it.
         if !self.current_status().is_leader() || !self.lessor.is_leading() {
             return Err(Miss::Retry);
+        }
+        if !query && self.lessor.has_checkpoint(id) {
+            // Or a new leader would end the renewed lease as early as before.
+            let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
+            let command = Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })) };
+            self.propose_here(command.encode_to_vec().into()).await?;
         }
         let found = match query {
             true => self.lessor.time_to_live(id),

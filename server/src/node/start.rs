@@ -115,7 +115,7 @@ async fn open(
             data_dir.wal().display()
         )));
     }
-    let lessor = Arc::new(Lessor::default());
+    let lessor = Arc::new(Lessor::new(config.lease_checkpoint));
     let leases = shared.store.view().leases().map_err(|error| StartError::DataDir(error.to_string()))?;
     lessor.replaced(leases);
     let peers = Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout);

@@ -14,7 +14,7 @@ use crate::lease::Revoker;
 use crate::mvcc::{MemberAttributes, View};
 use crate::proto::command::Command;
 use crate::proto::command::command::Op;
-use crate::proto::etcdserverpb::LeaseRevokeRequest;
+use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use crate::raft::state_machine::{self, AppliedState};
 
 /// Unflushed changes are flushed after this long.
@@ -180,6 +180,13 @@ impl Revoker for LeaseRevoker {
         // Only by this member: another leader has given the lease its full time again.
         let proposed = self.0.propose_here(command.encode_to_vec().into()).await;
         proposed.is_ok_and(|(_, outcome)| matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound)))
+    }
+
+    async fn checkpoint(&self, checkpoints: Vec<LeaseCheckpoint>) {
+        let command = Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })) };
+        if self.0.propose_here(command.encode_to_vec().into()).await.is_err() {
+            tracing::warn!("what is left of leases was not recorded");
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use super::header;
 use super::write::Writer;
 use crate::error::EtcdError;
-use crate::mvcc::{KeyRange, LeaseRecord, ReadError, View};
-use crate::proto::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse};
+use crate::mvcc::{KeyRange, LeaseRecord, ReadError, View, ViewError};
+use crate::proto::etcdserverpb::{
+    LeaseCheckpointRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+};
 
 /// The longest time to live, in seconds.
 pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;
@@ -23,10 +25,21 @@ pub fn grant<V: View>(
     if writer.base().lease(request.id)?.is_some() {
         return Err(EtcdError::LeaseExist.into());
     }
-    let lease = LeaseRecord { id: request.id, ttl_seconds: request.ttl };
+    let lease = LeaseRecord { id: request.id, ttl_seconds: request.ttl, remaining_seconds: 0 };
     writer.effects().leases.insert(request.id, Some(lease));
     let header = header(writer.revision());
     Ok(LeaseGrantResponse { header, id: request.id, ttl: request.ttl, error: String::new() })
+}
+
+/// Remembers what is left of leases. One that was revoked meanwhile is passed over.
+pub fn checkpoint<V: View>(writer: &mut Writer<'_, V>, request: &LeaseCheckpointRequest) -> Result<(), ViewError> {
+    for checkpoint in &request.checkpoints {
+        if let Some(mut lease) = writer.base().lease(checkpoint.id)? {
+            lease.remaining_seconds = checkpoint.remaining_ttl.clamp(0, lease.ttl_seconds);
+            writer.effects().leases.insert(checkpoint.id, Some(lease));
+        }
+    }
+    Ok(())
 }
 
 /// Revokes a lease and deletes its keys, in key order, at one revision.

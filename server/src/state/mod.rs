@@ -63,6 +63,10 @@ fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answ
         Op::Compact(request) => Answer::Compact(compact::compact(writer, request)?),
         Op::LeaseGrant(request) => Answer::LeaseGrant(lease::grant(writer, request)?),
         Op::LeaseRevoke(request) => Answer::LeaseRevoke(lease::revoke(writer, request)?),
+        Op::LeaseCheckpoint(request) => {
+            lease::checkpoint(writer, request)?;
+            Answer::Done(Done {})
+        }
         Op::Alarm(request) => Answer::Alarm(alarm::apply(writer, request)?),
         Op::MemberAttributes(attributes) => {
             member::publish(writer, attributes);

@@ -8,7 +8,7 @@ use rocksdb::WriteBatch;
 use super::columns::{Column, Database, meta};
 use super::read::ReadView;
 use super::{StorageError, Store};
-use crate::mvcc::keys::{attachment_key, encode_key_record, encode_rev_record, lease_key};
+use crate::mvcc::keys::{attachment_key, encode_key_record, encode_lease, encode_rev_record, lease_key};
 use crate::mvcc::{Effects, Overlay};
 use crate::proto::etcdserverpb::AlarmResponse;
 
@@ -85,9 +85,7 @@ fn put_effects(database: &Database, batch: &mut WriteBatch, effects: &Effects) {
     let lease = database.column(Column::Lease);
     for (id, record) in &effects.leases {
         match record {
-            Some(record) => {
-                batch.put_cf(lease, lease_key(*id), record.ttl_seconds.to_be_bytes());
-            }
+            Some(record) => batch.put_cf(lease, lease_key(*id), encode_lease(record)),
             None => batch.delete_cf(lease, lease_key(*id)),
         }
     }

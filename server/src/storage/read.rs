@@ -116,21 +116,14 @@ impl View for ReadView {
     }
 
     fn lease(&self, id: i64) -> Result<Option<LeaseRecord>, ViewError> {
-        self.get(Column::Lease, &lease_key(id))?
-            .map(|bytes| {
-                let ttl_seconds = keys::int(&bytes, 0)?;
-                Ok(LeaseRecord { id, ttl_seconds })
-            })
-            .transpose()
+        self.get(Column::Lease, &lease_key(id))?.map(|bytes| keys::decode_lease(id, &bytes)).transpose()
     }
 
     fn leases(&self) -> Result<Vec<LeaseRecord>, ViewError> {
         let mut leases = Vec::new();
         self.walk(Column::Lease, &[], None, |key, value| {
             if key.len() == lease_key(0).len() {
-                let id = keys::int(key, 0)?;
-                let ttl_seconds = keys::int(value, 0)?;
-                leases.push(LeaseRecord { id, ttl_seconds });
+                leases.push(keys::decode_lease(keys::int(key, 0)?, value)?);
             }
             Ok(ControlFlow::Continue(()))
         })?;

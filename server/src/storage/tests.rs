@@ -267,3 +267,23 @@ fn values_of_the_caller_are_kept_with_the_state() {
     assert_eq!(store.meta(b"membership").unwrap().as_deref(), Some(&b"three"[..]));
     assert_eq!(store.meta(b"other").unwrap(), None);
 }
+
+#[test]
+fn a_checkpoint_is_kept_with_its_lease_and_a_lease_without_one_is_as_before() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let grant = |id| Op::LeaseGrant(LeaseGrantRequest { id, ttl: 1000 });
+    let checkpoint = |left: &[(i64, i64)]| {
+        let checkpoints = left.iter().map(|(id, left)| LeaseCheckpoint { id: *id, remaining_ttl: *left }).collect();
+        Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })
+    };
+    let left = || -> Vec<(i64, i64, i64)> {
+        let leases = store.view().leases().unwrap();
+        leases.iter().map(|lease| (lease.id, lease.ttl_seconds, lease.remaining_seconds)).collect()
+    };
+    // Lease 3 is not there: it was revoked before the checkpoint was applied.
+    apply(&store, [grant(1), grant(2), checkpoint(&[(1, 700), (3, 700), (2, 5000)])]);
+    assert_eq!(left(), [(1, 1000, 700), (2, 1000, 1000)]);
+    apply(&store, [checkpoint(&[(1, 0)])]);
+    assert_eq!(left(), [(1, 1000, 0), (2, 1000, 1000)]);
+}
