@@ -48,6 +48,7 @@ verify: ## formatting, lints, generated files, licences; writes nothing
 	$(cargo) clippy $(profile) --workspace --all-targets -- -D warnings
 	$(cargo) build $(profile) --workspace --bins
 	$(programs)/keelson-operator crds | diff -u crds/etcdclusters.yaml -
+	$(programs)/keelson-server --help=markdown | diff -u docs/flags.md -
 	$(cargo) deny check bans licenses sources
 
 fix: ## format, apply lint suggestions, write generated files
@@ -55,9 +56,10 @@ fix: ## format, apply lint suggestions, write generated files
 	$(cargo) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(MAKE) --no-print-directory generate
 
-generate: ## write crds/ from the Rust types
+generate: ## write crds/ from the Rust types, docs/flags.md from the table of flags
 	$(cargo) build --release --workspace --bins
 	$(programs)/keelson-operator crds >crds/etcdclusters.yaml
+	$(programs)/keelson-server --help=markdown >docs/flags.md
 
 bench: ## puts on ours and on etcd in turn, 1 and 3 members
 	@deploy/prerequisites.sh test

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keelson_server::config::{Config, Invocation, usage, version};
+use keelson_server::config::{Config, ConfigError, Invocation, LogConfig, Note, flags_document, help, usage, version};
 use keelson_server::server;
 use keelson_server::telemetry::logs;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,29 +11,21 @@ fn main() -> ExitCode {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
     let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    let (config, warnings) = match Invocation::read(arguments.clone(), variables) {
-        Ok(Invocation::Run(config, warnings)) => (*config, warnings),
-        Ok(Invocation::Help) => {
-            print!("{}", usage());
-            return ExitCode::SUCCESS;
-        }
-        Ok(Invocation::Version) => {
-            print!("{}", version());
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("keelson-server: {error}\nkeelson-server --help lists the flags");
+    let (config, notes) = match Invocation::read(arguments.clone(), variables) {
+        Ok(Invocation::Run(config, notes)) => (*config, notes),
+        Ok(other) => return print(&other),
+        Err(ConfigError::Syntax(error)) => {
+            eprintln!("{error}\n{}", usage());
             return ExitCode::from(2);
         }
+        Err(error) => return refuse(&arguments, &error),
     };
-    if let Err(error) = install_logger(&config) {
+    if let Err(error) = install_logger(&config.log) {
         eprintln!("keelson-server: --log-outputs: {error}");
         return ExitCode::FAILURE;
     }
     tracing::info!(args = ?arguments, version = env!("CARGO_PKG_VERSION"), "starting");
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
+    notes.iter().for_each(Note::log);
     end_with_raft();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,8 +36,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn install_logger(config: &Config) -> anyhow::Result<()> {
-    let subscriber = logs::subscriber(&config.log)?;
+/// Prints what was asked for instead of a member.
+fn print(invocation: &Invocation) -> ExitCode {
+    match invocation {
+        Invocation::Help => {
+            eprint!("{}", usage());
+            print!("{}", help());
+        }
+        Invocation::FlagsDocument => print!("{}", flags_document()),
+        Invocation::Version | Invocation::Run(..) => print!("{}", version()),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Settings that can be read but not be used are told in the log, where whoever looks after the member looks first.
+fn refuse(arguments: &[String], error: &ConfigError) -> ExitCode {
+    match install_logger(&LogConfig::default()) {
+        Ok(()) => tracing::warn!(args = ?arguments, %error, "failed to verify flags"),
+        Err(_) => eprintln!("failed to verify flags: {error}"),
+    }
+    ExitCode::FAILURE
+}
+
+fn install_logger(config: &LogConfig) -> anyhow::Result<()> {
+    let subscriber = logs::subscriber(config)?;
     Ok(tracing::subscriber::set_global_default(subscriber)?)
 }
 

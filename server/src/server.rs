@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::listen::{Connections, Listener};
 use crate::api::{Api, Gate, Limits};
 use crate::compaction;
-use crate::config::{ClusterState, Config, ListenUrl};
+use crate::config::{ClusterState, Config, Feature, ListenUrl};
 use crate::node::config::SyncObserver;
 use crate::node::{InitialClusterState, Node, NodeConfig};
 use crate::telemetry::Metrics;
@@ -131,6 +131,7 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         max_learners: config.max_learners,
         strict_reconfig_check: config.strict_reconfig_check,
+        lease_checkpoint: config.features.enabled(Feature::LeaseCheckpoint),
         wal_sync_observer: observer(metrics.wal_fsync_seconds.clone()),
         commit_observer: observer(metrics.backend_commit_seconds.clone()),
         watch: HubOptions {

@@ -22,23 +22,37 @@ fn version_and_help() {
     let (code, out, _) = run(&["--version"], &[]);
     assert_eq!(code, Some(0));
     assert!(out.starts_with("etcd Version: 3.7.1\n"), "{out}");
-    let (code, out, _) = run(&["--help"], &[]);
+    let (code, out, err) = run(&["--help"], &[]);
     assert_eq!(code, Some(0));
     assert!(out.contains("--initial-cluster-state"), "{out}");
+    assert!(err.starts_with("Usage:"), "{err}");
 }
 
+/// As etcd: what cannot be read ends with 2, usage and plain text; what cannot be used with 1 and a line in the log.
 #[test]
 fn wrong_flags_are_refused_with_a_hint() {
-    for (arguments, variables, hint) in [
-        (&["--listen-client-url=x"][..], &[][..], "did you mean --listen-client-urls?"),
-        (&["--cert-file=a.crt"], &[], "TLS is not supported yet"),
-        (&["--election-timeout=100"], &[], "at least as 5 times"),
-        (&[], &[("ETCD_HEARTBEAT_INTERVAL", "x")], "-heartbeat-interval: parse error"),
-        (&["--config-file=/does/not/exist"], &[], "/does/not/exist"),
+    for (arguments, variables, code, hint) in [
+        (&["--listen-client-url=x"][..], &[][..], 2, "-listen-client-url\ndid you mean --listen-client-urls?"),
+        (&["--max-txn-ops=x"], &[], 2, "invalid value \"x\" for flag -max-txn-ops: parse error\nUsage:"),
+        (&["--cert-file=a.crt"], &[], 1, "TLS is not supported yet"),
+        (&["--election-timeout=100"], &[], 1, "at least as 5 times"),
+        (
+            &[],
+            &[("ETCD_HEARTBEAT_INTERVAL", "x")],
+            1,
+            "invalid value \\\"x\\\" for ETCD_HEARTBEAT_INTERVAL: parse error",
+        ),
+        (&["--name=a"], &[("ETCD_NAME", "a")], 1, "ETCD_NAME is shadowed"),
+        (&["--config-file=/does/not/exist"], &[], 1, "/does/not/exist"),
+        (&["gateway"], &[], 1, "\\\"gateway\\\" is not a valid flag"),
     ] {
-        let (code, _, err) = run(arguments, variables);
-        assert_eq!(code, Some(2), "{err}");
+        let (exit, _, err) = run(arguments, variables);
+        assert_eq!(exit, Some(code), "{err}");
         assert!(err.contains(hint), "{err}");
+        if code == 1 {
+            let line: serde_json::Value = serde_json::from_str(&err).expect("one line of JSON");
+            assert_eq!(line["msg"], "failed to verify flags");
+        }
     }
 }
 

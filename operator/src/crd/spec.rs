@@ -254,7 +254,7 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_period_seconds: Option<i64>,
-    /// Environment variables of the container. Flags win over `ETCD_` variables.
+    /// Environment variables of the container. An `ETCD_` variable of a flag that the operator sets keeps the member from starting.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvVar>,
 }

@@ -3,39 +3,23 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::parse::{Settings, boolean};
+use super::parse::Settings;
 use super::{
-    AutoCompaction, ClusterState, Config, ConfigError, Keepalive, ListenUrl, LogConfig, LogFormat, LogLevel, LogOutput,
-    check_advertised, duration,
+    AutoCompaction, ClusterState, Config, ConfigError, Feature, Features, Keepalive, ListenUrl, check_advertised,
+    duration, log,
 };
-
-/// Features that etcd 3.7 lets one switch; none changes anything here.
-const FEATURES: &[&str] = &[
-    "AllAlpha",
-    "AllBeta",
-    "CompactHashCheck",
-    "FastLeaseKeepAlive",
-    "InitialCorruptCheck",
-    "LeaseCheckpoint",
-    "LeaseCheckpointPersist",
-    "PriorityRequest",
-    "SetMemberLocalAddr",
-    "StopGRPCServiceOnDefrag",
-    "TxnModeWriteWithSharedBuffer",
-];
 
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(50);
+const QUOTA_MAX_BYTES: i64 = 8 << 30;
 const WATCH_PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl Config {
     /// Checks settings and puts defaults where nothing was set.
     pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
         let name = settings.text("name").to_owned();
-        let data_dir = match settings.text("data-dir") {
-            "" => PathBuf::from(format!("{name}.etcd")),
-            folder => PathBuf::from(folder),
-        };
+        let log = log::read(settings)?;
+        let data_dir = data_dir(settings, &name);
         let wal_dir = Some(settings.text("wal-dir")).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let initial_advertise_peer_urls = advertised(settings, "initial-advertise-peer-urls")?;
         let config = Config {
@@ -50,7 +34,7 @@ impl Config {
             initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
             heartbeat_interval: milliseconds(settings, "heartbeat-interval"),
             election_timeout: milliseconds(settings, "election-timeout"),
-            snapshot_catchup_entries: settings.count("snapshot-catchup-entries").into(),
+            snapshot_catchup_entries: settings.unsigned("snapshot-catchup-entries"),
             quota_backend_bytes: settings.number("quota-backend-bytes"),
             max_request_bytes: settings.count("max-request-bytes") as usize,
             max_txn_ops: settings.count("max-txn-ops") as usize,
@@ -66,13 +50,14 @@ impl Config {
             auto_compaction: auto_compaction(settings)?,
             watch_progress_notify_interval: progress_interval(settings),
             warning_unary_request_duration: or_default(settings, "warning-unary-request-duration"),
-            extensive_metrics: extensive_metrics(settings)?,
-            log: log(settings)?,
+            features: features(settings)?,
+            extensive_metrics: settings.text("metrics") == "extensive",
+            log,
             initial_advertise_peer_urls,
             name,
         };
-        check_features(settings)?;
         config.check()?;
+        advise(settings, &config);
         Ok(config)
     }
 
@@ -144,7 +129,7 @@ fn progress_interval(settings: &mut Settings) -> Duration {
     let name = "watch-progress-notify-interval";
     let interval = or_default(settings, name);
     if interval < WATCH_PROGRESS_INTERVAL_MIN {
-        settings.warnings.push(format!("--{name} is raised to its minimum, 100ms"));
+        settings.warn(format!("--{name} is raised to its minimum, 100ms"));
     }
     interval.max(WATCH_PROGRESS_INTERVAL_MIN)
 }
@@ -155,16 +140,26 @@ fn list<'a>(settings: &'a Settings, name: &'static str) -> impl Iterator<Item = 
 }
 
 fn listeners(settings: &Settings, name: &'static str) -> Result<Vec<ListenUrl>, ConfigError> {
-    list(settings, name).map(|url| url.parse().map_err(|error| ConfigError::invalid(name, url, error))).collect()
+    let urls: Result<Vec<ListenUrl>, _> = list(settings, name).map(str::parse).collect();
+    let mut urls = urls.map_err(|error| ConfigError::Rule(error.to_string()))?;
+    urls.sort();
+    urls.dedup();
+    Ok(urls)
 }
 
+/// URLs that others are told of: in order and each once, as etcd tells them.
 fn advertised(settings: &Settings, name: &'static str) -> Result<Vec<String>, ConfigError> {
-    list(settings, name)
-        .map(|url| match check_advertised(url) {
-            Ok(()) => Ok(url.to_owned()),
-            Err(error) => Err(ConfigError::invalid(name, url, error)),
-        })
-        .collect()
+    let mut urls: Vec<String> = list(settings, name).map(str::to_owned).collect();
+    urls.sort();
+    urls.dedup();
+    for url in &urls {
+        check_advertised(url).map_err(|error| ConfigError::invalid(name, url, error))?;
+        if url.contains("://:") {
+            let form = "must be \"host:port\" (unexpected empty host";
+            return Err(ConfigError::Rule(format!("--{name} {:?} {form} ({url}))", urls.join(","))));
+        }
+    }
+    Ok(urls)
 }
 
 fn advertise_client_urls(settings: &Settings) -> Result<Vec<String>, ConfigError> {
@@ -201,87 +196,75 @@ fn initial_cluster(
 }
 
 fn initial_cluster_state(settings: &Settings) -> Result<ClusterState, ConfigError> {
-    let name = "initial-cluster-state";
-    match settings.text(name) {
+    match settings.text("initial-cluster-state") {
         "new" => Ok(ClusterState::New),
         "existing" => Ok(ClusterState::Existing),
-        other => Err(ConfigError::invalid(name, other, "new or existing is expected")),
+        other => Err(ConfigError::Rule(format!("unexpected clusterState {other:?}"))),
     }
 }
 
+/// A bare number is hours or revisions; a duration is allowed for both, and is nanoseconds where revisions count.
 fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, ConfigError> {
-    let name = "auto-compaction-retention";
-    let text = settings.text(name);
-    let invalid = |reason| ConfigError::invalid(name, text, reason);
-    match settings.text("auto-compaction-mode") {
-        "periodic" => {
-            let retention = match text.parse::<u32>() {
-                Ok(hours) => Duration::from_secs(3600 * u64::from(hours)),
-                Err(_) => duration::parse(text).ok_or_else(|| invalid("a duration is expected"))?,
-            };
-            Ok(match retention {
-                Duration::ZERO => AutoCompaction::Off,
-                _ => AutoCompaction::Periodic(retention),
-            })
+    let periodic = match settings.text("auto-compaction-mode") {
+        "periodic" => true,
+        "revision" => false,
+        "" => return Err(ConfigError::Rule("undefined auto-compaction-mode".to_owned())),
+        other => return Err(ConfigError::Rule(format!("unknown auto-compaction-mode {other:?}"))),
+    };
+    let text = settings.text("auto-compaction-retention");
+    let number = match text {
+        "" => Some(0),
+        _ => text.parse::<i64>().ok().filter(|number| *number >= 0),
+    };
+    let too_long = || ConfigError::Rule(format!("error parsing CompactionRetention: {text} hours are too many"));
+    let nanoseconds = match number {
+        Some(hours) if periodic => hours.checked_mul(3600 * 1_000_000_000).ok_or_else(too_long)?,
+        Some(revisions) => revisions,
+        None => {
+            let duration = duration::parse(text).and_then(|duration| i64::try_from(duration.as_nanos()).ok());
+            let reason = || format!("error parsing CompactionRetention: time: invalid duration {text:?}");
+            duration.ok_or_else(|| ConfigError::Rule(reason()))?
         }
-        "revision" => match text.parse::<u32>() {
-            Ok(0) => Ok(AutoCompaction::Off),
-            Ok(revisions) => Ok(AutoCompaction::Revision(revisions.into())),
-            Err(_) => Err(invalid("a number of revisions is expected")),
-        },
-        other => Err(ConfigError::invalid("auto-compaction-mode", other, "periodic or revision is expected")),
-    }
-}
-
-fn extensive_metrics(settings: &Settings) -> Result<bool, ConfigError> {
-    match settings.text("metrics") {
-        "basic" => Ok(false),
-        "extensive" => Ok(true),
-        other => Err(ConfigError::invalid("metrics", other, "basic or extensive is expected")),
-    }
-}
-
-fn check_features(settings: &mut Settings) -> Result<(), ConfigError> {
-    let name = "feature-gates";
-    let gates: Vec<String> = list(settings, name).map(str::to_owned).collect();
-    for gate in gates {
-        let known =
-            gate.split_once('=').filter(|(feature, value)| FEATURES.contains(feature) && boolean(value).is_some());
-        let Some((feature, _)) = known else {
-            let reason = format!("NAME=true or NAME=false is expected; names: {FEATURES:?}");
-            return Err(ConfigError::invalid(name, &gate, reason));
-        };
-        settings.warnings.push(format!("feature gate {feature} has no effect"));
-    }
-    Ok(())
-}
-
-fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
-    let invalid = |name, expected: &str| ConfigError::invalid(name, settings.text(name), expected.to_owned());
-    if settings.text("logger") != "zap" {
-        return Err(invalid("logger", "zap is expected"));
-    }
-    Ok(LogConfig {
-        level: match settings.text("log-level").to_ascii_lowercase().as_str() {
-            "debug" => LogLevel::Debug,
-            "info" => LogLevel::Info,
-            "warn" => LogLevel::Warn,
-            "error" | "dpanic" | "panic" | "fatal" => LogLevel::Error,
-            _ => {
-                return Err(invalid("log-level", "debug, info, warn, error, panic or fatal is expected"));
-            }
-        },
-        format: match settings.text("log-format") {
-            "json" => LogFormat::Json,
-            "console" => LogFormat::Console,
-            _ => return Err(invalid("log-format", "json or console is expected")),
-        },
-        outputs: list(settings, "log-outputs")
-            .map(|output| match output {
-                "default" | "stderr" | "systemd/journal" => LogOutput::Stderr,
-                "stdout" => LogOutput::Stdout,
-                file => LogOutput::File(file.into()),
-            })
-            .collect(),
+    };
+    Ok(match nanoseconds {
+        0 => AutoCompaction::Off,
+        _ if periodic => AutoCompaction::Periodic(Duration::from_nanos(nanoseconds.unsigned_abs())),
+        _ => AutoCompaction::Revision(nanoseconds),
     })
+}
+
+fn features(settings: &Settings) -> Result<Features, ConfigError> {
+    let features = Features::parse(settings.text("feature-gates")).map_err(ConfigError::Rule)?;
+    let persists = features.enabled(Feature::LeaseCheckpointPersist);
+    match persists && !features.enabled(Feature::LeaseCheckpoint) {
+        true => Err(ConfigError::Rule(
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".to_owned(),
+        )),
+        false => Ok(features),
+    }
+}
+
+fn data_dir(settings: &mut Settings, name: &str) -> PathBuf {
+    let folder = match settings.text("data-dir") {
+        "" => format!("{name}.etcd"),
+        folder => return PathBuf::from(folder),
+    };
+    settings
+        .warn(format!("--data-dir is not set: this member keeps its data in {folder}, below the working directory"));
+    PathBuf::from(folder)
+}
+
+/// What is allowed, and yet worth a look.
+fn advise(settings: &mut Settings, config: &Config) {
+    if config.name == "default" {
+        settings.warn("--name is not set: members of one cluster need names of their own");
+    }
+    if config.quota_backend_bytes > QUOTA_MAX_BYTES {
+        settings.warn("--quota-backend-bytes is above 8 GiB, the most that etcd is meant for");
+    }
+    for feature in config.features.changed() {
+        if let Some(reason) = feature.inert() {
+            settings.warn(format!("feature gate {feature} has no effect: {reason}"));
+        }
+    }
 }

@@ -11,8 +11,16 @@ pub enum Kind {
     Number,
     /// A whole number, not below zero.
     Count,
+    /// The same, of 32 bits.
+    Uint32,
     /// A duration in Go's syntax.
     Duration,
+    /// URLs, comma-separated.
+    Urls,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Feature gates; several flags add up.
+    Gates,
 }
 
 /// What becomes of a flag.
@@ -75,8 +83,10 @@ use Use::*;
 const TLS: Use = Refused("TLS is not supported yet");
 const TLS_DETAIL: Use = Inert("TLS is not supported yet");
 const AUTH_DETAIL: Use = Inert("authentication is not supported yet");
-const DISCOVERY: Use =
-    Refused("discovery is not supported: name the members in --initial-cluster, or let the operator do it");
+/// Why discovery is refused.
+pub const NO_DISCOVERY: &str =
+    "discovery is not supported: name the members in --initial-cluster, or let the operator do it";
+const DISCOVERY: Use = Refused(NO_DISCOVERY);
 const DISCOVERY_DETAIL: Use = Inert("discovery is not supported");
 const TRACING: Use = Refused("distributed tracing is not supported yet");
 const TRACING_DETAIL: Use = Inert("distributed tracing is not supported yet");
@@ -87,10 +97,27 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, usage: Use,
     Flag { name, kind, default, usage, help }
 }
 
+/// Flags of long ago that etcd still takes, and forgets.
+pub static OBSOLETE: &[&str] = &[
+    "cluster-active-size",
+    "cluster-remove-delay",
+    "cluster-sync-interval",
+    "config",
+    "force",
+    "max-result-buffer",
+    "max-retry-attempts",
+    "peer-heartbeat-interval",
+    "peer-election-timeout",
+    "retry-interval",
+    "snapshot",
+    "v",
+    "vv",
+];
+
 /// Every flag, sorted by name.
 #[rustfmt::skip]
 pub static FLAGS: &[Flag] = &[
-    flag("advertise-client-urls", Text, "http://localhost:2379", Effective, "Client URLs that the other members and clients are told of."),
+    flag("advertise-client-urls", Urls, "http://localhost:2379", Effective, "Client URLs that the other members and clients are told of."),
     flag("auth-token", Text, "simple", Refused("authentication is not supported yet"), "Kind of token that authenticated clients get."),
     flag("auth-token-ttl", Count, "300", AUTH_DETAIL, "Seconds that a simple token lives."),
     flag("auto-compaction-mode", Text, "periodic", Effective, "What --auto-compaction-retention counts: periodic (time) or revision."),
@@ -119,7 +146,7 @@ pub static FLAGS: &[Flag] = &[
     flag("discovery-cert", Text, "", DISCOVERY, "Certificate for the discovery service."),
     flag("discovery-dial-timeout", Duration, "2s", DISCOVERY_DETAIL, "Time to reach the discovery service."),
     flag("discovery-endpoints", Text, "", DISCOVERY, "Endpoints of the discovery service."),
-    flag("discovery-fallback", Text, "exit", DISCOVERY_DETAIL, "What to do when discovery fails."),
+    flag("discovery-fallback", Choice(&["exit", "proxy"]), "exit", DISCOVERY_DETAIL, "What to do when discovery fails."),
     flag("discovery-insecure-skip-tls-verify", Bool, "false", DISCOVERY, "Trust any discovery service."),
     flag("discovery-insecure-transport", Bool, "true", DISCOVERY_DETAIL, "Speak plaintext to the discovery service."),
     flag("discovery-keepalive-time", Duration, "2s", DISCOVERY_DETAIL, "Keepalive of the discovery service."),
@@ -139,31 +166,31 @@ pub static FLAGS: &[Flag] = &[
     flag("election-timeout", Count, "1000", Effective, "Milliseconds of silence after which a follower stands for election."),
     flag("enable-distributed-tracing", Bool, "false", TRACING, "Send traces."),
     flag("enable-grpc-gateway", Bool, "true", Inert("the JSON gateway is not supported yet"), "Serve JSON under /v3."),
-    flag("enable-log-rotation", Bool, "false", Refused("log files are not rotated: log to stderr, or rotate outside"), "Rotate the log file."),
+    flag("enable-log-rotation", Bool, "false", Effective, "Rotate the one file of --log-outputs."),
     flag("enable-pprof", Bool, "false", Inert("there is no Go runtime to profile"), "Serve Go profiles under /debug/pprof."),
-    flag("feature-gates", Text, "", Effective, "Features to turn on or off: Name=true,Other=false."),
+    flag("feature-gates", Gates, "", Effective, "Features to turn on or off: Name=true,Other=false."),
     flag("force-new-cluster", Bool, "false", Refused("making a one-member cluster out of a member's data is not supported yet"), "Start a cluster of this member alone from its data."),
     flag("grpc-keepalive-interval", Duration, "2h0m0s", Effective, "Silence after which a client is pinged; 0s is never."),
     flag("grpc-keepalive-min-time", Duration, "5s", Effective, "Clients that ping more often are sent away."),
     flag("grpc-keepalive-timeout", Duration, "20s", Effective, "Time that a client may take to answer a ping."),
     flag("heartbeat-interval", Count, "100", Effective, "Milliseconds between two heartbeats of the leader."),
     flag("host-whitelist", Text, "*", Refused("host names of HTTP requests are not checked yet"), "Host names that HTTP requests may use."),
-    flag("initial-advertise-peer-urls", Text, "http://localhost:2380", Effective, "Peer URLs that the other members are told of."),
+    flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Effective, "Peer URLs that the other members are told of."),
     flag("initial-cluster", Text, "default=http://localhost:2380", Effective, "Name and peer URL of each member: a=http://10.0.0.1:2380,b=http://10.0.0.2:2380."),
-    flag("initial-cluster-state", Text, "new", Effective, "new founds a cluster, existing joins one."),
+    flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Effective, "new founds a cluster, existing joins one."),
     flag("initial-cluster-token", Text, "etcd-cluster", Effective, "Keeps clusters with the same members apart."),
-    flag("initial-election-tick-advance", Bool, "true", Inert("elections start after one timeout"), "Shorten the first election."),
+    flag("initial-election-tick-advance", Bool, "true", Inert("a member that founds a cluster stands for election at once; one that comes back always waits for a leader first"), "Shorten the first election."),
     flag("key-file", Text, "", TLS, "Key to --cert-file."),
-    flag("listen-client-http-urls", Text, "", Refused("HTTP and gRPC share the ports of --listen-client-urls"), "URLs for HTTP alone."),
-    flag("listen-client-urls", Text, "http://localhost:2379", Effective, "URLs to listen on for clients."),
-    flag("listen-metrics-urls", Text, "", Effective, "URLs to serve metrics and probes alone."),
-    flag("listen-peer-urls", Text, "http://localhost:2380", Effective, "URLs to listen on for the other members."),
+    flag("listen-client-http-urls", Urls, "", Refused("HTTP and gRPC share the ports of --listen-client-urls"), "URLs for HTTP alone."),
+    flag("listen-client-urls", Urls, "http://localhost:2379", Effective, "URLs to listen on for clients."),
+    flag("listen-metrics-urls", Urls, "", Effective, "URLs to serve metrics and probes alone."),
+    flag("listen-peer-urls", Urls, "http://localhost:2380", Effective, "URLs to listen on for the other members."),
     flag("log-format", Text, "json", Effective, "json or console."),
     flag("log-level", Text, "info", Effective, "debug, info, warn, error, panic or fatal."),
-    flag("log-outputs", Text, "default", Effective, "default, stdout, stderr, or files, comma-separated."),
-    flag("log-rotation-config-json", Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Inert("log files are not rotated"), "How log files are rotated."),
+    flag("log-outputs", Text, "default", Effective, "default (stderr), or stdout, stderr, systemd/journal and files, comma-separated."),
+    flag("log-rotation-config-json", Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Effective, "How --enable-log-rotation works: size in MB, age in days, number of old files (0: no limit), local time in their names, gzip."),
     flag("logger", Text, "zap", Effective, "zap: structured lines."),
-    flag("max-concurrent-streams", Count, "4294967295", Effective, "Streams that one connection may have open."),
+    flag("max-concurrent-streams", Uint32, "4294967295", Effective, "Streams that one connection may have open."),
     flag("max-learners", Count, "1", Effective, "Learners that the cluster may have at a time."),
     flag("max-request-bytes", Count, "1572864", Effective, "Largest request that is accepted."),
     flag("max-snapshots", Count, "5", Inert("it is deprecated, and there are no snapshot files to keep"), "Snapshot files to keep."),
@@ -197,7 +224,7 @@ pub static FLAGS: &[Flag] = &[
     flag("tls-min-version", Text, "TLS1.2", TLS, "Oldest TLS version."),
     flag("trusted-ca-file", Text, "", TLS, "CA of the clients' certificates."),
     flag("unsafe-no-fsync", Bool, "false", Inert("the log is always synced"), "Never sync: loses data."),
-    flag("v2-deprecation", Text, "write-only-drop-data", Inert("it is deprecated, and there never was a v2 store here"), "Phase of the v2 store's removal."),
+    flag("v2-deprecation", Choice(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only-drop-data", Inert("it is deprecated, and there never was a v2 store here"), "Phase of the v2 store's removal."),
     flag("version", Bool, "false", Effective, "Print the version and exit."),
     flag("wal-dir", Text, "", Effective, "Folder of its own for the Raft log."),
     flag("warning-apply-duration", Duration, "100ms", Inert("see --warning-unary-request-duration"), "Time after which applying an entry is logged."),

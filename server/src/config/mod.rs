@@ -2,13 +2,21 @@
 
 mod check;
 mod duration;
+mod features;
+mod file;
 mod flags;
+mod log;
+mod note;
+mod number;
 mod parse;
 mod url;
 mod usage;
 
+pub use features::{Feature, Features, Stage};
+pub use log::{LogConfig, LogFormat, LogLevel, LogOutput, LogRotation};
+pub use note::Note;
 pub use url::{ListenAddress, ListenUrl, UrlError, check_advertised};
-pub use usage::{ETCD_VERSION, usage, version};
+pub use usage::{ETCD_VERSION, flags_document, help, usage, version};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,57 +24,76 @@ use std::time::Duration;
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
-    /// Run a member; the texts are warnings for its log.
-    Run(Box<Config>, Vec<String>),
-    /// Print [`usage`].
+    /// Run a member; the notes are for its log.
+    Run(Box<Config>, Vec<Note>),
+    /// Print [`usage`] and [`help`].
     Help,
+    /// Print [`flags_document`]. Not for people: `--help=markdown`.
+    FlagsDocument,
     /// Print [`version`].
     Version,
 }
 
 impl Invocation {
-    /// Reads arguments (without the program's name) and variables, and the configuration file if they name one.
+    /// Reads arguments (without the program's name), then variables, or the file that they name instead of both.
     pub fn read(
         arguments: impl IntoIterator<Item = String>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let mut settings = match parse::Settings::read(arguments, variables) {
-            Err(ConfigError::Help) => return Ok(Invocation::Help),
-            settings => settings?,
+        let given = match parse::command_line(arguments) {
+            Err(ConfigError::Help(form)) if form == "markdown" => return Ok(Invocation::FlagsDocument),
+            Err(ConfigError::Help(_)) => return Ok(Invocation::Help),
+            given => given?,
         };
-        if settings.boolean("version") {
+        if let Some(stray) = given.stray {
+            return Err(ConfigError::NotAFlag(stray));
+        }
+        if given.last("version").and_then(parse::boolean) == Some(true) {
             return Ok(Invocation::Version);
         }
-        let file = settings.text("config-file");
-        if !file.is_empty() {
-            let text = std::fs::read_to_string(file).map_err(|error| ConfigError::File(format!("{file}: {error}")))?;
-            settings = parse::Settings::read_file(&text)?;
-        }
+        let mut variables: Vec<_> = variables.into_iter().collect();
+        variables.sort();
+        let in_variable =
+            || variables.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE").map(|(_, file)| file.as_str());
+        let file = given.last("config-file").filter(|file| !file.is_empty()).or_else(in_variable).unwrap_or_default();
+        let mut settings = match file {
+            "" => parse::Settings::read(given, variables)?,
+            file => {
+                let text =
+                    std::fs::read_to_string(file).map_err(|error| ConfigError::File(format!("{file}: {error}")))?;
+                let mut settings = file::read(&text)?;
+                settings.note(Note::File(file.to_owned()));
+                settings
+            }
+        };
         let config = Config::from_settings(&mut settings)?;
-        Ok(Invocation::Run(Box::new(config), settings.warnings))
+        Ok(Invocation::Run(Box::new(config), settings.into_notes()))
     }
 }
 
 /// Why settings were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Not an error: usage was asked for.
+    /// Not an error: help was asked for, in a form or in none.
     #[error("help requested")]
-    Help,
+    Help(String),
+    /// The command line cannot be read.
+    #[error("{0}")]
+    Syntax(String),
     /// A word that is no flag.
-    #[error("'{0}' is not a valid flag")]
+    #[error("{0:?} is not a valid flag")]
     NotAFlag(String),
-    /// A flag that etcd does not have either, with the flag that may be meant.
-    #[error("flag provided but not defined: -{name}{hint}")]
-    Unknown {
-        /// As given, without dashes.
-        name: String,
-        /// What may be meant; empty or a clause.
-        hint: String,
+    /// A flag and its variable are both set.
+    #[error(
+        "conflicting environment variable {variable} is shadowed by corresponding command-line flag --{flag} (either \
+         unset environment variable or disable flag)"
+    )]
+    Shadowed {
+        /// The variable.
+        variable: String,
+        /// The flag.
+        flag: &'static str,
     },
-    /// The last argument is a flag that needs a value.
-    #[error("flag needs an argument: -{0}")]
-    MissingValue(&'static str),
     /// A value that does not fit.
     #[error("invalid value {value:?} for flag -{name}: {reason}")]
     Invalid {
@@ -96,13 +123,11 @@ impl ConfigError {
     fn unknown(name: &str) -> Self {
         // Flags lost this prefix when their features were settled.
         let meant = name.strip_prefix("experimental-").unwrap_or(name);
-        ConfigError::Unknown {
-            name: name.to_owned(),
-            hint: match flags::nearest(meant) {
-                Some(flag) => format!(" (did you mean --{flag}?)"),
-                None => " (--help lists every flag)".to_owned(),
-            },
-        }
+        let hint = match flags::nearest(meant) {
+            Some(flag) => format!("did you mean --{flag}?"),
+            None => "--help lists every flag".to_owned(),
+        };
+        ConfigError::Syntax(format!("flag provided but not defined: -{name}\n{hint}"))
     }
 }
 
@@ -159,6 +184,8 @@ pub struct Config {
     pub watch_progress_notify_interval: Duration,
     /// Requests slower than this are logged.
     pub warning_unary_request_duration: Duration,
+    /// Features that were switched.
+    pub features: Features,
     /// Also export the histograms of gRPC calls.
     pub extensive_metrics: bool,
     /// What is logged, and where to.
@@ -194,50 +221,6 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// Keep this many revisions.
     Revision(i64),
-}
-
-/// What is logged, and where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogConfig {
-    /// The least important level that is written.
-    pub level: LogLevel,
-    /// JSON lines, or lines for a person.
-    pub format: LogFormat,
-    /// Where lines go to; each gets every line.
-    pub outputs: Vec<LogOutput>,
-}
-
-/// `--log-level`; etcd's panic and fatal show errors only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Everything.
-    Debug,
-    /// What an operator may want to know.
-    Info,
-    /// What somebody should look at.
-    Warn,
-    /// What failed.
-    Error,
-}
-
-/// `--log-format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// Tab-separated text.
-    Console,
-}
-
-/// One of `--log-outputs`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogOutput {
-    /// Standard output.
-    Stdout,
-    /// Standard error; also what `default` means.
-    Stderr,
-    /// A file that lines are appended to.
-    File(PathBuf),
 }
 
 impl Default for Config {
@@ -277,7 +260,8 @@ impl Default for Config {
             watch_progress_notify_interval: Duration::from_secs(600),
             warning_unary_request_duration: Duration::from_millis(300),
             extensive_metrics: false,
-            log: LogConfig { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] },
+            features: Features::default(),
+            log: LogConfig::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(Config, Vec<S
     let arguments = arguments.iter().map(|text| text.to_string());
     let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     match Invocation::read(arguments, variables) {
-        Ok(Invocation::Run(config, warnings)) => Ok((*config, warnings)),
+        Ok(Invocation::Run(config, notes)) => Ok((*config, notes.iter().map(Note::to_string).collect())),
         Ok(other) => Err(format!("{other:?}")),
         Err(error) => Err(error.to_string()),
     }
@@ -16,9 +16,26 @@ fn error(arguments: &[&str]) -> String {
     read(arguments, &[]).expect_err("settings must be refused")
 }
 
+/// Flags with which nothing is to be remarked.
+const NAMED: [&str; 2] = ["--name=n", "--data-dir=d"];
+
+/// What is remarked about these flags and variables.
+fn notes(arguments: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
+    read(&[&NAMED, arguments].concat(), variables).expect("valid").1
+}
+
 #[test]
 fn defaults_are_those_of_etcd() {
-    assert_eq!(read(&[], &[]), Ok((Config::default(), vec![])));
+    let (config, notes) = read(&[], &[]).expect("valid");
+    assert_eq!(config, Config::default());
+    assert_eq!(
+        notes,
+        [
+            "--data-dir is not set: this member keeps its data in default.etcd, below the working directory",
+            "--name is not set: members of one cluster need names of their own",
+        ]
+    );
+    assert_eq!(read(&NAMED, &[]).expect("valid").1, [""; 0]);
 }
 
 #[test]
@@ -35,18 +52,24 @@ fn go_syntax_in_all_forms() {
             "--initial-advertise-peer-urls",
             "http://a.example:2380",
         ],
-        &[("ETCD_NAME", "b"), ("ETCD_ELECTION_TIMEOUT", "500"), ("ETCD_METRICS", ""), ("HOME", "/")],
+        &[("ETCD_DATA_DIR", "/d"), ("ETCD_ELECTION_TIMEOUT", "0x1F4"), ("HOME", "/")],
     )
     .expect("valid");
     assert_eq!(config.name, "a");
-    assert_eq!(config.data_dir, Path::new("a.etcd"));
+    assert_eq!(config.data_dir, Path::new("/d"));
     assert_eq!(config.heartbeat_interval, Duration::from_millis(50));
     assert_eq!(config.election_timeout, Duration::from_millis(500));
     assert!(!config.strict_reconfig_check && config.pre_vote);
     assert_eq!(config.keepalive.interval, Duration::from_secs(90));
     let own = ("a".to_owned(), "http://a.example:2380".to_owned());
     assert_eq!(config.initial_cluster, [own]);
-    assert_eq!(warnings, ["ETCD_NAME is ignored: --name is set on the command line"]);
+    assert_eq!(
+        warnings,
+        [
+            "recognized and used environment variable ETCD_DATA_DIR=/d",
+            "recognized and used environment variable ETCD_ELECTION_TIMEOUT=0x1F4",
+        ]
+    );
 }
 
 #[test]
@@ -82,15 +105,73 @@ fn kubeadm_flags_without_tls() {
 #[test]
 fn refusals_say_what_to_do() {
     for (arguments, message) in [
-        (&["--data_dir=x"][..], "flag provided but not defined: -data_dir (did you mean --data-dir?)"),
+        (&["--data_dir=x"][..], "flag provided but not defined: -data_dir\ndid you mean --data-dir?"),
         (
             &["--experimental-watch-progress-notify-interval=5s"],
-            "flag provided but not defined: -experimental-watch-progress-notify-interval (did you mean --watch-progress-notify-interval?)",
+            "flag provided but not defined: -experimental-watch-progress-notify-interval\n\
+             did you mean --watch-progress-notify-interval?",
         ),
-        (&["gateway"], "'gateway' is not a valid flag"),
+        (&["gateway", "--nonsense"], "\"gateway\" is not a valid flag"),
+        (&["--", "--name"], "\"--name\" is not a valid flag"),
+        (&["-"], "\"-\" is not a valid flag"),
+        (&["---name=a"], "bad flag syntax: ---name=a"),
+        (&["--=a"], "bad flag syntax: --=a"),
         (&["--name"], "flag needs an argument: -name"),
         (&["--heartbeat-interval=abc"], "invalid value \"abc\" for flag -heartbeat-interval: parse error"),
-        (&["--pre-vote=maybe"], "invalid value \"maybe\" for flag -pre-vote: parse error"),
+        (&["--heartbeat-interval=-1"], "invalid value \"-1\" for flag -heartbeat-interval: parse error"),
+        (
+            &["--heartbeat-interval=18446744073709551616"],
+            "invalid value \"18446744073709551616\" for flag -heartbeat-interval: value out of range",
+        ),
+        (
+            &["--max-concurrent-streams=4294967296"],
+            "invalid value \"4294967296\" for flag -max-concurrent-streams: \
+             strconv.ParseUint: parsing \"4294967296\": value out of range",
+        ),
+        (&["--pre-vote=maybe"], "invalid boolean value \"maybe\" for -pre-vote: parse error"),
+        (&["--initial-cluster-state=old"], "invalid value \"old\" for flag -initial-cluster-state: invalid value"),
+        (
+            &["--listen-peer-urls=localhost:2380"],
+            "invalid value \"localhost:2380\" for flag -listen-peer-urls: \
+             URL scheme must be http, https, unix, or unixs: localhost:2380",
+        ),
+        (&["--listen-peer-urls=http://db.example:1"], "expected IP in URL for binding (http://db.example:1)"),
+        (
+            &["--initial-advertise-peer-urls=http://:1"],
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--feature-gates=Nonsense=true"],
+            "invalid value \"Nonsense=true\" for flag -feature-gates: unrecognized feature gate: Nonsense",
+        ),
+        (
+            &["--feature-gates=LeaseCheckpointPersist=true"],
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+        ),
+        (&["--auto-compaction-mode=hourly"], "unknown auto-compaction-mode \"hourly\""),
+        (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
+        (&["--auto-compaction-retention=1x"], "error parsing CompactionRetention: time: invalid duration \"1x\""),
+        (&["--logger=capnslog"], "--logger=capnslog is removed in v3.5"),
+        (&["--logger=x"], "unknown logger option \"x\""),
+        (&["--log-format=xml"], "unknown log format: xml, supported values json, console"),
+        (&["--log-level=loud"], "unrecognized level: \"loud\""),
+        (&["--log-outputs=default,stdout"], "multi logoutput for \"default\" is not supported yet"),
+        (
+            &["--enable-log-rotation"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=/a,/b"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=/a", "--log-rotation-config-json={"],
+            "improperly formatted log rotation config: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=/a", "--log-rotation-config-json={\"maxsize\":\"1\"}"],
+            "invalid log rotation config: invalid type: string \"1\", expected u32 at line 1 column 14",
+        ),
         (&["--cert-file=/a.crt"], "--cert-file: TLS is not supported yet"),
         (
             &["--heartbeat-interval=900"],
@@ -113,43 +194,161 @@ fn refusals_say_what_to_do() {
 
 #[test]
 fn flags_without_effect_warn_unless_default() {
-    let (_, warnings) = read(&["--max-wals=7", "--cors=*"], &[("ETCD_TYPO", "1")]).expect("valid");
     assert_eq!(
-        warnings,
+        notes(
+            &["--max-wals=7", "--cors=*", "-vv", "--feature-gates=SetMemberLocalAddr=true,FastLeaseKeepAlive=true"],
+            &[]
+        ),
         [
+            "flag is no longer supported - ignoring: --vv",
             "--max-wals has no effect: log segments are reused as soon as they are not needed",
-            "unrecognized environment variable ETCD_TYPO",
+            "feature gate SetMemberLocalAddr has no effect: the system chooses the address that connections to peers come \
+             from",
         ]
     );
 }
 
 #[test]
-fn file_replaces_flags_and_variables() {
+fn variables_are_told_and_must_not_contradict_flags() {
+    assert_eq!(
+        notes(
+            &[],
+            &[
+                ("ETCD_TYPO", "1"),
+                ("ETCD_METRICS", ""),
+                ("ETCD_VERSION", "3"),
+                ("ETCD_PRE_VOTE", "true"),
+                ("ETCDX", "")
+            ]
+        ),
+        [
+            "unrecognized environment variable ETCD_METRICS=",
+            "recognized and used environment variable ETCD_PRE_VOTE=true",
+            "unrecognized environment variable ETCD_TYPO=1",
+            "cannot set special environment variable: ETCD_VERSION=3",
+        ]
+    );
+    for (variable, message) in [
+        (
+            ("ETCD_NAME", ""),
+            "conflicting environment variable ETCD_NAME is shadowed by corresponding command-line flag --name (either \
+             unset environment variable or disable flag)",
+        ),
+        (("ETCD_MAX_TXN_OPS", "x"), "invalid value \"x\" for ETCD_MAX_TXN_OPS: parse error"),
+        (("ETCD_CERT_FILE", "/a"), "--cert-file: TLS is not supported yet"),
+    ] {
+        assert_eq!(read(&NAMED, &[variable]).expect_err("refused"), message);
+    }
+}
+
+#[test]
+fn retention_is_hours_a_duration_or_revisions() {
+    let hours = |hours: u64| AutoCompaction::Periodic(Duration::from_secs(hours * 3600));
+    for (mode, retention, expected) in [
+        ("periodic", "0", AutoCompaction::Off),
+        ("periodic", "", AutoCompaction::Off),
+        ("periodic", "0s", AutoCompaction::Off),
+        ("periodic", "8", hours(8)),
+        ("periodic", "90m", AutoCompaction::Periodic(Duration::from_secs(5400))),
+        ("revision", "1000", AutoCompaction::Revision(1000)),
+        // etcd reads a duration here too, and counts its nanoseconds.
+        ("revision", "1us", AutoCompaction::Revision(1000)),
+    ] {
+        let mode = format!("--auto-compaction-mode={mode}");
+        let retention = format!("--auto-compaction-retention={retention}");
+        let (config, _) = read(&[&mode, &retention], &[]).expect("valid");
+        assert_eq!(config.auto_compaction, expected, "{mode} {retention}");
+    }
+}
+
+#[test]
+fn urls_are_told_in_order_and_once() {
+    let (config, _) = read(&["--advertise-client-urls=http://b:1, http://a:1,http://b:1"], &[]).expect("valid");
+    assert_eq!(config.advertise_client_urls, ["http://a:1", "http://b:1"]);
+}
+
+#[test]
+fn outputs_of_the_log() {
+    let outputs = |text: &str| read(&[&format!("--log-outputs={text}")], &[]).expect("valid").0.log.outputs;
+    assert_eq!(outputs("default"), [LogOutput::Stderr]);
+    assert_eq!(outputs(""), [LogOutput::Stderr]);
+    assert_eq!(outputs("systemd/journal"), [LogOutput::Journal]);
+    assert_eq!(outputs("stdout,/b,stdout"), [LogOutput::File("/b".into()), LogOutput::Stdout]);
+    assert_eq!(outputs("stdout,/dev/null"), []);
+    let json = r#"--log-rotation-config-json={"maxsize": 7, "compress": true, "else": 1}"#;
+    let (config, _) = read(&["--enable-log-rotation", "--log-outputs=/a", json], &[]).expect("valid");
+    assert_eq!(config.log.rotation, Some(LogRotation { maxsize: 7, compress: true, ..LogRotation::default() }));
+}
+
+/// Reads a configuration file with this text, and flags and variables that must not count.
+fn read_file(text: &str) -> Result<(Config, Vec<String>), String> {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("etcd.yml");
-    let text = "name: f\nheartbeat-interval: 60\nlog-outputs: [stdout, stderr]\ngrpc-keepalive-timeout: 7000000000\n\
-                peer-transport-security:\n  client-cert-auth: false\nproxy: off\ninitial-cluster:\n";
     std::fs::write(&file, text).expect("written");
     let path = file.to_str().expect("UTF-8");
     // Not even what would be refused counts.
-    let (config, warnings) = read(
-        &["--config-file", path, "--name=flag", "--cert-file=/a"],
-        &[("ETCD_METRICS", "extensive"), ("ETCD_KEY_FILE", "/a")],
-    )
-    .expect("valid");
+    let ignored = &[("ETCD_METRICS", "extensive"), ("ETCD_KEY_FILE", "/a"), ("ETCD_NAME", "variable")];
+    let read = read(&["--config-file", path, "--name=flag", "--cert-file=/a"], ignored);
+    read.map(|(config, notes)| (config, notes.into_iter().filter(|note| !note.contains("etcd.yml")).collect()))
+}
+
+#[test]
+fn file_replaces_flags_and_variables() {
+    let text = "Name: f\ndata-dir: d\nheartbeat-interval: 60\nlog-outputs: [stdout, stderr]\ngrpc-keepalive-timeout: 7000000000\n\
+                peer-transport-security:\n  client-cert-auth: no\nproxy: off\ninitial-cluster:\n\
+                auto-compaction-retention: 5\ncert-file: /a\n";
+    let (config, notes) = read_file(text).expect("valid");
     assert_eq!(config.name, "f");
     assert_eq!(config.heartbeat_interval, Duration::from_millis(60));
     assert_eq!(config.keepalive.timeout, Duration::from_secs(7));
-    assert_eq!(config.log.outputs, [LogOutput::Stdout, LogOutput::Stderr]);
+    assert_eq!(config.log.outputs, [LogOutput::Stderr, LogOutput::Stdout]);
+    assert_eq!(config.auto_compaction, AutoCompaction::Periodic(Duration::from_secs(5 * 3600)));
     assert!(!config.extensive_metrics);
-    assert_eq!(warnings.len(), 1);
-
+    assert_eq!(
+        notes,
+        [
+            "setting \"proxy\" of the file is ignored: etcd's configuration file has no such key",
+            "setting \"cert-file\" of the file is ignored: in a file it belongs to client-transport-security",
+        ]
+    );
     // A file may leave out what flags must not.
-    std::fs::write(&file, "listen-client-urls: http://127.0.0.1:1\n").expect("written");
-    assert!(read(&[], &[("ETCD_CONFIG_FILE", path)]).is_ok());
+    assert!(read_file("listen-client-urls: http://127.0.0.1:1\n").is_ok());
+    assert!(read_file("").is_ok());
+}
 
-    std::fs::write(&file, "peer-transport-security:\n  cert-file: /a\n").expect("written");
-    assert_eq!(error(&["--config-file", path]), "--peer-cert-file: TLS is not supported yet");
+#[test]
+fn files_are_as_strict_as_etcds() {
+    for (text, message) in [
+        ("peer-transport-security:\n  cert-file: /a\n", "--peer-cert-file: TLS is not supported yet"),
+        ("peer-transport-security: 1\n", "configuration file: peer-transport-security: a mapping is expected"),
+        ("name: [a]\n", "configuration file: name: a text is expected"),
+        ("log-outputs: stdout\n", "configuration file: log-outputs: a list is expected"),
+        ("pre-vote: maybe\n", "configuration file: pre-vote: true or false is expected"),
+        ("max-txn-ops: many\n", "configuration file: max-txn-ops: a number is expected"),
+        ("max-txn-ops: -1\n", "configuration file: max-txn-ops: parse error"),
+        (
+            "election-timeout: 1000\nwatch-progress-notify-interval: 10m\n",
+            "configuration file: watch-progress-notify-interval: whole nanoseconds are expected in a file, such as \
+             600000000000 for 10m",
+        ),
+        ("initial-cluster-state: old\n", "configuration file: initial-cluster-state: invalid value"),
+        ("feature-gates: A=true\n", "configuration file: feature-gates: unrecognized feature gate: A"),
+        ("socket-options:\n  reuse-port: true\n", "--socket-reuse-port: two members on one port are not supported"),
+        (
+            "client-transport-security:\n  allowed-cn: [a]\n",
+            "client-transport-security.allowed-cn cannot be enforced: leave it out",
+        ),
+        (
+            "discovery-config:\n  client:\n    endpoints: [a]\n",
+            "--discovery-endpoints: discovery is not supported: name the members in --initial-cluster, or let the operator \
+             do it",
+        ),
+        ("- a\n", "configuration file: a mapping of settings is expected"),
+    ] {
+        assert_eq!(read_file(text).expect_err("refused"), message);
+    }
+    let missing = error(&["--config-file=/does/not/exist"]);
+    assert!(missing.starts_with("configuration file: /does/not/exist: "), "{missing}");
 }
 
 #[test]
@@ -160,13 +359,13 @@ fn durations_of_nothing_are_the_defaults_and_too_short_ones_are_raised() {
     )
     .expect("valid");
     assert_eq!(config, Config::default());
-    let (config, warnings) = read(&["--watch-progress-notify-interval=1ms"], &[]).expect("valid");
+    let (config, _) = read(&["--watch-progress-notify-interval=1ms"], &[]).expect("valid");
     assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(100));
+    let warnings = notes(&["--watch-progress-notify-interval=1ms"], &[]);
     assert_eq!(warnings, ["--watch-progress-notify-interval is raised to its minimum, 100ms"]);
 }
 
 #[test]
 fn version_starts_as_scripts_expect() {
     assert!(version().starts_with("etcd Version: 3.7.1\n"));
-    assert!(usage().contains("--listen-client-urls"));
 }

@@ -3,16 +3,16 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::Mutex;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 
+use super::journal::Journal;
+use super::rotation::{self, Rotating};
 use crate::config::{LogConfig, LogFormat, LogLevel, LogOutput};
 
 /// A logger as configured. Libraries below us log from `warn` up, and Raft's errors only, unless the level is `debug`.
@@ -28,91 +28,74 @@ pub fn subscriber(config: &LogConfig) -> io::Result<impl Subscriber + Send + Syn
         // What it warns of (a member that cannot be reached) is told once by our own rooms.
         .with_target("openraft", others.min(LevelFilter::ERROR))
         .with_target(env!("CARGO_CRATE_NAME"), own);
-    let lines = tracing_subscriber::fmt::layer()
-        .event_format(Lines(config.format))
-        .with_writer(Outputs::open(&config.outputs)?);
+    let lines = Lines { format: config.format, outputs: Outputs::open(config)? };
     Ok(tracing_subscriber::registry().with(filter).with(lines))
 }
 
 /// Every output gets every line.
-#[derive(Clone)]
-struct Outputs(Arc<[Output]>);
+struct Outputs(Vec<Output>);
 
 enum Output {
     Stdout,
     Stderr,
+    Journal(Journal),
     File(File),
+    Rotating(Mutex<Box<Rotating>>),
 }
 
 impl Outputs {
-    fn open(outputs: &[LogOutput]) -> io::Result<Self> {
-        let open = |output: &LogOutput| match output {
-            LogOutput::Stdout => Ok(Output::Stdout),
-            LogOutput::Stderr => Ok(Output::Stderr),
-            LogOutput::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(path);
-                file.map(Output::File)
+    fn open(config: &LogConfig) -> io::Result<Self> {
+        let open = |output: &LogOutput| match (output, &config.rotation) {
+            (LogOutput::Stdout, _) => Ok(Output::Stdout),
+            (LogOutput::Stderr, _) => Ok(Output::Stderr),
+            (LogOutput::Journal, _) => Journal::open().map(Output::Journal),
+            (LogOutput::File(path), Some(rotation)) => {
+                rotation::open(path, rotation).map(|file| Output::Rotating(Mutex::new(Box::new(file))))
             }
+            (LogOutput::File(path), None) => OpenOptions::new().create(true).append(true).open(path).map(Output::File),
         };
-        let outputs: io::Result<Vec<_>> = outputs.iter().map(open).collect();
-        Ok(Outputs(outputs?.into()))
+        let name = |output: &LogOutput, error: io::Error| match output {
+            LogOutput::File(path) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+            _ => error,
+        };
+        let opened = config.outputs.iter().map(|output| open(output).map_err(|error| name(output, error)));
+        Ok(Outputs(opened.collect::<io::Result<_>>()?))
     }
-}
 
-impl<'a> MakeWriter<'a> for Outputs {
-    type Writer = Outputs;
-
-    fn make_writer(&'a self) -> Outputs {
-        self.clone()
-    }
-}
-
-impl Write for Outputs {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        for output in self.0.iter() {
-            match output {
-                Output::Stdout => io::stdout().write_all(line)?,
-                Output::Stderr => io::stderr().write_all(line)?,
-                Output::File(file) => (&*file).write_all(line)?,
-            }
+    /// There is nobody to tell when a line cannot be written, so that is left.
+    fn write(&self, level: Level, caller: &str, line: &str) {
+        for output in &self.0 {
+            let _ = match output {
+                Output::Stdout => io::stdout().write_all(line.as_bytes()),
+                Output::Stderr => io::stderr().write_all(line.as_bytes()),
+                // Too long for a datagram, or the journal is gone.
+                Output::Journal(journal) => {
+                    journal.send(level, caller, line).or_else(|_| io::stderr().write_all(line.as_bytes()))
+                }
+                Output::File(file) => (&*file).write_all(line.as_bytes()),
+                Output::Rotating(file) => match file.lock() {
+                    Ok(mut file) => file.write_all(line.as_bytes()),
+                    Err(_) => Ok(()),
+                },
+            };
         }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
-struct Lines(LogFormat);
+/// Writes each event as a line.
+struct Lines {
+    format: LogFormat,
+    outputs: Outputs,
+}
 
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.3fZ");
-        let level = level(metadata);
-        match self.0 {
-            LogFormat::Json => writeln!(
-                writer,
-                "{{\"level\":\"{level}\",\"ts\":\"{now}\",\"caller\":\"{}\",\"msg\":{}{}}}",
-                caller(metadata),
-                json(&fields.message),
-                fields.json
-            ),
-            LogFormat::Console => {
-                write!(writer, "{now}\t{level}\t{}\t{}", caller(metadata), fields.message)?;
-                match fields.json.strip_prefix(',') {
-                    Some(rest) => writeln!(writer, "\t{{{rest}}}"),
-                    None => writeln!(writer),
-                }
-            }
-        }
+        let caller = caller(metadata);
+        let line = fields.line(self.format, metadata, &caller);
+        self.outputs.write(*metadata.level(), &caller, &line);
     }
 }
 
@@ -136,17 +119,45 @@ fn json(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A line's message, and its other fields as the rest of a JSON object.
+/// A line's message, and its other fields as JSON.
 #[derive(Default)]
 struct Fields {
     message: String,
-    json: String,
+    others: Vec<(&'static str, String)>,
 }
 
 impl Fields {
     fn raw(&mut self, field: &Field, value: impl fmt::Display) {
+        self.others.push((field.name(), value.to_string()));
+    }
+
+    fn line(&self, format: LogFormat, metadata: &Metadata<'_>, caller: &str) -> String {
+        // Local time, which is UTC in most containers, and then ends in Z.
+        let now = chrono::Local::now().format("%Y-%m-%dT%H:%M:%S%.6f%z").to_string().replace("+0000", "Z");
+        let level = level(metadata);
         // Writing to a String cannot fail.
-        let _ = write!(self.json, ",{}:{value}", json(field.name()));
+        let mut line = String::new();
+        match format {
+            LogFormat::Json => {
+                let message = json(&self.message);
+                let _ =
+                    write!(line, "{{\"level\":\"{level}\",\"ts\":\"{now}\",\"caller\":\"{caller}\",\"msg\":{message}");
+                for (name, value) in &self.others {
+                    let _ = write!(line, ",{}:{value}", json(name));
+                }
+                line.push('}');
+            }
+            LogFormat::Console => {
+                let _ = write!(line, "{now}\t{level}\t{caller}\t{}", self.message);
+                if !self.others.is_empty() {
+                    let others: Vec<_> =
+                        self.others.iter().map(|(name, value)| format!("{}: {value}", json(name))).collect();
+                    let _ = write!(line, "\t{{{}}}", others.join(", "));
+                }
+            }
+        }
+        line.push('\n');
+        line
     }
 }
 
@@ -189,7 +200,8 @@ mod tests {
     fn line(format: LogFormat) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("log");
-        let config = LogConfig { level: LogLevel::Info, format, outputs: vec![LogOutput::File(file.clone())] };
+        let outputs = vec![LogOutput::File(file.clone())];
+        let config = LogConfig { level: LogLevel::Info, format, outputs, rotation: None };
         tracing::subscriber::with_default(subscriber(&config).expect("opened"), || {
             tracing::info!(member = "a\"b", term = 7u64, ok = true, "elected");
             tracing::debug!("not shown");
@@ -208,12 +220,14 @@ mod tests {
         let caller = line["caller"].as_str().expect("a text");
         assert!(caller.starts_with("telemetry/logs.rs:"), "{caller}");
         let ts = line["ts"].as_str().expect("a text");
-        assert!(chrono::DateTime::parse_from_rfc3339(ts).is_ok(), "{ts}");
+        let (_, fraction) = ts.split_once('.').expect("a fraction");
+        assert_eq!(fraction.find(|c: char| !c.is_ascii_digit()), Some(6), "{ts}");
+        assert!(chrono::DateTime::parse_from_rfc3339(&ts.replace("Z", "+00:00")).is_ok(), "{ts}");
     }
 
     #[test]
     fn console_lines_are_for_people() {
         let line = line(LogFormat::Console);
-        assert!(line.ends_with("\telected\t{\"member\":\"a\\\"b\",\"term\":7,\"ok\":true}\n"), "{line}");
+        assert!(line.ends_with("\telected\t{\"member\": \"a\\\"b\", \"term\": 7, \"ok\": true}\n"), "{line}");
     }
 }
