@@ -1,4 +1,5 @@
-//! Compiles the wire API in `proto/` to Rust; protox parses it, so no protoc is needed.
+//! Compiles the wire API in `proto/` to Rust; protox parses it, so no protoc is needed. What the JSON gateway transcodes
+//! by, the descriptors, lie next to the generated code.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     files.sort();
-    let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).open_files(files)?;
+    let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out_dir.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().bytes(".").compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

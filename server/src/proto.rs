@@ -1,6 +1,9 @@
 //! The wire API, generated from `proto/` at build time.
 #![allow(missing_docs, clippy::all)]
 
+/// All of it as a set of file descriptors, for those who know messages by their descriptors only.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Stored keys and events.
 pub mod mvccpb {
     tonic::include_proto!("mvccpb");

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::errors::{code_name, in_gos_words};
+use super::gateway::Gateway;
 use super::{Api, http as http_door};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -71,6 +72,7 @@ pub struct Gate {
     api: Arc<Api>,
     grpc: Router,
     http: Router,
+    gateway: Option<Arc<Gateway>>,
     methods: Arc<HashMap<String, Arc<Counted>>>,
 }
 
@@ -97,6 +99,7 @@ impl Gate {
         Gate {
             grpc: routes.prepare().into_axum_router(),
             http: http_door::router(api.clone()),
+            gateway: api.limits.json_gateway.then(|| Arc::new(Gateway::new(bytes))),
             methods: Arc::new(Counted::table(&api.metrics)),
             api,
         }
@@ -111,11 +114,31 @@ impl Gate {
         let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         match is_grpc {
             true => Ok(self.call(request).await),
-            false => http_door::answer(self.http, request).await,
+            false => self.http(request).await,
         }
     }
 
-    async fn call<B>(mut self, request: Request<B>) -> Response<Body>
+    async fn http<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+    {
+        let api = self.api.clone();
+        if let Some(answer) = api.limits.access.answer(&request) {
+            return Ok(answer);
+        }
+        let asked = request.headers().clone();
+        let path = request.uri().path();
+        let gateway = self.gateway.clone().filter(|_| path.starts_with("/v3/") || path.starts_with("/v3beta/"));
+        let mut response = match gateway {
+            Some(gateway) => gateway.answer(self, request).await,
+            None => http_door::answer(self.http, request).await?,
+        };
+        api.limits.access.allow(&asked, response.headers_mut());
+        Ok(response)
+    }
+
+    /// Answers one gRPC call.
+    pub(super) async fn call<B>(mut self, request: Request<B>) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {

@@ -2,23 +2,30 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{ALLOW, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{any, get};
+use serde::Serialize;
 use serde_json::json;
 
 use super::Api;
 use super::maintenance::STORAGE_VERSION;
 use crate::config::ETCD_VERSION;
 use crate::mvcc::View;
+use crate::node::Role;
 use crate::proto::etcdserverpb::AlarmType;
+use crate::telemetry::process;
 
 /// Everything that is served over HTTP.
 pub fn router(api: Arc<Api>) -> Router {
-    Router::new().route("/version", get(version)).merge(metrics_router(api))
+    let more = Router::new().route("/version", get(version)).route("/debug/vars", get(variables));
+    let more = more.route_layer(middleware::from_fn(only_get)).with_state(api.clone());
+    more.merge(metrics_router(api))
 }
 
 /// Metrics and probes alone, as `--listen-metrics-urls` has them.
@@ -29,7 +36,9 @@ pub fn metrics_router(api: Arc<Api>) -> Router {
         .route("/livez/{check}", get(one_livez))
         .route("/readyz", get(readyz))
         .route("/readyz/{check}", get(one_readyz))
-        .route("/metrics", get(metrics))
+        .route_layer(middleware::from_fn(only_get))
+        .route("/metrics", any(metrics))
+        .fallback(not_found)
         .with_state(api)
 }
 
@@ -44,17 +53,72 @@ where
     tower::Service::call(&mut router, request).await
 }
 
+/// An error in plain words, as Go's server writes it.
+pub fn plain_error(status: StatusCode, text: &str) -> Response {
+    let mut response = plain(format!("{text}\n"));
+    *response.status_mut() = status;
+    response
+}
+
+fn plain(text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn not_found() -> Response {
+    plain_error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+async fn only_get(request: Request, next: Next) -> Response {
+    if request.method() == Method::GET {
+        return next.run(request).await;
+    }
+    let mut response = plain_error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+/// The answer of `/version`, in etcd's order.
+#[derive(Serialize)]
+struct Versions {
+    etcdserver: &'static str,
+    etcdcluster: &'static str,
+    storage: &'static str,
+}
+
 async fn version() -> impl IntoResponse {
-    Json(json!({
-        "etcdserver": ETCD_VERSION,
-        "etcdcluster": STORAGE_VERSION,
-        "storage": STORAGE_VERSION,
-    }))
+    axum::Json(Versions { etcdserver: ETCD_VERSION, etcdcluster: STORAGE_VERSION, storage: STORAGE_VERSION })
+}
+
+/// What Go's expvar publishes in etcd, as far as it is not about Go.
+async fn variables(State(api): State<Arc<Api>>) -> impl IntoResponse {
+    let status = api.node.status();
+    let arguments: Vec<String> = std::env::args_os().map(|os| os.to_string_lossy().into_owned()).collect();
+    let state = match status.role {
+        Role::Leader => "StateLeader",
+        Role::Follower | Role::Learner => "StateFollower",
+    };
+    let raft = json!({
+        "id": format!("{:x}", status.member_id),
+        "term": status.term,
+        "commit": status.committed_index,
+        "lead": format!("{:x}", status.leader.unwrap_or(0)),
+        "raftState": state,
+        "applied": status.applied_index,
+    });
+    let limit = process::usage().max_fds;
+    let text = format!(
+        "{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {limit},\n\"raft.status\": {raft}\n}}\n",
+        json!(arguments)
+    );
+    ([(CONTENT_TYPE, "application/json; charset=utf-8")], text)
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let text = api.metrics.render(&api.observed());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores")], text)
 }
 
 type Queries = Query<Vec<(String, String)>>;
@@ -62,15 +126,17 @@ type Queries = Query<Vec<(String, String)>>;
 /// The old probe: one answer for leader, alarms and a read; `serializable=true` leaves the quorum out.
 async fn health(State(api): State<Arc<Api>>, Query(queries): Queries) -> Response {
     let serializable = queries.iter().any(|(name, value)| name == "serializable" && value == "true");
-    let reason = api.sickness(serializable, &excluded(&queries)).await;
-    let (code, healthy) = match reason {
-        None => (StatusCode::OK, "true"),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "false"),
-    };
-    let reason = reason.unwrap_or_default();
-    let body = format!("{{\"health\":\"{healthy}\",\"reason\":{}}}", json!(reason));
-    // The type that etcd's clients see: Go guesses it.
-    (code, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+    let sickness = api.sickness(serializable, &excluded(&queries)).await;
+    let told = |healthy: &str, reason: &str| format!("{{\"health\":\"{healthy}\",\"reason\":{}}}", json!(reason));
+    match sickness {
+        // The type that etcd's clients see: Go guesses it.
+        None => ([(CONTENT_TYPE, "text/plain; charset=utf-8")], told("true", "")).into_response(),
+        Some(reason) => {
+            let told = told("false", &reason);
+            tracing::warn!(output = told, "this member is not healthy");
+            plain_error(StatusCode::SERVICE_UNAVAILABLE, &told)
+        }
+    }
 }
 
 fn excluded(queries: &[(String, String)]) -> Vec<&str> {
@@ -162,14 +228,23 @@ impl Api {
     }
 
     async fn probe(&self, checks: &[Check], queries: &[(String, String)]) -> Response {
-        let verbose = queries.iter().any(|(name, _)| name == "verbose");
         let excluded = excluded(queries);
+        let checks: Vec<Check> = checks.iter().copied().filter(|check| !excluded.contains(&check.name())).collect();
+        self.run(&checks, queries).await
+    }
+
+    /// One check by its own path, which nothing excludes.
+    async fn probe_one(&self, checks: &[Check], name: &str, queries: &[(String, String)]) -> Response {
+        match checks.iter().find(|check| check.name() == name) {
+            Some(check) => self.run(&[*check], queries).await,
+            None => not_found().await,
+        }
+    }
+
+    async fn run(&self, checks: &[Check], queries: &[(String, String)]) -> Response {
         let (mut lines, mut healthy) = (String::new(), true);
         for check in checks {
             let name = check.name();
-            if excluded.contains(&name) {
-                continue;
-            }
             match self.check(*check).await {
                 Ok(()) => lines += &format!("[+]{name} ok\n"),
                 Err(reason) => {
@@ -178,17 +253,11 @@ impl Api {
                 }
             }
         }
+        let verbose = queries.iter().any(|(name, _)| name == "verbose");
         match (healthy, verbose) {
-            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, lines).into_response(),
-            (true, true) => (lines + "ok\n").into_response(),
-            (true, false) => "ok\n".into_response(),
-        }
-    }
-
-    async fn probe_one(&self, checks: &[Check], name: &str, queries: &[(String, String)]) -> Response {
-        match checks.iter().find(|check| check.name() == name) {
-            Some(check) => self.probe(&[*check], queries).await,
-            None => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
+            (false, _) => plain_error(StatusCode::SERVICE_UNAVAILABLE, &lines),
+            (true, true) => plain(lines + "ok\n"),
+            (true, false) => plain("ok\n".to_owned()),
         }
     }
 }

@@ -66,7 +66,8 @@ impl Maintenance for Api {
             .await
             .map_err(|error| errors::internal("defragmentation was aborted", error))?
             .map_err(|error| errors::internal("defragmentation failed", error))?;
-        Ok(Response::new(DefragmentResponse { header: Some(self.header(self.node.view().revision())) }))
+        // etcd's answer has no header.
+        Ok(Response::new(DefragmentResponse::default()))
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {

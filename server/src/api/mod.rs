@@ -1,10 +1,12 @@
 //! The doors: gRPC and HTTP on one port. They validate, ask the node, and put what it answers into etcd's words.
 
+mod access;
 mod cluster;
 mod concurrency;
 mod election;
 mod errors;
 pub mod gate;
+mod gateway;
 mod grpc_health;
 mod http;
 mod kv;
@@ -35,6 +37,7 @@ use crate::storage::ReadView;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Observed;
 
+pub use access::Access;
 pub use gate::Gate;
 pub use http::{answer, metrics_router};
 
@@ -56,6 +59,10 @@ pub struct Limits {
     pub min_lease_ttl_seconds: i64,
     /// Unary calls that take longer are logged.
     pub slow_request: Duration,
+    /// Serve JSON under `/v3`.
+    pub json_gateway: bool,
+    /// Who may ask over HTTP.
+    pub access: Access,
     /// Time without a leader after which streams that ask for one are cut.
     pub leader_loss: Duration,
 }
@@ -75,6 +82,8 @@ impl Limits {
             // Long enough to survive an election and the renewals that were lost in it.
             min_lease_ttl_seconds: (election_ms * 3 / 2 + 999) / 1000,
             slow_request: config.warning_unary_request_duration,
+            json_gateway: config.enable_grpc_gateway,
+            access: Access::new(config),
             leader_loss: config.election_timeout * 3,
         }
     }

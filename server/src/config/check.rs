@@ -1,5 +1,6 @@
 //! Settings to a checked [`Config`], with etcd's rules between them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,9 @@ impl Config {
             warning_unary_request_duration: or_default(settings, "warning-unary-request-duration"),
             features: features(settings)?,
             extensive_metrics: settings.text("metrics") == "extensive",
+            enable_grpc_gateway: settings.boolean("enable-grpc-gateway"),
+            host_whitelist: list(settings, "host-whitelist").map(str::to_owned).collect(),
+            cors: origins(settings)?,
             log,
             initial_advertise_peer_urls,
             name,
@@ -266,5 +270,15 @@ fn advise(settings: &mut Settings, config: &Config) {
         if let Some(reason) = feature.inert() {
             settings.warn(format!("feature gate {feature} has no effect: {reason}"));
         }
+    }
+}
+
+/// Origins as browsers send them, or `*` for all.
+fn origins(settings: &Settings) -> Result<BTreeSet<String>, ConfigError> {
+    let name = "cors";
+    let is_origin = |text: &str| text == "*" || text.starts_with("http://") || text.starts_with("https://");
+    match list(settings, name).find(|origin| !is_origin(origin)) {
+        Some(other) => Err(ConfigError::invalid(name, other, "http://HOST:PORT or https://HOST:PORT is expected")),
+        None => Ok(list(settings, name).map(str::to_owned).collect()),
     }
 }

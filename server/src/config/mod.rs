@@ -18,6 +18,7 @@ pub use note::Note;
 pub use url::{ListenAddress, ListenUrl, UrlError, check_advertised};
 pub use usage::{ETCD_VERSION, flags_document, help, usage, version};
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -186,6 +187,12 @@ pub struct Config {
     pub warning_unary_request_duration: Duration,
     /// Features that were switched.
     pub features: Features,
+    /// Serve JSON under `/v3`.
+    pub enable_grpc_gateway: bool,
+    /// Host names that HTTP requests without TLS may use; empty or `*` allows all.
+    pub host_whitelist: BTreeSet<String>,
+    /// Origins whose pages may read answers over HTTP; empty or `*` allows all.
+    pub cors: BTreeSet<String>,
     /// Also export the histograms of gRPC calls.
     pub extensive_metrics: bool,
     /// What is logged, and where to.
@@ -259,6 +266,9 @@ impl Default for Config {
             auto_compaction: AutoCompaction::Off,
             watch_progress_notify_interval: Duration::from_secs(600),
             warning_unary_request_duration: Duration::from_millis(300),
+            enable_grpc_gateway: true,
+            host_whitelist: BTreeSet::from(["*".to_owned()]),
+            cors: BTreeSet::from(["*".to_owned()]),
             extensive_metrics: false,
             features: Features::default(),
             log: LogConfig::default(),

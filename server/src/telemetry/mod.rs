@@ -3,7 +3,7 @@
 mod journal;
 pub mod logs;
 pub mod metrics;
-mod process;
+pub mod process;
 mod rotation;
 
 pub use metrics::Metrics;
