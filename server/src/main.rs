@@ -1,10 +1,13 @@
 //! The program `keelson-server`: flags in, one member running, until a signal.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 
 use keelson_server::config::{Config, ConfigError, Invocation, LogConfig, Note, flags_document, help, usage, version};
 use keelson_server::server;
 use keelson_server::telemetry::logs;
+use rustix::mm::{MlockAllFlags, mlockall};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -26,6 +29,12 @@ fn main() -> ExitCode {
     }
     tracing::info!(args = ?arguments, version = env!("CARGO_PKG_VERSION"), "starting");
     notes.iter().for_each(Note::log);
+    if config.memory_mlock
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+    {
+        tracing::error!(%error, "--memory-mlock: memory cannot be locked; is the limit (ulimit -l) too low?");
+        return ExitCode::FAILURE;
+    }
     end_with_raft();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,6 +86,15 @@ fn end_with_raft() {
     }));
 }
 
+/// Tells systemd, if it is asking, that clients can come.
+fn notify_systemd() {
+    tracing::info!("notifying init daemon");
+    match sd_notify::notify(&[NotifyState::Ready]) {
+        Ok(()) => tracing::info!("successfully notified init daemon"),
+        Err(error) => tracing::error!(%error, "failed to notify systemd for readiness"),
+    }
+}
+
 /// How long a server that cannot go on may take to stop in order.
 const FAILED_SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -89,7 +107,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    let ready = async {
+        if server.ready().await.is_ok() {
+            notify_systemd();
+        }
+        std::future::pending::<Infallible>().await
+    };
     let name = tokio::select! {
+        never = ready => match never {},
         error = server.failed() => {
             // Threads that still use RocksDB must not meet its static destructors: that would end in a crash, not in
             // an exit code.

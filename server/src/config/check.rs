@@ -43,14 +43,17 @@ impl Config {
             max_learners: settings.count("max-learners") as usize,
             strict_reconfig_check: settings.boolean("strict-reconfig-check"),
             pre_vote: settings.boolean("pre-vote"),
+            force_new_cluster: settings.boolean("force-new-cluster"),
+            unsafe_no_fsync: settings.boolean("unsafe-no-fsync"),
+            memory_mlock: settings.boolean("memory-mlock"),
             keepalive: Keepalive {
-                min_time: settings.duration("grpc-keepalive-min-time"),
                 interval: settings.duration("grpc-keepalive-interval"),
                 timeout: or_default(settings, "grpc-keepalive-timeout"),
             },
             auto_compaction: auto_compaction(settings)?,
             watch_progress_notify_interval: progress_interval(settings),
             warning_unary_request_duration: or_default(settings, "warning-unary-request-duration"),
+            warning_apply_duration: settings.duration("warning-apply-duration"),
             features: features(settings)?,
             extensive_metrics: settings.text("metrics") == "extensive",
             enable_grpc_gateway: settings.boolean("enable-grpc-gateway"),
@@ -265,6 +268,9 @@ fn advise(settings: &mut Settings, config: &Config) {
     }
     if config.quota_backend_bytes > QUOTA_MAX_BYTES {
         settings.warn("--quota-backend-bytes is above 8 GiB, the most that etcd is meant for");
+    }
+    if config.unsafe_no_fsync {
+        settings.warn("--unsafe-no-fsync: a crash of the machine loses what was acknowledged");
     }
     for feature in config.features.changed() {
         if let Some(reason) = feature.inert() {

@@ -177,6 +177,12 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// Ask for votes without a new term first.
     pub pre_vote: bool,
+    /// Remove all other members at the start, because they are lost for good.
+    pub force_new_cluster: bool,
+    /// Never wait for the disk.
+    pub unsafe_no_fsync: bool,
+    /// Keep the process in memory.
+    pub memory_mlock: bool,
     /// HTTP/2 keepalive towards clients.
     pub keepalive: Keepalive,
     /// Old revisions to drop without being asked.
@@ -185,6 +191,8 @@ pub struct Config {
     pub watch_progress_notify_interval: Duration,
     /// Requests slower than this are logged.
     pub warning_unary_request_duration: Duration,
+    /// Entries whose application takes longer are logged.
+    pub warning_apply_duration: Duration,
     /// Features that were switched.
     pub features: Features,
     /// Serve JSON under `/v3`.
@@ -211,8 +219,6 @@ pub enum ClusterState {
 /// HTTP/2 keepalive towards clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Clients that ping more often are sent away.
-    pub min_time: Duration,
     /// Silence after which the server pings; zero is never.
     pub interval: Duration,
     /// Time an answer to a ping may take.
@@ -258,11 +264,10 @@ impl Default for Config {
             max_learners: 1,
             strict_reconfig_check: true,
             pre_vote: true,
-            keepalive: Keepalive {
-                min_time: Duration::from_secs(5),
-                interval: Duration::from_secs(2 * 3600),
-                timeout: Duration::from_secs(20),
-            },
+            force_new_cluster: false,
+            unsafe_no_fsync: false,
+            memory_mlock: false,
+            keepalive: Keepalive { interval: Duration::from_secs(2 * 3600), timeout: Duration::from_secs(20) },
             auto_compaction: AutoCompaction::Off,
             watch_progress_notify_interval: Duration::from_secs(600),
             warning_unary_request_duration: Duration::from_millis(300),
@@ -270,6 +275,7 @@ impl Default for Config {
             host_whitelist: BTreeSet::from(["*".to_owned()]),
             cors: BTreeSet::from(["*".to_owned()]),
             extensive_metrics: false,
+            warning_apply_duration: Duration::from_millis(100),
             features: Features::default(),
             log: LogConfig::default(),
         }

@@ -53,6 +53,12 @@ pub struct NodeConfig {
     pub strict_reconfig_check: bool,
     /// Size of one segment file of the log, in bytes.
     pub wal_segment_bytes: u64,
+    /// Never wait for the disk: a crash of the machine may lose what was acknowledged.
+    pub unsafe_no_sync: bool,
+    /// Remove all other members at the start, because they are lost for good.
+    pub force_new_cluster: bool,
+    /// Entries whose application takes longer are logged (etcd: 100 ms).
+    pub slow_apply: Duration,
     /// Certificates between members, for `https` peer URLs.
     pub peer_tls: Option<PeerTls>,
     /// Told how long each fdatasync of the log took.
@@ -88,6 +94,9 @@ impl Default for NodeConfig {
             max_learners: 1,
             strict_reconfig_check: true,
             wal_segment_bytes: 64 << 20,
+            unsafe_no_sync: false,
+            force_new_cluster: false,
+            slow_apply: Duration::from_millis(100),
             peer_tls: None,
             wal_sync_observer: None,
             commit_observer: None,

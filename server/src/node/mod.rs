@@ -13,6 +13,7 @@ mod leader;
 mod membership;
 mod propose;
 mod read;
+mod standalone;
 mod start;
 mod tasks;
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::data_dir::{DataDir, Identity};
-use super::{Clock, Inner, Node, NodeConfig, Role, Running, StartError, bootstrap, read, tasks};
+use super::{Clock, Inner, Node, NodeConfig, Role, Running, StartError, bootstrap, read, standalone, tasks};
 use crate::lease::Lessor;
 use crate::mvcc::View;
 use crate::node::NodeStatus;
@@ -104,8 +104,12 @@ async fn open(
 ) -> Result<(Arc<Inner>, LogThread), StartError> {
     let (cluster_id, member_id) = (identity.cluster_id, identity.member_id);
     let shared = open_state(&config, data_dir)?;
-    let options = LogOptions { segment_bytes: config.wal_segment_bytes, observer: config.wal_sync_observer.clone() };
-    let (log, log_thread) =
+    let options = LogOptions {
+        segment_bytes: config.wal_segment_bytes,
+        observer: config.wal_sync_observer.clone(),
+        unsafe_no_sync: config.unsafe_no_sync,
+    };
+    let (mut log, log_thread) =
         LogStore::open(data_dir.wal(), options).map_err(|error| StartError::DataDir(error.to_string()))?;
     if log.is_blank() && shared.state().last.is_some() {
         return Err(StartError::DataDir(format!(
@@ -115,11 +119,16 @@ async fn open(
             data_dir.wal().display()
         )));
     }
+    if config.force_new_cluster {
+        let urls = &config.initial_advertise_peer_urls;
+        let forced = standalone::force(&mut log, &shared.state(), member_id, urls).await;
+        forced.map_err(io_error("removing the other members"))?;
+    }
     let lessor = Arc::new(Lessor::new(config.lease_checkpoint));
     let leases = shared.store.view().leases().map_err(|error| StartError::DataDir(error.to_string()))?;
     lessor.replaced(leases);
     let peers = Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout);
-    let machine = StateMachine::new(shared.clone(), lessor.clone());
+    let machine = StateMachine::new(shared.clone(), lessor.clone()).warning_after(config.slow_apply);
     let raft_config = Arc::new(raft_config(&config)?);
     let raft = Raft::new(member_id, raft_config, Network(peers.clone()), log, machine).await;
     let raft = raft.map_err(|error| StartError::DataDir(format!("raft cannot start: {error}")))?;

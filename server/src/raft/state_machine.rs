@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -147,7 +147,11 @@ impl Shared {
 pub struct StateMachine {
     shared: Arc<Shared>,
     leases: Arc<dyn LeaseListener>,
+    slow: Duration,
 }
+
+/// Applying that takes longer is logged.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// Entries that are committed to the store together.
 struct Group {
@@ -202,7 +206,19 @@ impl Group {
 impl StateMachine {
     /// A state machine; `leases` hears of leases.
     pub fn new(shared: Arc<Shared>, leases: Arc<dyn LeaseListener>) -> StateMachine {
-        StateMachine { shared, leases }
+        StateMachine { shared, leases, slow: SLOW }
+    }
+
+    /// Logs what takes longer than this to apply.
+    pub fn warning_after(self, slow: Duration) -> StateMachine {
+        StateMachine { slow, ..self }
+    }
+
+    fn warn_if_slow(&self, what: &str, index: u64, took: Duration) {
+        if took > self.slow {
+            let expected = self.slow;
+            tracing::warn!(index, what, ?took, "expected-duration" = ?expected, "apply request took too long");
+        }
     }
 
     fn begin(&self) -> Group {
@@ -222,8 +238,10 @@ impl StateMachine {
         group.batch.set_applied(&group.state.encode());
         let begun = Instant::now();
         group.batch.commit().map_err(io::Error::other)?;
+        let took = begun.elapsed();
+        self.warn_if_slow("commit", group.state.index(), took);
         if let Some(observer) = &self.shared.commit_observer {
-            observer(begun.elapsed());
+            observer(took);
         }
         for (revision, events) in group.events {
             self.shared.hub.publish(revision, events);
@@ -264,7 +282,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             more = false;
             while let Some(item) = entries.next().await {
                 let (entry, responder) = item?;
+                let (index, begun) = (entry.log_id.index, Instant::now());
                 group.add(entry, responder)?;
+                self.warn_if_slow("entry", index, begun.elapsed());
                 if group.size >= BATCH_BYTES {
                     more = true;
                     break;

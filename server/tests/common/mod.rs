@@ -78,9 +78,15 @@ impl Member {
 
     /// Starts the process with these flags behind the usual ones.
     pub fn start(&mut self, flags: &[&str]) {
+        self.start_with(flags, &[]);
+    }
+
+    /// The same, with variables.
+    pub fn start_with(&mut self, flags: &[&str], variables: &[(&str, &str)]) {
         let log = File::options().create(true).append(true).open(self.log_file());
         let child = Command::new(PROGRAM)
             .env_clear()
+            .envs(variables.iter().copied())
             .args([
                 format!("--name={}", self.name),
                 format!("--data-dir={}", self.data_dir().display()),
@@ -95,6 +101,11 @@ impl Member {
             .stdout(Stdio::null())
             .spawn();
         self.child = Some(child.expect("the program starts"));
+    }
+
+    /// Id of the running process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running process").id()
     }
 
     /// kill -9.

@@ -82,6 +82,8 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Told how long each fdatasync took.
     pub observer: Option<SyncObserver>,
+    /// Leave the fdatasync out. What was promised may be lost with the machine, not with the process.
+    pub unsafe_no_sync: bool,
 }
 
 /// openraft's log store. Clones share it; only one of them, openraft's, writes.
@@ -133,6 +135,7 @@ impl LogStore {
             open,
             index: index.clone(),
             observer: options.observer,
+            unsafe_no_sync: options.unsafe_no_sync,
             state,
         };
         if fresh || writer.open.offset == 0 {

@@ -109,6 +109,7 @@ pub struct Writer {
     pub(super) open: Open,
     pub(super) index: Arc<Mutex<Index>>,
     pub(super) observer: Option<SyncObserver>,
+    pub(super) unsafe_no_sync: bool,
     /// What a new segment must tell of the ones before it, as far as it was written.
     pub(super) state: pb::SegmentState,
 }
@@ -235,7 +236,8 @@ impl Writer {
 
     fn flush(&mut self, batch: &mut Batch) -> io::Result<()> {
         self.write_out(batch)?;
-        if self.open.synced < self.open.offset {
+        // Without syncs nothing is known to be on disk, and records do not claim it.
+        if self.open.synced < self.open.offset && !self.unsafe_no_sync {
             let start = Instant::now();
             self.open.file.sync_data()?;
             self.open.synced = self.open.offset;

@@ -1,0 +1,141 @@
+//! Flags whose effect shows only in a running member.
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+
+use common::{Cluster, DEADLINE, Member, eventually};
+use etcd_client::{Client, GetOptions};
+
+fn alone(member: &Member) -> String {
+    format!("--initial-cluster={}={}", member.name, member.peer_url())
+}
+
+/// All keys and values.
+async fn all(client: &mut Client) -> Vec<(String, String)> {
+    let response = client.get("", Some(GetOptions::new().with_all_keys())).await.expect("read");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    response.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect()
+}
+
+#[tokio::test]
+async fn a_member_without_its_quorum_goes_on_alone_with_all_data() {
+    let mut cluster = Cluster::start(3);
+    let mut clients = cluster.clients().await;
+    let lease = clients[0].lease_grant(3600, None).await.expect("granted").id();
+    for n in 0..50 {
+        let options = etcd_client::PutOptions::new().with_lease(lease);
+        clients[n % 3].put(format!("k{n:02}"), format!("v{n}"), Some(options)).await.expect("put");
+    }
+    let before = all(&mut clients[0]).await;
+    let revision = clients[0].get("k00", None).await.expect("read").header().expect("a header").revision();
+    let cluster_id = clients[0].status().await.expect("status").header().expect("a header").cluster_id();
+    for member in &mut cluster.members {
+        member.kill();
+    }
+
+    let survivor = &mut cluster.members[1];
+    survivor.start(&["--force-new-cluster"]);
+    let mut client = survivor.client().await;
+    assert_eq!(before.len(), 50);
+    assert_eq!(all(&mut client).await, before);
+    let answer = client.get("k00", None).await.expect("read");
+    assert_eq!(answer.header().expect("a header").revision(), revision);
+    assert_eq!(answer.header().expect("a header").cluster_id(), cluster_id);
+    assert_eq!(client.leases().await.expect("listed").leases()[0].id(), lease);
+    let members = client.member_list().await.expect("listed");
+    assert_eq!(members.members().iter().map(etcd_client::Member::name).collect::<Vec<_>>(), ["m1"]);
+    client.put("after", "1", None).await.expect("put");
+
+    // Again, and without the flag: it stays alone, and grows when told to.
+    for flags in [&["--force-new-cluster"][..], &[]] {
+        let member = &mut cluster.members[1];
+        assert_eq!(member.terminate().await, Some(0));
+        member.start(flags);
+        let mut client = member.client().await;
+        assert_eq!(client.member_list().await.expect("listed").members().len(), 1);
+        assert_eq!(all(&mut client).await.len(), 51);
+    }
+    let mut client = cluster.members[1].client().await;
+    let mut joining = Member::new("new");
+    client.member_add([joining.peer_url()], None).await.expect("added");
+    let both = format!("{},new={}", alone(&cluster.members[1]), joining.peer_url());
+    joining.start(&[&both, "--initial-cluster-state=existing"]);
+    assert_eq!(all(&mut joining.client().await).await.len(), 51);
+
+    // One of the lost comes back: it is told that it was removed, and the others do not follow it.
+    cluster.restart(0);
+    assert_eq!(cluster.members[0].exit().await, Some(1));
+    assert!(cluster.members[0].log().contains("removed from the cluster"), "{}", cluster.members[0].log());
+    client.put("after", "2", None).await.expect("put");
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_clients_can_come() {
+    let mut member = Member::new("single");
+    let path = member.folder.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).expect("bound");
+    systemd.set_read_timeout(Some(DEADLINE)).expect("set");
+    let alone = alone(&member);
+    member.start_with(&[&alone], &[("NOTIFY_SOCKET", path.to_str().expect("UTF-8"))]);
+    let received = tokio::task::spawn_blocking(move || {
+        let mut message = [0; 64];
+        let length = systemd.recv(&mut message).expect("told in time");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    });
+    assert_eq!(received.await.expect("received").trim(), "READY=1");
+    let mut client = Client::connect([member.client_url()], None).await.expect("a client");
+    client.put("k", "v", None).await.expect("it is ready indeed");
+}
+
+#[tokio::test]
+async fn without_fsync_the_log_is_not_synced_and_survives_the_process() {
+    let mut member = Member::new("single");
+    let alone = alone(&member);
+    let syncs = async |member: &Member| {
+        let (_, metrics) = member.get("/metrics").await.expect("metrics");
+        let line = metrics.lines().find(|line| line.starts_with("etcd_disk_wal_fsync_duration_seconds_count"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).expect("a number")
+    };
+    member.start(&[&alone, "--unsafe-no-fsync"]);
+    let mut client = member.client().await;
+    client.put("k", "v", None).await.expect("put");
+    assert_eq!(syncs(&member).await, 0);
+    assert!(member.log().contains("a crash of the machine loses what was acknowledged"));
+    member.kill();
+    member.start(&[&alone]);
+    let mut client = member.client().await;
+    assert_eq!(client.get("k", None).await.expect("read").kvs()[0].value_str().expect("UTF-8"), "v");
+    client.put("k", "w", None).await.expect("put");
+    assert!(syncs(&member).await > 0);
+}
+
+#[tokio::test]
+async fn memory_is_locked_or_the_member_says_why_not() {
+    let mut member = Member::new("single");
+    let alone = alone(&member);
+    member.start(&[&alone, "--memory-mlock"]);
+    eventually("it locks memory or ends", || async {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", member.pid())).unwrap_or_default();
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).map(str::trim);
+        (locked.is_some_and(|size| size != "0 kB") || member.log().contains("--memory-mlock")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn slow_applying_is_logged() {
+    for (limit, logged) in [("1h", false), ("1ns", true)] {
+        let mut member = Member::new("single");
+        member.start(&[&alone(&member), &format!("--warning-apply-duration={limit}")]);
+        member.client().await.put("k", "v", None).await.expect("put");
+        let log = member.log();
+        let line = log.lines().find(|line| line.contains("apply request took too long"));
+        assert_eq!(line.is_some(), logged, "{log}");
+        if let Some(line) = line {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(line["level"], "warn");
+            assert_eq!(line["expected-duration"], "1ns");
+        }
+    }
+}
