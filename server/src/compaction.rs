@@ -41,7 +41,7 @@ pub async fn run(mode: AutoCompaction, node: Node, stop: CancellationToken) {
             continue;
         }
         let request = CompactionRequest { revision, physical: false };
-        match node.propose(Command { op: Some(Op::Compact(request)) }).await {
+        match node.propose(Command { op: Some(Op::Compact(request)), ..Default::default() }).await {
             Ok(_) => tracing::info!(revision, "compacted old revisions"),
             Err(error) => tracing::warn!(revision, %error, "old revisions could not be compacted"),
         }

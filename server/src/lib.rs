@@ -4,6 +4,8 @@
 
 pub mod api;
 
+pub mod auth;
+
 pub mod node;
 
 pub mod raft;

@@ -9,6 +9,11 @@ pub mod mvccpb {
     tonic::include_proto!("mvccpb");
 }
 
+/// Users and roles.
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+
 /// The etcd v3 services and their messages.
 pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");

@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::listen::{Connections, Listener};
-use crate::api::{Api, Gate, Limits};
+use crate::api::{Api, Gate, Identity, Limits};
+use crate::auth::Tokens;
 use crate::compaction;
 use crate::config::{ClusterState, Config, Feature, ListenUrl};
 use crate::node::config::SyncObserver;
@@ -55,8 +56,14 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let metrics = Arc::new(Metrics::new(config.extensive_metrics));
     let stop = CancellationToken::new();
     let connections = Connections::new(&config, metrics.clone(), stop.clone());
-    let node = Node::start(node_config(&config, &metrics)).await?;
-    let api = Arc::new(Api::new(node.clone(), Limits::new(&config), metrics, stop.clone()));
+    let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl)?;
+    let mut settings = node_config(&config, &metrics);
+    if let Tokens::Simple(tokens) = &tokens {
+        settings.tokens = tokens.clone();
+    }
+    let node = Node::start(settings).await?;
+    let identity = Identity::new(&config, tokens);
+    let api = Arc::new(Api::new(node.clone(), identity, Limits::new(&config), metrics, stop.clone()));
 
     let mut serving = Vec::new();
     for listener in probes {

@@ -11,8 +11,9 @@ use crate::proto::etcdserverpb::*;
 #[tonic::async_trait]
 impl Cluster for Api {
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        let MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
+        let (credentials, MemberAddRequest { peer_ur_ls, is_learner }) = self.open(request);
         let peer_urls = checked(peer_ur_ls)?;
+        self.require_root(&credentials).await?;
         let (member, members) = self.node.member_add(peer_urls, is_learner).await?;
         Ok(Response::new(MemberAddResponse { header: Some(self.header(0)), member: Some(member), members }))
     }
@@ -21,7 +22,9 @@ impl Cluster for Api {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        let members = self.node.member_remove(request.into_inner().id).await?;
+        let (credentials, MemberRemoveRequest { id }) = self.open(request);
+        self.require_root(&credentials).await?;
+        let members = self.node.member_remove(id).await?;
         Ok(Response::new(MemberRemoveResponse { header: Some(self.header(0)), members }))
     }
 
@@ -29,13 +32,17 @@ impl Cluster for Api {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
-        let members = self.node.member_update(id, checked(peer_ur_ls)?).await?;
+        let (credentials, MemberUpdateRequest { id, peer_ur_ls }) = self.open(request);
+        let peer_urls = checked(peer_ur_ls)?;
+        self.require_root(&credentials).await?;
+        let members = self.node.member_update(id, peer_urls).await?;
         Ok(Response::new(MemberUpdateResponse { header: Some(self.header(0)), members }))
     }
 
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        self.linearize(!request.into_inner().linearizable).await?;
+        let (credentials, MemberListRequest { linearizable }) = self.open(request);
+        self.linearize(!linearizable).await?;
+        self.require_caller(&credentials).await?;
         Ok(Response::new(MemberListResponse { header: Some(self.header(0)), members: self.node.members() }))
     }
 
@@ -43,7 +50,9 @@ impl Cluster for Api {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        let members = self.node.member_promote(request.into_inner().id).await?;
+        let (credentials, MemberPromoteRequest { id }) = self.open(request);
+        self.require_root(&credentials).await?;
+        let members = self.node.member_promote(id).await?;
         Ok(Response::new(MemberPromoteResponse { header: Some(self.header(0)), members }))
     }
 }

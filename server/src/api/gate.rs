@@ -24,6 +24,7 @@ use super::errors::{code_name, in_gos_words};
 use super::gateway::Gateway;
 use super::{Api, http as http_door};
 use crate::error::EtcdError;
+use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
@@ -52,6 +53,29 @@ const METHODS: &[(&str, &str, &[&str])] = &[
     ("unary", "v3lockpb.Lock", &["Lock", "Unlock"]),
     ("unary", "v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Resign"]),
     ("server_stream", "v3electionpb.Election", &["Observe"]),
+    (
+        "unary",
+        "etcdserverpb.Auth",
+        &[
+            "AuthEnable",
+            "AuthDisable",
+            "AuthStatus",
+            "Authenticate",
+            "UserAdd",
+            "UserGet",
+            "UserList",
+            "UserDelete",
+            "UserChangePassword",
+            "UserGrantRole",
+            "UserRevokeRole",
+            "RoleAdd",
+            "RoleGet",
+            "RoleList",
+            "RoleDelete",
+            "RoleGrantPermission",
+            "RoleRevokePermission",
+        ],
+    ),
     ("unary", "grpc.health.v1.Health", &["Check"]),
     ("server_stream", "grpc.health.v1.Health", &["Watch"]),
 ];
@@ -83,6 +107,7 @@ impl Gate {
         let kv = KvServer::from_arc(api.clone()).max_decoding_message_size(bytes);
         let lease = LeaseServer::new(api.clone()).max_decoding_message_size(bytes);
         let cluster = ClusterServer::from_arc(api.clone()).max_decoding_message_size(bytes);
+        let auth = AuthServer::from_arc(api.clone()).max_decoding_message_size(bytes);
         let maintenance = MaintenanceServer::from_arc(api.clone()).max_decoding_message_size(bytes);
         let watch = WatchServer::new(api.clone()).max_decoding_message_size(bytes);
         let lock = LockServer::new(api.clone()).max_decoding_message_size(bytes);
@@ -95,6 +120,7 @@ impl Gate {
             .add_service(maintenance)
             .add_service(lock)
             .add_service(election)
+            .add_service(auth)
             .add_service(health);
         Gate {
             grpc: routes.prepare().into_axum_router(),

@@ -1,14 +1,19 @@
 //! etcdserverpb.KV: read, write, compact.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
 use super::{Api, errors, mismatch, range_stream, validate};
+use crate::mvcc::View;
 use crate::mvcc::range::range;
 use crate::proto::command::command::Op;
 use crate::proto::command::outcome::Result as Outcome;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::*;
 use crate::state;
+use crate::state::auth::Access;
+use crate::storage::ReadView;
 
 /// A range with a smaller limit is read at once; others go to a thread of their own.
 const SHORT_RANGE_LIMIT: i64 = 100;
@@ -16,10 +21,14 @@ const SHORT_RANGE_LIMIT: i64 = 100;
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
         validate::range(&request)?;
         self.linearize(request.serializable).await?;
-        let mut response = self.read(is_long(&request), move |view| range(view, &request)).await?;
+        let caller = self.caller(&credentials).await?;
+        let (key, range_end) = (request.key.clone(), request.range_end.clone());
+        let may = move |access: Access<'_>, _: &ReadView| Ok(access.read(&key, &range_end)?);
+        let long = is_long(&request);
+        let mut response = self.read_as(caller, long, may, move |view| range(view, &request)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
@@ -27,20 +36,28 @@ impl Kv for Api {
     type RangeStreamStream = range_stream::Chunks;
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
         validate::range(&request)?;
         range_stream::check(&request)?;
         self.linearize(request.serializable).await?;
+        let caller = self.caller(&credentials).await?;
         let view = self.node.view();
+        if let Some(access) = Access::of(view.auth(), caller.as_ref()) {
+            access.read(&request.key, &request.range_end)?;
+        }
         let header = self.header(0);
-        Ok(Response::new(range_stream::chunks(view, request, header)))
+        let known = caller.map(|caller| caller.auth_revision);
+        let store = self.node.store().clone();
+        let unchanged = move || known.is_none_or(|revision| revision == store.auth().revision);
+        Ok(Response::new(range_stream::chunks(view, request, header, unchanged)))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
         validate::put(&request)?;
         self.check_quota(request.key.len() + request.value.len()).await?;
-        match self.propose(Op::Put(request)).await? {
+        let caller = self.caller(&credentials).await?;
+        match self.propose(Op::Put(request), caller).await? {
             Outcome::Put(mut response) => {
                 self.complete(&mut response.header);
                 Ok(Response::new(response))
@@ -53,9 +70,10 @@ impl Kv for Api {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
         validate::delete_range(&request)?;
-        match self.propose(Op::DeleteRange(request)).await? {
+        let caller = self.caller(&credentials).await?;
+        match self.propose(Op::DeleteRange(request), caller).await? {
             Outcome::DeleteRange(mut response) => {
                 self.complete(&mut response.header);
                 Ok(Response::new(response))
@@ -65,16 +83,21 @@ impl Kv for Api {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
         validate::txn(&request, self.limits.max_txn_ops)?;
         let mut response = if state::txn::is_read_only(&request) {
             self.linearize(validate::is_serializable(&request)).await?;
-            self.read(true, move |view| state::txn::read_only(view, &request)).await?
+            let caller = self.caller(&credentials).await?;
+            let request = Arc::new(request);
+            let checked = Arc::clone(&request);
+            let may = move |access: Access<'_>, view: &ReadView| access.txn(view, &checked);
+            self.read_as(caller, true, may, move |view| state::txn::read_only(view, &request)).await?
         } else {
             if state::txn::has_put(&request) {
                 self.check_quota(prost::Message::encoded_len(&request)).await?;
             }
-            match self.propose(Op::Txn(request)).await? {
+            let caller = self.caller(&credentials).await?;
+            match self.propose(Op::Txn(request), caller).await? {
                 Outcome::Txn(response) => response,
                 other => return Err(mismatch(other)),
             }
@@ -85,9 +108,10 @@ impl Kv for Api {
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
+        let caller = self.require_root(&credentials).await?;
         let CompactionRequest { revision, physical } = request;
-        let mut response = match self.propose(Op::Compact(request)).await? {
+        let mut response = match self.propose(Op::Compact(request), caller).await? {
             Outcome::Compact(response) => response,
             other => return Err(mismatch(other)),
         };

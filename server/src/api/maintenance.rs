@@ -20,12 +20,14 @@ pub const STORAGE_VERSION: &str = "3.7.0";
 #[tonic::async_trait]
 impl Maintenance for Api {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request);
         let mut response = if request.action() == AlarmAction::Get {
+            self.require_caller(&credentials).await?;
             self.node.linearize().await?;
             self.read(false, move |view| alarms(view, request.alarm())).await?
         } else {
-            match self.propose(Op::Alarm(request)).await? {
+            let caller = self.require_root(&credentials).await?;
+            match self.propose(Op::Alarm(request), caller).await? {
                 Outcome::Alarm(response) => response,
                 other => return Err(mismatch(other)),
             }
@@ -34,7 +36,8 @@ impl Maintenance for Api {
         Ok(Response::new(response))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.require_caller(&self.open(request).0).await?;
         let status = self.node.status();
         let sizes = self.node.store().sizes();
         let (revision, alarms) = self.read(false, |view| Ok((view.revision(), view.alarms()?))).await?;
@@ -60,7 +63,8 @@ impl Maintenance for Api {
         }))
     }
 
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        self.require_root(&self.open(request).0).await?;
         let store = self.node.store().clone();
         tokio::task::spawn_blocking(move || store.defragment())
             .await
@@ -70,12 +74,14 @@ impl Maintenance for Api {
         Ok(Response::new(DefragmentResponse::default()))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.require_root(&self.open(request).0).await?;
         Err(errors::unimplemented("Hash"))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
-        let at = request.into_inner().revision;
+        let (credentials, HashKvRequest { revision: at }) = self.open(request);
+        self.require_root(&credentials).await?;
         let (revision, sum) = self.read(true, move |view| Ok((view.revision(), hash_kv(view, at)?))).await?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.header(revision)),
@@ -87,19 +93,23 @@ impl Maintenance for Api {
 
     type SnapshotStream = BoxStream<'static, Result<SnapshotResponse, Status>>;
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.require_root(&self.open(request).0).await?;
         Err(errors::unimplemented("Snapshot"))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        let (credentials, MoveLeaderRequest { target_id }) = self.open(request);
+        self.require_root(&credentials).await?;
         if !self.node.status().is_leader() {
             return Err(EtcdError::NotLeader.into());
         }
-        self.node.transfer_leadership(request.into_inner().target_id).await?;
+        self.node.transfer_leadership(target_id).await?;
         Ok(Response::new(MoveLeaderResponse { header: Some(self.header(self.node.view().revision())) }))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        self.require_root(&self.open(request).0).await?;
         Err(errors::unimplemented("Downgrade"))
     }
 }

@@ -1,6 +1,8 @@
 //! The doors: gRPC and HTTP on one port. They validate, ask the node, and put what it answers into etcd's words.
 
 mod access;
+mod auth;
+mod caller;
 mod cluster;
 mod concurrency;
 mod election;
@@ -31,13 +33,14 @@ use crate::error::EtcdError;
 use crate::mvcc::{ReadError, View};
 use crate::node::Node;
 use crate::proto::command::command::Op;
-use crate::proto::command::{Command, outcome};
+use crate::proto::command::{Caller, Command, outcome};
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::storage::ReadView;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Observed;
 
 pub use access::Access;
+pub use caller::Identity;
 pub use gate::Gate;
 pub use http::{answer, metrics_router};
 
@@ -97,6 +100,7 @@ impl Limits {
 /// What every door needs; the services are implemented on it, one file each.
 pub struct Api {
     node: Node,
+    identity: Identity,
     limits: Limits,
     metrics: Arc<Metrics>,
     quota: quota::Quota,
@@ -105,8 +109,8 @@ pub struct Api {
 
 impl Api {
     /// Doors to `node`. Streams end when `stop` is cancelled.
-    pub fn new(node: Node, limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
-        Api { quota: quota::Quota::new(limits.quota_bytes), node, limits, metrics, stop }
+    pub fn new(node: Node, identity: Identity, limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
+        Api { quota: quota::Quota::new(limits.quota_bytes), node, identity, limits, metrics, stop }
     }
 
     /// A header for an answer that was made at `revision`.
@@ -121,9 +125,10 @@ impl Api {
         *header = Some(self.header(revision));
     }
 
-    /// Replicates a command and answers what applying it gave.
-    async fn propose(&self, op: Op) -> Result<outcome::Result, Status> {
-        let command = Command { op: Some(op) };
+    /// Replicates a command and answers what applying it gave. A command without a caller is this member's own, or nobody
+    /// said who it is.
+    async fn propose(&self, op: Op, caller: Option<Caller>) -> Result<outcome::Result, Status> {
+        let command = Command { op: Some(op), caller };
         if command.encoded_len() > self.limits.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
@@ -182,6 +187,7 @@ impl Api {
             quota_bytes: self.limits.told_quota_bytes,
             revision: view.revision(),
             compact_revision: view.compact_revision(),
+            auth_revision: view.auth().revision,
         }
     }
 }

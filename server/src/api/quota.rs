@@ -66,7 +66,7 @@ impl Api {
             alarm: AlarmType::Nospace.into(),
         };
         // Refused either way; without the alarm the next write tries again.
-        if let Err(error) = self.propose(Op::Alarm(alarm)).await {
+        if let Err(error) = self.propose(Op::Alarm(alarm), None).await {
             tracing::warn!(%error, "the alarm could not be raised");
         }
         Err(EtcdError::NoSpace.into())

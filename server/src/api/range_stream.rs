@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::read_failed;
+use crate::error::EtcdError;
 use crate::mvcc::KeyValue;
 use crate::mvcc::range::stream;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -43,9 +44,16 @@ pub fn check(request: &RangeRequest) -> Result<(), Status> {
 }
 
 /// Streams what `view` holds. Header, count and more come with the last chunk only.
-pub fn chunks(view: ReadView, request: RangeRequest, header: ResponseHeader) -> Chunks {
+///
+/// If users and roles are not `unchanged` at the end, the stream is refused then, as in etcd.
+pub fn chunks(
+    view: ReadView,
+    request: RangeRequest,
+    header: ResponseHeader,
+    unchanged: impl FnOnce() -> bool + Send + 'static,
+) -> Chunks {
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
-    tokio::task::spawn_blocking(move || walk(&view, &request, header, &sender));
+    tokio::task::spawn_blocking(move || walk(&view, &request, header, unchanged, &sender));
     ReceiverStream::new(receiver)
 }
 
@@ -53,6 +61,7 @@ fn walk(
     view: &ReadView,
     request: &RangeRequest,
     header: ResponseHeader,
+    unchanged: impl FnOnce() -> bool,
     sender: &mpsc::Sender<Result<RangeStreamResponse, Status>>,
 ) {
     let mut kvs: Vec<KeyValue> = Vec::new();
@@ -75,7 +84,12 @@ fn walk(
             Err(_) => ControlFlow::Break(()),
         }
     });
-    let last = streamed.map_err(read_failed).map(|streamed| {
+    let streamed = streamed.map_err(read_failed);
+    let still_permitted = streamed.and_then(|streamed| match unchanged() {
+        true => Ok(streamed),
+        false => Err(EtcdError::AuthOldRevision.into()),
+    });
+    let last = still_permitted.map(|streamed| {
         chunk(RangeResponse {
             header: Some(ResponseHeader { revision: streamed.revision, ..header }),
             kvs,

@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(txn(&nested(MAX_NESTING + 1), 128), Err(EtcdError::TooManyOps));
         let deepest = nested(MAX_NESTING);
         assert_eq!(txn(&deepest, 128), Ok(()));
-        let command = Command { op: Some(Op::Txn(deepest)) };
+        let command = Command { op: Some(Op::Txn(deepest)), ..Default::default() };
         assert!(Command::decode(&command.encode_to_vec()[..]).is_ok());
         let answer = (0..MAX_NESTING).fold(TxnResponse::default(), |inner, _| TxnResponse {
             responses: vec![ResponseOp { response: Some(Response::ResponseTxn(inner)) }],

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::parse::Settings;
 use super::{
-    AutoCompaction, ClusterState, Config, ConfigError, Feature, Features, Keepalive, ListenUrl, check_advertised,
-    duration, log,
+    AuthToken, AutoCompaction, ClusterState, Config, ConfigError, Feature, Features, Keepalive, ListenUrl,
+    check_advertised, duration, log,
 };
 
 const MAX_REQUEST_BYTES: usize = 32 << 20;
@@ -59,6 +59,9 @@ impl Config {
             enable_grpc_gateway: settings.boolean("enable-grpc-gateway"),
             host_whitelist: list(settings, "host-whitelist").map(str::to_owned).collect(),
             cors: origins(settings)?,
+            auth_token: AuthToken::parse(settings.text("auth-token"))?,
+            auth_token_ttl: auth_token_ttl(settings),
+            bcrypt_cost: settings.count("bcrypt-cost"),
             log,
             initial_advertise_peer_urls,
             name,
@@ -121,6 +124,13 @@ impl Config {
 
 fn milliseconds(settings: &Settings, name: &'static str) -> Duration {
     Duration::from_millis(settings.count(name).into())
+}
+
+fn auth_token_ttl(settings: &Settings) -> Duration {
+    match settings.count("auth-token-ttl") {
+        0 => Duration::from_secs(300),
+        seconds => Duration::from_secs(seconds.into()),
+    }
 }
 
 /// A duration for which zero means the default.

@@ -82,7 +82,6 @@ use Use::*;
 
 const TLS: Use = Refused("TLS is not supported yet");
 const TLS_DETAIL: Use = Inert("TLS is not supported yet");
-const AUTH_DETAIL: Use = Inert("authentication is not supported yet");
 /// Why discovery is refused.
 pub const NO_DISCOVERY: &str =
     "discovery is not supported: name the members in --initial-cluster, or let the operator do it";
@@ -118,15 +117,15 @@ pub static OBSOLETE: &[&str] = &[
 #[rustfmt::skip]
 pub static FLAGS: &[Flag] = &[
     flag("advertise-client-urls", Urls, "http://localhost:2379", Effective, "Client URLs that the other members and clients are told of."),
-    flag("auth-token", Text, "simple", Refused("authentication is not supported yet"), "Kind of token that authenticated clients get."),
-    flag("auth-token-ttl", Count, "300", AUTH_DETAIL, "Seconds that a simple token lives."),
+    flag("auth-token", Text, "simple", Effective, "Kind of token that authenticated clients get."),
+    flag("auth-token-ttl", Count, "300", Effective, "Seconds that a simple token lives."),
     flag("auto-compaction-mode", Text, "periodic", Effective, "What --auto-compaction-retention counts: periodic (time) or revision."),
     flag("auto-compaction-retention", Text, "0", Effective, "History to keep: a duration (a bare number is hours) or a number of revisions; 0 turns it off."),
     flag("auto-tls", Bool, "false", TLS, "Make a certificate for clients at the start."),
     flag("backend-batch-interval", Duration, "0s", BACKEND, "Time between two commits of the backend."),
     flag("backend-batch-limit", Count, "0", BACKEND, "Operations between two commits of the backend."),
     flag("backend-bbolt-freelist-type", Text, "map", BACKEND, "How bbolt keeps its free list."),
-    flag("bcrypt-cost", Count, "10", AUTH_DETAIL, "Work spent on a password's hash."),
+    flag("bcrypt-cost", Count, "10", Effective, "Work spent on a password's hash."),
     flag("bootstrap-defrag-threshold-megabytes", Count, "0", BACKEND, "Free space above which a start defragments."),
     flag("cert-file", Text, "", TLS, "Certificate shown to clients."),
     flag("cipher-suites", Text, "", TLS, "Cipher suites to offer."),

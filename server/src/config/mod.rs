@@ -1,5 +1,6 @@
 //! What a member is told when it starts: etcd's flags, variables and file, checked once, here.
 
+mod auth;
 mod check;
 mod duration;
 mod features;
@@ -12,6 +13,7 @@ mod parse;
 mod url;
 mod usage;
 
+pub use auth::AuthToken;
 pub use features::{Feature, Features, Stage};
 pub use log::{LogConfig, LogFormat, LogLevel, LogOutput, LogRotation};
 pub use note::Note;
@@ -203,6 +205,12 @@ pub struct Config {
     pub cors: BTreeSet<String>,
     /// Also export the histograms of gRPC calls.
     pub extensive_metrics: bool,
+    /// Kind of token that users get.
+    pub auth_token: AuthToken,
+    /// How long a simple token lives after its last use.
+    pub auth_token_ttl: Duration,
+    /// Work spent on a password's hash.
+    pub bcrypt_cost: u32,
     /// What is logged, and where to.
     pub log: LogConfig,
 }
@@ -278,6 +286,9 @@ impl Default for Config {
             warning_apply_duration: Duration::from_millis(100),
             features: Features::default(),
             log: LogConfig::default(),
+            auth_token: AuthToken::Simple,
+            auth_token_ttl: Duration::from_secs(300),
+            bcrypt_cost: 10,
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::view::{Visit, VisitHistory};
-use super::{AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError};
+use super::{
+    AlarmMember, Auth, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError,
+};
 
 /// Changes to the store, of one command or of many merged: the newest wins.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +28,8 @@ pub struct Effects {
     pub attachments: BTreeMap<(i64, Bytes), bool>,
     /// All alarms afterwards, if they changed.
     pub alarms: Option<Vec<AlarmMember>>,
+    /// Users and roles afterwards, if they changed.
+    pub auth: Option<Arc<Auth>>,
     /// What members told of themselves; none where a member left.
     pub members: BTreeMap<u64, Option<MemberAttributes>>,
 }
@@ -44,6 +49,7 @@ impl Effects {
         self.leases.extend(later.leases);
         self.attachments.extend(later.attachments);
         self.alarms = later.alarms.or(self.alarms.take());
+        self.auth = later.auth.or(self.auth.take());
         self.members.extend(later.members);
     }
 
@@ -206,6 +212,10 @@ impl<V: View> View for Overlay<V> {
         }
     }
 
+    fn auth(&self) -> &Arc<Auth> {
+        self.effects.auth.as_ref().unwrap_or_else(|| self.base.auth())
+    }
+
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {
         let mut all: BTreeMap<u64, MemberAttributes> =
             self.base.members()?.into_iter().map(|member| (member.member_id, member)).collect();
@@ -250,6 +260,9 @@ impl<V: View> View for &V {
     }
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
         (**self).alarms()
+    }
+    fn auth(&self) -> &Arc<Auth> {
+        (**self).auth()
     }
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {
         (**self).members()

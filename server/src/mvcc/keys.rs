@@ -1,4 +1,5 @@
-//! How revisions, keys and leases are laid out as bytes: everything about the format on disk is in this file.
+//! How revisions, keys and leases are laid out as bytes: everything about the format on disk is in
+//! this file, and for `auth` in `mvcc::auth`.
 //!
 //! | Column family | Key | Value |
 //! |---|---|---|
@@ -6,6 +7,10 @@
 //! | `key` | user key | [`Stamp`] of the newest revision, then the value if it is short |
 //! | `lease` | BE64 id | BE64 granted TTL in seconds, then BE64 remaining TTL if there was a checkpoint |
 //! | `lease` | BE64 id, user key | nothing: the key is attached to the lease |
+//! | `auth` | `enabled` | one byte, 1 if authentication is enabled |
+//! | `auth` | `revision` | BE64 auth revision; 1 if it is missing |
+//! | `auth` | `u/`, name of a user | `authpb.User` |
+//! | `auth` | `r/`, name of a role | `authpb.Role` |
 //!
 //! The keys of `rev` are byte for byte etcd's, so that HashKV gives etcd's sums.
 

@@ -4,14 +4,17 @@
 //! - [`view`]: read access to the store at one moment, the trait that everything pure reads through;
 //! - [`effects`]: what a command changes, and a view with such changes on top;
 //! - [`range`]: the Range request with every option;
+//! - [`auth`]: users, roles and what they permit;
 //! - [`hash`]: the sum over the history that members compare.
 
+pub mod auth;
 pub mod effects;
 pub mod hash;
 pub mod keys;
 pub mod range;
 pub mod view;
 
+pub use auth::Auth;
 pub use effects::{Effects, Overlay};
 pub use keys::{RevKey, Revision};
 pub use view::{

@@ -1,11 +1,12 @@
 //! Read access to the store at one moment.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::{AlarmMember, KeyValue, MemberAttributes, RevKey, Revision};
+use super::{AlarmMember, Auth, KeyValue, MemberAttributes, RevKey, Revision};
 use crate::error::EtcdError;
 
 /// The store could not be read: the disk failed or holds what nobody wrote. Whoever applies commands must stop.
@@ -163,6 +164,9 @@ pub trait View {
     /// Raised alarms, by alarm type and member.
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError>;
 
+    /// Users and roles.
+    fn auth(&self) -> &Arc<Auth>;
+
     /// What members told of themselves, by member id.
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError>;
 }
@@ -212,6 +216,9 @@ impl View for Nothing {
     }
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
         Ok(Vec::new())
+    }
+    fn auth(&self) -> &Arc<Auth> {
+        Auth::nothing()
     }
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {
         Ok(Vec::new())

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::raft::log::SyncObserver;
 pub use crate::raft::network::PeerTls;
+pub use crate::raft::state_machine::TokenListener;
+use crate::state::auth::TokenChange;
 use crate::storage::StoreOptions;
 use crate::watch::HubOptions;
 
@@ -71,6 +74,8 @@ pub struct NodeConfig {
     pub lease_checkpoint: bool,
     /// How watches are answered.
     pub watch: HubOptions,
+    /// Hears of logins.
+    pub tokens: Arc<dyn TokenListener>,
 }
 
 impl Default for NodeConfig {
@@ -103,8 +108,18 @@ impl Default for NodeConfig {
             store: StoreOptions::default(),
             lease_checkpoint: false,
             watch: HubOptions::default(),
+            tokens: Arc::new(NoTokens),
         }
     }
+}
+
+/// Forgets every login: fit where nobody logs in.
+struct NoTokens;
+
+impl TokenListener for NoTokens {
+    fn changed(&self, _change: TokenChange) {}
+
+    fn replaced(&self) {}
 }
 
 /// Why a member did not start. The message says what to do.

@@ -117,6 +117,11 @@ impl Node {
         self.inner.linearize().await
     }
 
+    /// Waits until the entry at `index` is applied here.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), NodeError> {
+        self.inner.wait_applied(index).await
+    }
+
     /// The state as applied here, at one moment.
     pub fn view(&self) -> ReadView {
         self.inner.shared.store.view()

@@ -94,7 +94,8 @@ impl Inner {
         if !query && self.lessor.has_checkpoint(id) {
             // Or a new leader would end the renewed lease as early as before.
             let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
-            let command = Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })) };
+            let command =
+                Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })), ..Default::default() };
             self.propose_here(command.encode_to_vec().into()).await?;
         }
         let found = match query {

@@ -11,9 +11,10 @@ use prost::Message;
 use super::{Inner, NodeStatus};
 use crate::error::EtcdError;
 use crate::lease::Revoker;
+use crate::mvcc::auth::ROOT;
 use crate::mvcc::{MemberAttributes, View};
-use crate::proto::command::Command;
 use crate::proto::command::command::Op;
+use crate::proto::command::{Caller, Command};
 use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use crate::raft::state_machine::{self, AppliedState};
 
@@ -126,7 +127,7 @@ async fn publish(inner: Arc<Inner>) {
             return;
         }
         if caught_up {
-            let command = Command { op: Some(Op::MemberAttributes(attributes.clone())) };
+            let command = Command { op: Some(Op::MemberAttributes(attributes.clone())), ..Default::default() };
             if let Err(error) = inner.propose(command).await {
                 tracing::warn!(%error, "this member's name is not published yet");
             }
@@ -176,14 +177,17 @@ impl Revoker for LeaseRevoker {
     }
 
     async fn revoke(&self, id: i64) -> bool {
-        let command = Command { op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })) };
+        // In root's name, which may revoke any lease whatever the auth revision.
+        let caller = Caller { username: ROOT.to_owned(), ..Caller::default() };
+        let command = Command { op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })), caller: Some(caller) };
         // Only by this member: another leader has given the lease its full time again.
         let proposed = self.0.propose_here(command.encode_to_vec().into()).await;
         proposed.is_ok_and(|(_, outcome)| matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound)))
     }
 
     async fn checkpoint(&self, checkpoints: Vec<LeaseCheckpoint>) {
-        let command = Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })) };
+        let command =
+            Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })), ..Default::default() };
         if self.0.propose_here(command.encode_to_vec().into()).await.is_err() {
             tracing::warn!("what is left of leases was not recorded");
         }

@@ -83,7 +83,7 @@ async fn cluster(size: usize) -> Vec<Host> {
 
 fn put(key: &str, value: &str) -> Command {
     let request = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
-    Command { op: Some(Op::Put(request)) }
+    Command { op: Some(Op::Put(request)), ..Default::default() }
 }
 
 /// Proposes until it is acknowledged; says nothing about how often it was written.
@@ -289,9 +289,9 @@ async fn leases_expire_unless_renewed_anywhere() {
     let hosts = cluster(3).await;
     for (id, key) in [(1, "renewed"), (2, "left")] {
         let grant = LeaseGrantRequest { id, ttl: 1 };
-        hosts[0].node().propose(Command { op: Some(Op::LeaseGrant(grant)) }).await.unwrap();
+        hosts[0].node().propose(Command { op: Some(Op::LeaseGrant(grant)), ..Default::default() }).await.unwrap();
         let request = PutRequest { key: key.into(), lease: id, ..Default::default() };
-        hosts[1].node().propose(Command { op: Some(Op::Put(request)) }).await.unwrap();
+        hosts[1].node().propose(Command { op: Some(Op::Put(request)), ..Default::default() }).await.unwrap();
     }
     let start = Instant::now();
     while read(hosts[2].node(), "left").await.is_some() {

@@ -17,9 +17,11 @@ use tokio::sync::{Notify, watch};
 use super::log::SyncObserver;
 use super::types::{Entry, LogId, Members, PeerNode, StoredMembers, TypeConfig};
 use crate::mvcc::{Effects, Event, LeaseRecord, View};
+use crate::proto::command::outcome::Result as Answer;
 use crate::proto::command::{Command, Outcome};
 use crate::proto::peer as pb;
 use crate::state;
+use crate::state::auth::TokenChange;
 use crate::storage::{Batch, Store};
 use crate::watch::Hub;
 
@@ -92,6 +94,14 @@ pub trait LeaseListener: Send + Sync + 'static {
     fn replaced(&self, leases: Vec<LeaseRecord>);
 }
 
+/// Hears of logins and of tokens that end, in the order of the log.
+pub trait TokenListener: Send + Sync + 'static {
+    /// Something changed.
+    fn changed(&self, change: TokenChange);
+    /// A snapshot replaced the state: what was heard before may not be true any more.
+    fn replaced(&self);
+}
+
 /// What others may know of the state machine while it works.
 pub struct Shared {
     /// The store.
@@ -147,6 +157,7 @@ impl Shared {
 pub struct StateMachine {
     shared: Arc<Shared>,
     leases: Arc<dyn LeaseListener>,
+    tokens: Arc<dyn TokenListener>,
     slow: Duration,
 }
 
@@ -161,6 +172,7 @@ struct Group {
     events: Vec<(i64, Arc<[Event]>)>,
     compacted: Option<i64>,
     leases: BTreeMap<i64, Option<LeaseRecord>>,
+    tokens: Vec<TokenChange>,
     answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
 }
 
@@ -182,15 +194,15 @@ impl Group {
             EntryPayload::Normal(request) => {
                 self.size += request.0.len();
                 let command = Command::decode(request.0).map_err(io::Error::other)?;
-                self.apply(&command)?
+                self.apply(&command, entry.log_id.index)?
             }
         };
         self.answers.extend(responder.map(|responder| (responder, outcome)));
         Ok(())
     }
 
-    fn apply(&mut self, command: &Command) -> io::Result<Outcome> {
-        let applied = state::apply(self.batch.view(), command).map_err(io::Error::other)?;
+    fn apply(&mut self, command: &Command, index: u64) -> io::Result<Outcome> {
+        let mut applied = state::apply(self.batch.view(), command).map_err(io::Error::other)?;
         self.compacted = applied.effects.compact_revision.or(self.compacted);
         self.leases.extend(applied.effects.leases.iter().map(|(id, lease)| (*id, *lease)));
         if let Some(revision) = applied.effects.revision
@@ -199,14 +211,22 @@ impl Group {
             self.events.push((revision, applied.events.into()));
         }
         self.batch.stage(applied.effects);
+        // A token ends in the index of its entry: by that, a member which does not know it yet knows what to wait for.
+        if let Some(TokenChange::Given { token, .. }) = &mut applied.tokens
+            && let Some(Answer::Authenticate(answer)) = &mut applied.outcome.result
+        {
+            *token = format!("{token}.{index}");
+            answer.token.clone_from(token);
+        }
+        self.tokens.extend(applied.tokens);
         Ok(applied.outcome)
     }
 }
 
 impl StateMachine {
-    /// A state machine; `leases` hears of leases.
-    pub fn new(shared: Arc<Shared>, leases: Arc<dyn LeaseListener>) -> StateMachine {
-        StateMachine { shared, leases, slow: SLOW }
+    /// A state machine; `leases` hears of leases, `tokens` of logins.
+    pub fn new(shared: Arc<Shared>, leases: Arc<dyn LeaseListener>, tokens: Arc<dyn TokenListener>) -> StateMachine {
+        StateMachine { shared, leases, tokens, slow: SLOW }
     }
 
     /// Logs what takes longer than this to apply.
@@ -229,11 +249,12 @@ impl StateMachine {
             events: Vec::new(),
             compacted: None,
             leases: BTreeMap::new(),
+            tokens: Vec::new(),
             answers: Vec::new(),
         }
     }
 
-    /// Commit, then tell: watchers, the lease timer, waiting reads, and at last the clients.
+    /// Commit, then tell: watchers, the lease timer, those who know tokens, waiting reads, and at last the clients.
     fn finish(&self, mut group: Group) -> io::Result<()> {
         group.batch.set_applied(&group.state.encode());
         let begun = Instant::now();
@@ -252,6 +273,7 @@ impl StateMachine {
         if !group.leases.is_empty() {
             self.leases.changed(&group.leases);
         }
+        group.tokens.into_iter().for_each(|change| self.tokens.changed(change));
         self.shared.publish(group.state);
         for (responder, outcome) in group.answers {
             responder.send(outcome);
@@ -315,6 +337,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         let view = self.shared.store.view();
         self.leases.replaced(view.leases().map_err(io::Error::other)?);
+        self.tokens.replaced();
         // Watchers first: whoever reads the new state and then watches must not be told of what is older.
         self.shared.hub.reset(view.revision());
         self.shared.publish(state);

@@ -7,9 +7,10 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::log::{LogOptions, LogStore};
-use super::state_machine::{LeaseListener, Shared, StateMachine};
+use super::state_machine::{LeaseListener, Shared, StateMachine, TokenListener};
 use super::types::TypeConfig;
 use crate::mvcc::{LeaseRecord, View};
+use crate::state::auth::TokenChange;
 use crate::storage::{Store, StoreOptions};
 use crate::watch::{Hub, HubOptions};
 
@@ -19,6 +20,14 @@ impl LeaseListener for NoLeases {
     fn changed(&self, _leases: &BTreeMap<i64, Option<LeaseRecord>>) {}
 
     fn replaced(&self, _leases: Vec<LeaseRecord>) {}
+}
+
+struct NoTokens;
+
+impl TokenListener for NoTokens {
+    fn changed(&self, _change: TokenChange) {}
+
+    fn replaced(&self) {}
 }
 
 struct Builder;
@@ -31,7 +40,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
         let hub = Hub::new(store.view().revision(), HubOptions::default());
         let shared = Shared::new(store, hub, dir.path().join("snapshots"), None).unwrap();
-        Ok((dir, log, StateMachine::new(shared, Arc::new(NoLeases))))
+        Ok((dir, log, StateMachine::new(shared, Arc::new(NoLeases), Arc::new(NoTokens))))
     }
 }
 

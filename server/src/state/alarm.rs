@@ -8,9 +8,13 @@ use crate::proto::command::command::Op;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{AlarmRequest, AlarmResponse, AlarmType};
 
-/// Refuses what a raised alarm forbids: NOSPACE what takes space, CORRUPT all but alarms and attributes.
+/// Refuses what a raised alarm forbids: NOSPACE what takes space, CORRUPT whatever touches keys.
 pub fn check<V: View>(view: &V, op: &Op) -> Result<(), ReadError> {
-    if matches!(op, Op::Alarm(_) | Op::MemberAttributes(_)) {
+    let touches_keys = matches!(
+        op,
+        Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) | Op::Compact(_) | Op::LeaseGrant(_) | Op::LeaseRevoke(_)
+    );
+    if !touches_keys {
         return Ok(());
     }
     let alarms = view.alarms()?;

@@ -8,9 +8,10 @@ use crate::mvcc::{Effects, Event, ReadError, View, ViewError};
 use crate::proto::command::command::Op;
 use crate::proto::command::outcome::Result as Answer;
 use crate::proto::command::{Command, Done, Outcome};
-use crate::proto::etcdserverpb::ResponseHeader;
+use crate::proto::etcdserverpb::{AuthenticateResponse, ResponseHeader};
 
 mod alarm;
+pub mod auth;
 mod compact;
 mod kv;
 mod lease;
@@ -21,6 +22,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use auth::{Access, TokenChange};
 use write::Writer;
 
 /// What one command did.
@@ -32,6 +34,8 @@ pub struct Applied {
     pub outcome: Outcome,
     /// Changes of keys, in order, with the previous versions, all of one revision.
     pub events: Vec<Event>,
+    /// What it means for tokens that members remember.
+    pub tokens: Option<TokenChange>,
 }
 
 /// Applies one command. An error means that the store could not be read: nothing may be applied any more.
@@ -40,7 +44,8 @@ pub fn apply<V: View>(view: &V, command: &Command) -> Result<Applied, ViewError>
     match answer(&mut writer, command) {
         Ok(answer) => {
             let (effects, events) = writer.finish();
-            Ok(Applied { effects, events, outcome: Outcome { result: Some(answer) } })
+            let tokens = command.op.as_ref().and_then(TokenChange::of);
+            Ok(Applied { effects, events, outcome: Outcome { result: Some(answer) }, tokens })
         }
         Err(ReadError::Refused(error)) => {
             let result = Some(Answer::Error(error.name().to_owned()));
@@ -56,6 +61,9 @@ fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answ
         return Ok(Answer::Done(Done {}));
     };
     alarm::check(writer.base(), op)?;
+    if let Some(access) = Access::of(writer.base().auth(), command.caller.as_ref()) {
+        access.command(writer.base(), op)?;
+    }
     Ok(match op {
         Op::Put(request) => Answer::Put(kv::put(writer, request)?),
         Op::DeleteRange(request) => Answer::DeleteRange(kv::delete_range(writer, request)?),
@@ -70,6 +78,27 @@ fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answ
         Op::Alarm(request) => Answer::Alarm(alarm::apply(writer, request)?),
         Op::MemberAttributes(attributes) => {
             member::publish(writer, attributes);
+            Answer::Done(Done {})
+        }
+        Op::Authenticate(request) => {
+            auth::authenticate(writer.base().auth(), request)?;
+            Answer::Authenticate(AuthenticateResponse {
+                header: header(writer.revision()),
+                token: request.simple_token.clone(),
+            })
+        }
+        Op::AuthEnable(_)
+        | Op::AuthDisable(_)
+        | Op::UserAdd(_)
+        | Op::UserDelete(_)
+        | Op::UserChangePassword(_)
+        | Op::UserGrantRole(_)
+        | Op::UserRevokeRole(_)
+        | Op::RoleAdd(_)
+        | Op::RoleDelete(_)
+        | Op::RoleGrantPermission(_)
+        | Op::RoleRevokePermission(_) => {
+            auth::apply(writer, op)?;
             Answer::Done(Done {})
         }
     })

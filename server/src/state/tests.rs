@@ -359,7 +359,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Applies a command to a view in memory.
 fn run(memory: &mut Overlay<Nothing>, op: &Op) -> Applied {
-    let applied = apply(memory, &Command { op: Some(op.clone()) }).unwrap();
+    let applied = apply(memory, &Command { op: Some(op.clone()), ..Default::default() }).unwrap();
     memory.effects_mut().merge(applied.effects.clone());
     applied
 }
@@ -438,7 +438,7 @@ proptest! {
             let mut batch = store.begin();
             for op in batch_ops {
                 let effects = check(&mut memory, &mut model, op);
-                let applied = apply(batch.view(), &Command { op: Some(op.clone()) }).unwrap();
+                let applied = apply(batch.view(), &Command { op: Some(op.clone()), ..Default::default() }).unwrap();
                 prop_assert_eq!(&applied.effects, &effects);
                 batch.stage(applied.effects);
             }
@@ -470,7 +470,7 @@ fn what_is_written_does_not_depend_on_what_was_removed_already() {
     for op in [put.clone(), delete, other, compact, put] {
         let kept = run(&mut memory, &op).effects;
         let mut batch = store.begin();
-        let command = Command { op: Some(op) };
+        let command = Command { op: Some(op), ..Default::default() };
         let applied = apply(batch.view(), &command).unwrap();
         assert_eq!(applied.effects, kept);
         batch.stage(applied.effects);

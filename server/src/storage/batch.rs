@@ -9,7 +9,7 @@ use super::columns::{Column, Database, meta};
 use super::read::ReadView;
 use super::{StorageError, Store};
 use crate::mvcc::keys::{attachment_key, encode_key_record, encode_lease, encode_rev_record, lease_key};
-use crate::mvcc::{Effects, Overlay};
+use crate::mvcc::{Auth, Effects, Overlay};
 use crate::proto::etcdserverpb::AlarmResponse;
 
 /// Changes that become visible together, and after a crash are there together or not at all.
@@ -71,6 +71,17 @@ pub(super) fn encode(
         batch.put_cf(column, [meta::CALLER, key].concat(), value);
     }
     batch
+}
+
+/// Adds what turns the stored users and roles into these.
+pub(super) fn put_auth(database: &Database, batch: &mut WriteBatch, auth: &Auth, stored: &Auth) {
+    let column = database.column(Column::Auth);
+    for (key, value) in auth.changes(stored) {
+        match value {
+            Some(value) => batch.put_cf(column, key, value),
+            None => batch.delete_cf(column, key),
+        }
+    }
 }
 
 fn put_effects(database: &Database, batch: &mut WriteBatch, effects: &Effects) {

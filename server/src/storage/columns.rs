@@ -10,7 +10,7 @@ use rocksdb::{
 
 use super::{Sizes, StorageError, StoreOptions};
 
-/// A column family; `mvcc::keys` tells what is in the first three.
+/// A column family; `mvcc::keys` tells what is in the first four.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     /// The history.

@@ -10,14 +10,14 @@
 //! the store stands at its last flush, `applied` with it, and Raft applies the entries behind that again.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use prost::Message;
 use rocksdb::{Cache, checkpoint::Checkpoint};
 
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
-use crate::mvcc::{AlarmMember, Effects, ReadError, Source, ViewError, keys};
+use crate::mvcc::{AlarmMember, Auth, Effects, ReadError, Source, ViewError, keys};
 use crate::proto::etcdserverpb::AlarmResponse;
 
 mod batch;
@@ -90,6 +90,8 @@ pub struct Store {
     flushed: Mutex<Option<Vec<u8>>>,
     unflushed_bytes: AtomicU64,
     removal: Arc<Progress>,
+    /// A copy of `head.auth.enabled`, for a look without a lock.
+    auth_enabled: AtomicBool,
 }
 
 /// The committed state, as far as every read needs it.
@@ -98,6 +100,7 @@ struct Head {
     revision: i64,
     compact_revision: i64,
     alarms: Arc<[AlarmMember]>,
+    auth: Arc<Auth>,
     applied: Option<Vec<u8>>,
 }
 
@@ -117,6 +120,7 @@ impl Store {
             place,
             writer: Mutex::new(()),
             flushed: Mutex::new(head.applied.clone()),
+            auth_enabled: AtomicBool::new(head.auth.enabled),
             head: RwLock::new(head),
             unflushed_bytes: AtomicU64::new(0),
             removal: Arc::clone(&removal),
@@ -138,7 +142,18 @@ impl Store {
     pub fn view(&self) -> ReadView {
         let head = self.head();
         let database = Arc::clone(&head.database);
-        ReadView::new(database, head.revision, head.compact_revision, Arc::clone(&head.alarms))
+        let (alarms, auth) = (Arc::clone(&head.alarms), Arc::clone(&head.auth));
+        ReadView::new(database, head.revision, head.compact_revision, alarms, auth)
+    }
+
+    /// Whether requests must tell whose they are: cheap enough to be asked with each.
+    pub fn auth_enabled(&self) -> bool {
+        self.auth_enabled.load(Ordering::Acquire)
+    }
+
+    /// Users and roles as of now.
+    pub fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.head().auth)
     }
 
     /// What `Batch::set_applied` last committed; after a crash, what belongs to the state that was flushed.
@@ -201,6 +216,7 @@ impl Store {
         self.place.switch(&next)?;
         self.removal.set(head.compact_revision, removed);
         let applied = head.applied.clone();
+        self.auth_enabled.store(head.auth.enabled, Ordering::Release);
         let old = std::mem::replace(&mut *self.head_mut(), head);
         old.database.discard();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
@@ -240,7 +256,10 @@ impl Store {
     ) -> Result<(), StorageError> {
         let _writer = self.writer();
         let mut head = self.head_mut();
-        let batch = batch::encode(&head.database, &effects, applied.as_deref(), values);
+        let mut batch = batch::encode(&head.database, &effects, applied.as_deref(), values);
+        if let Some(auth) = &effects.auth {
+            batch::put_auth(&head.database, &mut batch, auth, &head.auth);
+        }
         let bytes = batch.size_in_bytes() as u64;
         head.database.write(batch)?;
         self.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -250,6 +269,10 @@ impl Store {
         }
         if let Some(alarms) = effects.alarms {
             head.alarms = alarms.into();
+        }
+        if let Some(auth) = effects.auth {
+            self.auth_enabled.store(auth.enabled, Ordering::Release);
+            head.auth = auth;
         }
         if applied.is_some() {
             head.applied = applied;
@@ -320,6 +343,7 @@ impl Head {
             revision: database.number(meta::REVISION)?.unwrap_or(1),
             compact_revision: database.number(meta::COMPACT_REVISION)?.unwrap_or(-1),
             alarms: alarms.into(),
+            auth: Arc::new(database.auth()?),
             applied: database.rocks().get_cf(column, meta::APPLIED)?,
             database: Arc::clone(&database),
         };
@@ -329,6 +353,12 @@ impl Head {
 }
 
 impl Database {
+    /// The stored users and roles.
+    fn auth(&self) -> Result<Auth, StorageError> {
+        let entries = self.rocks().iterator_cf(self.column(Column::Auth), rocksdb::IteratorMode::Start);
+        Ok(Auth::read(entries.collect::<Result<Vec<_>, _>>()?)?)
+    }
+
     /// A number in `meta`.
     fn number(&self, key: &[u8]) -> Result<Option<i64>, StorageError> {
         let bytes = self.rocks().get_cf(self.column(Column::Meta), key)?;

@@ -10,7 +10,7 @@ use rocksdb::{DB, DBRawIterator, ReadOptions, Snapshot};
 use super::columns::{Column, Database, meta};
 use crate::mvcc::keys::{self, attachment_key, decode_key_record, decode_rev_record, lease_key};
 use crate::mvcc::{
-    AlarmMember, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError, Visit,
+    AlarmMember, Auth, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError, Visit,
     VisitHistory,
 };
 
@@ -23,6 +23,7 @@ pub struct ReadView {
     revision: i64,
     compact_revision: i64,
     alarms: Arc<[AlarmMember]>,
+    auth: Arc<Auth>,
 }
 
 impl ReadView {
@@ -32,6 +33,7 @@ impl ReadView {
         revision: i64,
         compact_revision: i64,
         alarms: Arc<[AlarmMember]>,
+        auth: Arc<Auth>,
     ) -> Self {
         // SAFETY: the reference is used only by `snapshot`. The database it points to is on the heap, where the `Arc`
         // beside it keeps it in place: `Database::rocks` changes only in `Database::drop`, which runs after the last
@@ -39,7 +41,7 @@ impl ReadView {
         // the snapshot or the reference, and iterators made from it borrow from the view.
         #[allow(unsafe_code)]
         let rocks: &'static DB = unsafe { &*std::ptr::from_ref(database.rocks()) };
-        Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms }
+        Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms, auth }
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
@@ -150,6 +152,10 @@ impl View for ReadView {
 
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
         Ok(self.alarms.to_vec())
+    }
+
+    fn auth(&self) -> &Arc<Auth> {
+        &self.auth
     }
 
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {

@@ -34,7 +34,7 @@ fn apply(store: &Arc<Store>, ops: impl IntoIterator<Item = Op>) {
     let mut applied = index(store.applied());
     let mut batch = store.begin();
     for op in ops {
-        let result = state::apply(batch.view(), &Command { op: Some(op) }).unwrap();
+        let result = state::apply(batch.view(), &Command { op: Some(op), ..Default::default() }).unwrap();
         assert_eq!(result.outcome.refusal(), None);
         batch.stage(result.effects);
         applied += 1;

@@ -88,6 +88,8 @@ pub struct Observed {
     pub revision: i64,
     /// The revision below which history is gone.
     pub compact_revision: i64,
+    /// Counts the changes of users and roles.
+    pub auth_revision: u64,
 }
 
 /// Histograms by labels.
@@ -139,6 +141,7 @@ struct LookedUp {
     in_use_bytes: Gauge,
     revision: Gauge,
     compact_revision: Gauge,
+    auth_revision: Gauge,
     server_id: Family<ServerId, Gauge>,
     resident: Gauge,
     virtual_bytes: Gauge,
@@ -252,6 +255,7 @@ impl LookedUp {
                 "etcd_debugging_mvcc_compact_revision",
                 "The revision below which history is gone",
             ),
+            auth_revision: add(registry, "etcd_debugging_auth_revision", "Counts the changes of users and roles"),
             server_id: add(registry, "etcd_server_id", "The member's id, as a label"),
             resident: add(registry, "process_resident_memory_bytes", "Resident memory"),
             virtual_bytes: add(registry, "process_virtual_memory_bytes", "Virtual memory"),
@@ -272,6 +276,7 @@ impl LookedUp {
             (&self.applied, observed.applied_index),
             (&self.total_bytes, observed.total_bytes),
             (&self.in_use_bytes, observed.in_use_bytes),
+            (&self.auth_revision, observed.auth_revision),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }

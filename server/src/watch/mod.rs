@@ -22,4 +22,5 @@ mod watcher;
 mod tests;
 
 pub use hub::{Hub, HubOptions};
-pub use stream::{Responses, WatchStream};
+pub use stream::{Asked, Responses, WatchStream};
+pub use watcher::Interest;

@@ -26,6 +26,21 @@ const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// [`EtcdError::Corrupt`] when the history cannot be read.
 pub type Responses = mpsc::Sender<Result<WatchResponse, EtcdError>>;
 
+/// A request as its door hands it on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// What the client wants.
+    pub request: WatchRequest,
+    /// Why a watcher may not be created, if so.
+    pub refusal: Option<EtcdError>,
+}
+
+impl From<WatchRequest> for Asked {
+    fn from(request: WatchRequest) -> Self {
+        Asked { request, refusal: None }
+    }
+}
+
 /// The client is gone.
 struct Closed;
 
@@ -61,7 +76,7 @@ impl<S: Source> WatchStream<S> {
     }
 
     /// Serves requests until the client is gone. A client that sends no more requests still gets events.
-    pub async fn run(mut self, requests: impl Stream<Item = WatchRequest>, out: Responses) {
+    pub async fn run(mut self, requests: impl Stream<Item = Asked>, out: Responses) {
         let mut requests = std::pin::pin!(requests.fuse());
         let mut revisions = self.hub.revisions();
         let mailbox = Arc::clone(&self.mailbox);
@@ -87,9 +102,9 @@ impl<S: Source> WatchStream<S> {
         }
     }
 
-    async fn handle(&mut self, request: WatchRequest, out: &Responses) -> Result<(), Closed> {
-        match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => self.create(&request, out).await,
+    async fn handle(&mut self, asked: Asked, out: &Responses) -> Result<(), Closed> {
+        match asked.request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => self.create(&request, asked.refusal, out).await,
             Some(RequestUnion::CancelRequest(request)) => {
                 if self.remove(request.watch_id) {
                     let canceled = response(request.watch_id, self.hub.revision());
@@ -105,10 +120,17 @@ impl<S: Source> WatchStream<S> {
         }
     }
 
-    async fn create(&mut self, request: &WatchCreateRequest, out: &Responses) -> Result<(), Closed> {
+    async fn create(
+        &mut self,
+        request: &WatchCreateRequest,
+        refusal: Option<EtcdError>,
+        out: &Responses,
+    ) -> Result<(), Closed> {
         let watcher = Watcher::new(request);
         let refusal = if request.start_revision < 0 {
             Some(EtcdError::Compacted.to_string())
+        } else if let Some(error) = refusal {
+            Some(error.to_string())
         } else if watcher.interest.range.is_empty() {
             Some("mvcc: watcher range is empty".to_owned())
         } else if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
@@ -44,7 +45,7 @@ impl Memory {
     /// Commits without telling the hub; the revision and its events.
     fn commit(&self, op: Op) -> (i64, Vec<Event>) {
         let mut state = self.state.lock().unwrap();
-        let applied = state::apply(&*state, &Command { op: Some(op) }).unwrap();
+        let applied = state::apply(&*state, &Command { op: Some(op), ..Default::default() }).unwrap();
         assert_eq!(applied.outcome.refusal(), None);
         state.effects_mut().merge(applied.effects);
         (state.revision(), applied.events)
@@ -78,7 +79,7 @@ impl Client {
         let (requests, inbound) = mpsc::channel(16);
         let (out, responses) = mpsc::channel(1);
         let stream = memory.hub.open(Arc::clone(memory));
-        tokio::spawn(stream.run(ReceiverStream::new(inbound), out));
+        tokio::spawn(stream.run(ReceiverStream::new(inbound).map(Asked::from), out));
         Self { requests, responses }
     }
 

@@ -24,15 +24,19 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Reads a request. An empty key is the smallest one.
-    pub fn new(request: &WatchCreateRequest) -> Self {
-        let key = match request.key.is_empty() {
+    /// Where a request's range begins. An empty key is the smallest one.
+    pub fn first_key(request: &WatchCreateRequest) -> Bytes {
+        match request.key.is_empty() {
             true => Bytes::from_static(&[0]),
             false => request.key.clone(),
-        };
+        }
+    }
+
+    /// Reads a request.
+    pub fn new(request: &WatchCreateRequest) -> Self {
         let filtered = |filter| request.filters().any(|given| given == filter);
         Self {
-            range: KeyRange::new(key, request.range_end.clone()),
+            range: KeyRange::new(Self::first_key(request), request.range_end.clone()),
             start_revision: request.start_revision,
             no_put: filtered(FilterType::Noput),
             no_delete: filtered(FilterType::Nodelete),
