@@ -15,6 +15,9 @@ pub mod state;
 pub mod storage;
 pub mod watch;
 
+pub mod bbolt;
+pub mod snapshot;
+
 pub mod lease;
 
 pub mod compaction;

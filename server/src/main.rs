@@ -1,10 +1,11 @@
-//! The program `keelson-server`: flags in, one member running, until a signal.
+//! The program `keelson-server`: flags in, one member running, until a signal; or a command on a snapshot.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
 
 use keelson_server::config::{Config, ConfigError, Invocation, LogConfig, Note, flags_document, help, usage, version};
 use keelson_server::server;
+use keelson_server::snapshot::command;
 use keelson_server::telemetry::logs;
 use rustix::mm::{MlockAllFlags, mlockall};
 use sd_notify::NotifyState;
@@ -13,6 +14,18 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
+    if let Some(done) = command::run(&arguments) {
+        return match done {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                eprintln!("Error: {failure}");
+                ExitCode::from(failure.exit_code)
+            }
+        };
+    }
     let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
     let (config, notes) = match Invocation::read(arguments.clone(), variables) {
         Ok(Invocation::Run(config, notes)) => (*config, notes),

@@ -14,8 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Api;
-use super::maintenance::STORAGE_VERSION;
-use crate::config::ETCD_VERSION;
+use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use crate::mvcc::View;
 use crate::node::Role;
 use crate::proto::etcdserverpb::AlarmType;

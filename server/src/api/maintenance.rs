@@ -4,7 +4,7 @@ use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::{Api, errors, mismatch};
-use crate::config::ETCD_VERSION;
+use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use crate::error::EtcdError;
 use crate::mvcc::hash::hash_kv;
 use crate::mvcc::{ReadError, View};
@@ -13,9 +13,7 @@ use crate::proto::command::outcome::Result as Outcome;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::etcdserverpb::*;
-
-/// The version of the stored data's meaning, as etcd counts it.
-pub const STORAGE_VERSION: &str = "3.7.0";
+use crate::snapshot::save;
 
 #[tonic::async_trait]
 impl Maintenance for Api {
@@ -76,7 +74,9 @@ impl Maintenance for Api {
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         self.require_root(&self.open(request).0).await?;
-        Err(errors::unimplemented("Hash"))
+        let (revision, hash) = self.read(true, |view| Ok((view.revision(), save::hash(view)))).await?;
+        let hash = hash.map_err(|error| errors::internal("the store cannot be read", error))?;
+        Ok(Response::new(HashResponse { header: Some(self.header(revision)), hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
@@ -95,7 +95,7 @@ impl Maintenance for Api {
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.require_root(&self.open(request).0).await?;
-        Err(errors::unimplemented("Snapshot"))
+        Ok(Response::new(super::snapshot::stream(self.node.view(), self.node.snapshot_dir().to_owned())))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

@@ -18,6 +18,7 @@ mod lock;
 mod maintenance;
 mod quota;
 mod range_stream;
+mod snapshot;
 mod validate;
 mod watch;
 

@@ -18,7 +18,7 @@ pub use features::{Feature, Features, Stage};
 pub use log::{LogConfig, LogFormat, LogLevel, LogOutput, LogRotation};
 pub use note::Note;
 pub use url::{ListenAddress, ListenUrl, UrlError, check_advertised};
-pub use usage::{ETCD_VERSION, flags_document, help, usage, version};
+pub use usage::{ETCD_VERSION, STORAGE_VERSION, flags_document, help, usage, version};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,9 @@ use super::flags::{FLAGS, Flag, Use};
 /// The etcd version whose API and behaviour this server has; clients compare it.
 pub const ETCD_VERSION: &str = "3.7.1";
 
+/// The version of the stored data's meaning, as etcd counts it.
+pub const STORAGE_VERSION: &str = "3.7.0";
+
 /// What `--version` prints: etcd's four lines, so that scripts find what they look for.
 pub fn version() -> String {
     let os_arch = match std::env::consts::ARCH {
@@ -24,6 +27,7 @@ pub fn version() -> String {
 /// How the program is called; as etcd does, on standard error, also behind a wrong flag.
 pub fn usage() -> &'static str {
     "Usage:\n\n  keelson-server [flags]\n    Run a member of an etcd-compatible cluster.\n\n  \
+     keelson-server snapshot --help\n    Restore a snapshot, or tell what is in it.\n\n  \
      keelson-server --version\n    Show the version of etcd that it is compatible with.\n\n  \
      keelson-server -h | --help\n    Show every flag.\n\n\
      A flag is written -x, --x, --x=value or --x value. Every flag has an environment variable: --data-dir is\n\

@@ -19,11 +19,14 @@ pub const ROOT: &str = "root";
 /// The auth revision of a new store.
 const FIRST_REVISION: u64 = 1;
 
-/// Keys of the column family `auth`.
-const ENABLED: &[u8] = b"enabled";
-const REVISION: &[u8] = b"revision";
-const USER: &[u8] = b"u/";
-const ROLE: &[u8] = b"r/";
+/// Key in the column family `auth`. Whether authentication is on: one byte.
+pub const ENABLED: &[u8] = b"enabled";
+/// Counts the changes: BE64.
+pub const REVISION: &[u8] = b"revision";
+/// Then the name of a user.
+pub const USER: &[u8] = b"u/";
+/// Then the name of a role.
+pub const ROLE: &[u8] = b"r/";
 
 /// Users and roles at one moment.
 #[derive(Debug, Clone, PartialEq)]

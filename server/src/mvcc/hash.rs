@@ -25,7 +25,7 @@ pub fn hash_kv<V: View>(view: &V, revision: i64) -> Result<KeyValueHash, ReadErr
     let compact_revision = view.compact_revision();
     let mut kept_any = false;
     let mut hash = crc32c::crc32c(b"key");
-    // etcd leaves nothing out when nothing is to be kept; only a deletion at the compacted revision is there then.
+    // etcd leaves nothing out when nothing is to be kept: what compaction kept and was deleted since.
     let mut hash_all = hash;
     view.history(0, &mut |place, record| {
         if place.revision.main > hash_revision {
@@ -56,9 +56,9 @@ fn is_newest<V: View>(view: &V, place: RevKey, record: &RevRecord, at: i64) -> R
     Ok(version_at(view, newest.stamp.rev_key(), at)? == Some(place))
 }
 
-/// Whether compaction keeps a version at or below the compacted revision.
+/// Whether a version at or below the compacted revision was there when that was compacted. A deletion exactly there is
+/// kept too, but etcd leaves it out of the sum, as earlier versions removed it.
 fn survives<V: View>(view: &V, place: RevKey, record: &RevRecord) -> Result<bool, ViewError> {
     let compact_revision = view.compact_revision();
-    let kept = !place.tombstone || place.revision.main == compact_revision;
-    Ok(kept && is_newest(view, place, record, compact_revision)?)
+    Ok(!place.tombstone && is_newest(view, place, record, compact_revision)?)
 }

@@ -66,33 +66,42 @@ fn same_urls(left: &[String], right: &[String]) -> bool {
     set(left) == set(right)
 }
 
-/// The members of a new cluster by id, of which this one must be one.
-fn initial_members(config: &NodeConfig) -> Result<(u64, BTreeMap<u64, Vec<String>>), StartError> {
-    let Some(own) = config.initial_cluster.get(&config.name) else {
-        let message = format!("--initial-cluster does not name this member ({:?}); add {0}=URL to it", config.name);
+/// The id of the member `name`, and the members of its new cluster by id.
+pub fn initial_members(
+    name: &str,
+    peer_urls: &[String],
+    initial_cluster: &BTreeMap<String, Vec<String>>,
+    token: &str,
+) -> Result<(u64, BTreeMap<u64, Vec<String>>), StartError> {
+    let Some(own) = initial_cluster.get(name) else {
+        let message = format!("--initial-cluster does not name this member ({name:?}); add {name:?}=URL to it");
         return Err(StartError::Config(message));
     };
-    if !same_urls(own, &config.initial_advertise_peer_urls) {
+    if !same_urls(own, peer_urls) {
         return Err(StartError::Config(format!(
-            "--initial-cluster has {}={} but --initial-advertise-peer-urls is {}; they must be equal",
-            config.name,
+            "--initial-cluster has {name}={} but --initial-advertise-peer-urls is {}; they must be equal",
             own.join(","),
-            config.initial_advertise_peer_urls.join(",")
+            peer_urls.join(",")
         )));
     }
     let mut members = BTreeMap::new();
-    for (name, urls) in &config.initial_cluster {
-        let id = member_id(urls, &config.initial_cluster_token, None);
+    for (name, urls) in initial_cluster {
+        let id = member_id(urls, token, None);
         if members.insert(id, urls.clone()).is_some() {
             let message = format!("--initial-cluster has two members with the URLs of {name:?}");
             return Err(StartError::Config(message));
         }
     }
-    Ok((member_id(own, &config.initial_cluster_token, None), members))
+    Ok((member_id(own, token, None), members))
 }
 
 async fn create(config: &NodeConfig) -> Result<Identity, StartError> {
-    let (member_id, members) = initial_members(config)?;
+    let (member_id, members) = initial_members(
+        &config.name,
+        &config.initial_advertise_peer_urls,
+        &config.initial_cluster,
+        &config.initial_cluster_token,
+    )?;
     let cluster_id = cluster_id(members.keys().copied());
     let others = members.iter().filter(|(id, _)| **id != member_id);
     let answers = others.map(|(_, urls)| ask_until_known(config, urls));
@@ -204,9 +213,11 @@ mod tests {
 
     #[test]
     fn a_member_must_be_in_its_own_cluster() {
-        let config = NodeConfig { name: "other".into(), ..NodeConfig::default() };
-        assert!(initial_members(&config).unwrap_err().to_string().contains("does not name this member"));
-        let config = NodeConfig { initial_advertise_peer_urls: vec!["http://b:2380".into()], ..NodeConfig::default() };
-        assert!(initial_members(&config).unwrap_err().to_string().contains("must be equal"));
+        let cluster = NodeConfig::default().initial_cluster;
+        let refused = |name, url: &str| {
+            initial_members(name, &[url.to_owned()], &cluster, "etcd-cluster").unwrap_err().to_string()
+        };
+        assert!(refused("other", "http://localhost:2380").contains("does not name this member"));
+        assert!(refused("default", "http://b:2380").contains("must be equal"));
     }
 }

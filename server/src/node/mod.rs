@@ -13,6 +13,7 @@ mod leader;
 mod membership;
 mod propose;
 mod read;
+mod restore;
 mod standalone;
 mod start;
 mod tasks;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use bootstrap::{cluster_id, member_id};
 pub use config::{InitialClusterState, NodeConfig, StartError};
+pub use restore::{Restored, check_vacant, restore};
 pub use status::{NodeStatus, Role};
 
 use crate::error::EtcdError;
@@ -130,6 +132,11 @@ impl Node {
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.inner.shared.store
+    }
+
+    /// Where files that do not live long are put; empty at start.
+    pub fn snapshot_dir(&self) -> &std::path::Path {
+        &self.inner.shared.snapshot_dir
     }
 
     /// The watch hub.

@@ -52,7 +52,8 @@ impl AppliedState {
         self.last.map_or(0, |last| last.index)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// As the store holds it.
+    pub fn encode(&self) -> Vec<u8> {
         let state = pb::AppliedState {
             last_applied: self.last.map(Into::into),
             membership_log_id: self.members.log_id().map(Into::into),

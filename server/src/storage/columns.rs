@@ -153,7 +153,8 @@ impl Drop for Database {
     }
 }
 
-fn column_options(column: Column, settings: &StoreOptions, cache: &Cache) -> Options {
+/// RocksDB's settings for a column family.
+pub fn column_options(column: Column, settings: &StoreOptions, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);

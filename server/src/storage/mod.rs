@@ -4,6 +4,7 @@
 //! - [`read`]: a view of the committed state;
 //! - [`batch`]: many commands' changes in one write;
 //! - [`compact`]: removal of superseded versions;
+//! - [`load`]: a new store out of a history that was made elsewhere;
 //! - [`place`]: which directory holds the state, and how it is replaced.
 //!
 //! There is no log here: a write is in memory until a flush, which takes all column families at once. After a crash
@@ -23,6 +24,7 @@ use crate::proto::etcdserverpb::AlarmResponse;
 mod batch;
 mod columns;
 mod compact;
+mod load;
 mod place;
 mod read;
 
@@ -30,6 +32,7 @@ mod read;
 mod tests;
 
 pub use batch::Batch;
+pub use load::{Loaded, Loader};
 pub use read::ReadView;
 
 use columns::{Column, Database, meta};

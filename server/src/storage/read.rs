@@ -44,6 +44,24 @@ impl ReadView {
         Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms, auth }
     }
 
+    /// What `Store::applied` returned at that moment.
+    pub fn applied(&self) -> Result<Option<Vec<u8>>, ViewError> {
+        self.get(Column::Meta, meta::APPLIED)
+    }
+
+    /// Up to here superseded versions are removed; -1 if nothing was ever compacted.
+    pub fn removed_revision(&self) -> Result<i64, ViewError> {
+        self.get(Column::Meta, meta::REMOVED_REVISION)?.map_or(Ok(-1), |bytes| keys::int(&bytes, 0))
+    }
+
+    /// Visits the users, roles and settings of authentication as they are stored.
+    pub fn auth_entries(
+        &self,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ViewError>,
+    ) -> Result<(), ViewError> {
+        self.walk(Column::Auth, &[], None, visit)
+    }
+
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
         self.snapshot.get_cf(self.database.column(column), key).map_err(failed)
     }

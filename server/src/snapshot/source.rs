@@ -1,0 +1,124 @@
+//! A snapshot file: etcd's or ours, with the checksum of the stream behind it or without, whole or damaged.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{SnapshotError, content, io_error, schema};
+use crate::bbolt::Reader;
+use crate::mvcc::RevKey;
+
+/// Bytes of a SHA-256, which follow the pages of a file that was saved from a stream.
+const SUM_BYTES: u64 = 32;
+/// Every page size is a multiple of this.
+const SECTOR_BYTES: u64 = 512;
+
+/// An open snapshot.
+pub struct Source {
+    path: PathBuf,
+    reader: Reader,
+}
+
+/// Revisions of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// Versions up to here are removed; -1 is never.
+    pub finished: i64,
+    /// Versions up to here shall be removed, and cannot be read; -1 is never.
+    pub scheduled: i64,
+}
+
+impl Source {
+    /// Opens a file.
+    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+        std::fs::metadata(path).map_err(io_error(path))?;
+        Ok(Self { path: path.to_owned(), reader: Reader::open(path)? })
+    }
+
+    /// The pages behind it.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Compares the file with the checksum at its end. A file without one was copied from a data directory.
+    pub fn verify_checksum(&self) -> Result<(), SnapshotError> {
+        let failed = io_error(&self.path);
+        let compare = || -> std::io::Result<Option<bool>> {
+            let mut file = File::open(&self.path)?;
+            let length = file.metadata()?.len();
+            if length % SECTOR_BYTES != SUM_BYTES {
+                return Ok(None);
+            }
+            let mut sum = Sha256::new();
+            std::io::copy(&mut (&mut file).take(length - SUM_BYTES), &mut sum)?;
+            file.seek(SeekFrom::Start(length - SUM_BYTES))?;
+            let mut expected = [0; SUM_BYTES as usize];
+            file.read_exact(&mut expected)?;
+            Ok(Some(sum.finalize()[..] == expected))
+        };
+        match compare().map_err(failed)? {
+            Some(true) => Ok(()),
+            Some(false) => Err(content("the snapshot is damaged: its SHA-256 is not the one at its end")),
+            None => Err(content("snapshot missing hash but --skip-hash-check=false")),
+        }
+    }
+
+    /// Visits a bucket's keys in order. A bucket that is not there is empty.
+    pub fn for_each(
+        &self,
+        bucket: &str,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        let Some(bucket) = self.reader.bucket(bucket)? else {
+            return Ok(());
+        };
+        let mut failed = None;
+        self.reader.for_each(&bucket, &mut |key, value| {
+            failed = visit(key, value).err();
+            Ok(if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Visits the history.
+    pub fn history(
+        &self,
+        mut visit: impl FnMut(RevKey, &[u8]) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        self.for_each(schema::KEY, |key, value| {
+            let place = schema::rev_key(key).ok_or_else(|| content(format!("cannot parse revision key {key:?}")))?;
+            visit(place, value)
+        })
+    }
+
+    /// A single value of `meta`.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let meta = self.reader.bucket(schema::META)?;
+        let meta = meta.ok_or_else(|| content("the file has no bucket named meta: it is not etcd's"))?;
+        Ok(self.reader.get(&meta, name)?)
+    }
+
+    /// How far the history is compacted.
+    pub fn compacted(&self) -> Result<Compacted, SnapshotError> {
+        let revision = |name| match self.meta(name)? {
+            None => Ok(-1),
+            Some(value) => match schema::rev_key(&value) {
+                Some(place) => Ok(place.revision.main),
+                None => Err(content(format!("{name} is not a revision"))),
+            },
+        };
+        let finished = revision(schema::FINISHED_COMPACT)?;
+        Ok(Compacted { finished, scheduled: revision(schema::SCHEDULED_COMPACT)?.max(finished) })
+    }
+
+    /// The version of the schema; etcd has it since 3.6.
+    pub fn storage_version(&self) -> Result<String, SnapshotError> {
+        let version = self.meta(schema::STORAGE_VERSION)?.unwrap_or_default();
+        let text = String::from_utf8(version).unwrap_or_default();
+        let numbers = text.split('.').filter(|part| part.parse::<u32>().is_ok()).count();
+        Ok(if numbers == 3 && text.split('.').count() == 3 { text } else { String::new() })
+    }
+}
