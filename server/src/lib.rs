@@ -23,6 +23,7 @@ pub mod lease;
 pub mod compaction;
 
 pub mod telemetry;
+pub mod tls;
 
 pub mod config;
 pub mod server;

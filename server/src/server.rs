@@ -10,14 +10,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::listen::{Connections, Listener};
+use crate::api::listen::{Connections, Listener, Traffic};
 use crate::api::{Api, Gate, Identity, Limits};
 use crate::auth::Tokens;
 use crate::compaction;
 use crate::config::{ClusterState, Config, Feature, ListenUrl};
+use crate::node::config::PeerTls;
 use crate::node::config::SyncObserver;
 use crate::node::{InitialClusterState, Node, NodeConfig};
 use crate::telemetry::Metrics;
+use crate::tls::{self, ClientTls, Endpoint, Handshakes, ServerTls};
 use crate::watch::HubOptions;
 
 /// Time that clients have to take their last answers at shutdown.
@@ -46,10 +48,19 @@ enum State {
 ///
 /// Needs a tokio runtime. Neither the global logger nor anything else global is touched, so several members may live
 /// in one process.
-pub async fn start(config: Config) -> anyhow::Result<Server> {
+pub async fn start(mut config: Config) -> anyhow::Result<Server> {
     config.check()?;
-    let clients = bind(&config.listen_client_urls).await?;
-    let probes = bind(&config.listen_metrics_urls).await?;
+    let peer_tls = peer_tls(&mut config)?;
+    let client_tls = client_tls(&mut config)?;
+    let grpc = match config.listen_client_http_urls.is_empty() {
+        true => Traffic::All,
+        false => Traffic::Grpc,
+    };
+    let handshakes = |check| client_tls.clone().map(|tls| Handshakes::new(tls, Endpoint::Client, check));
+    let mut clients = bind(&config.listen_client_urls, grpc, handshakes(false)).await?;
+    clients.extend(bind(&config.listen_client_http_urls, Traffic::Http, handshakes(false)).await?);
+    // Only there does etcd compare clients' addresses with their certificates.
+    let probes = bind(&config.listen_metrics_urls, Traffic::All, handshakes(true)).await?;
     let client_urls = urls(&clients);
     let metrics_urls = urls(&probes);
 
@@ -61,6 +72,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     if let Tokens::Simple(tokens) = &tokens {
         settings.tokens = tokens.clone();
     }
+    settings.peer_tls = Some(peer_tls);
     let node = Node::start(settings).await?;
     let identity = Identity::new(&config, tokens);
     let api = Arc::new(Api::new(node.clone(), identity, Limits::new(&config), metrics, stop.clone()));
@@ -77,10 +89,65 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     Ok(Server { node, data_dir: config.data_dir, client_urls, metrics_urls, connections, state, serving, stop })
 }
 
-async fn bind(urls: &[ListenUrl]) -> anyhow::Result<Vec<Listener>> {
+/// Certificates between members, made if that is asked for.
+fn peer_tls(config: &mut Config) -> anyhow::Result<PeerTls> {
+    let (tls, protocol) = (&mut config.peer_tls, &config.tls_protocol);
+    let folder = config.data_dir.join("fixtures").join("peer");
+    if tls.auto && !tls.is_empty() {
+        tracing::warn!("ignoring peer auto TLS since certs given");
+    }
+    let made = tls::provide(tls, &folder, &config.listen_peer_urls, protocol.self_signed_cert_validity_years)
+        .context("--peer-auto-tls")?;
+    for url in config.listen_peer_urls.iter().filter(|url| !url.tls) {
+        if !tls.is_empty() {
+            let text = "scheme is HTTP while key and cert files are present; ignoring key and cert files";
+            tracing::warn!("peer-url" = %url, "{text}");
+        }
+        if tls.client_cert_auth {
+            let text =
+                "scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL";
+            tracing::warn!("peer-url" = %url, "{text}");
+        }
+    }
+    if !tls.is_empty() {
+        tracing::info!("tls-info" = %tls, "cipher-suites" = ?protocol.cipher_suites, "starting with peer TLS");
+    }
+    let server = ServerTls::open(tls, protocol).context("TLS between members")?;
+    let server = server.map(|server| Handshakes::new(server, Endpoint::Peer, true));
+    let client = ClientTls::open(tls, protocol, made).context("TLS between members")?;
+    Ok(PeerTls { server, client })
+}
+
+/// Certificates towards clients, made if that is asked for.
+fn client_tls(config: &mut Config) -> anyhow::Result<Option<Arc<ServerTls>>> {
+    let (tls, protocol) = (&mut config.client_tls, &config.tls_protocol);
+    let folder = config.data_dir.join("fixtures").join("client");
+    let urls = [config.listen_client_urls.as_slice(), &config.listen_client_http_urls].concat();
+    if tls.auto && !tls.is_empty() {
+        tracing::warn!("ignoring client auto TLS since certs given");
+    }
+    tls::provide(tls, &folder, &urls, protocol.self_signed_cert_validity_years).context("--auto-tls")?;
+    for url in urls.iter().filter(|url| !url.tls) {
+        if !tls.is_empty() {
+            let text = "scheme is http or unix while key and cert files are present; ignoring key and cert files";
+            tracing::warn!("client-url" = %url, "{text}");
+        }
+        if tls.client_cert_auth {
+            let text =
+                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL";
+            tracing::warn!("client-url" = %url, "{text}");
+        }
+    }
+    if !tls.is_empty() {
+        tracing::info!("tls-info" = %tls, "cipher-suites" = ?protocol.cipher_suites, "starting with client TLS");
+    }
+    ServerTls::open(tls, protocol).context("TLS towards clients")
+}
+
+async fn bind(urls: &[ListenUrl], traffic: Traffic, tls: Option<Handshakes>) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for url in urls {
-        let listener = Listener::bind(url).await;
+        let listener = Listener::bind(url, traffic, tls.clone()).await;
         listeners.push(listener.with_context(|| format!("listening on {url}"))?);
     }
     Ok(listeners)
@@ -105,8 +172,19 @@ async fn open_doors(
     tracing::info!("ready to serve client requests");
     let mut serving = tokio::task::JoinSet::new();
     for listener in listeners {
-        tracing::info!(address = %listener.url(), "serving client traffic");
-        let gate = gate.clone();
+        let traffic = match listener.traffic() {
+            Traffic::All => "grpc+http",
+            Traffic::Grpc => "grpc",
+            Traffic::Http => "http",
+        };
+        let address = listener.url().host();
+        match listener.url().tls {
+            true => tracing::info!(traffic, address, "serving client traffic securely"),
+            false => {
+                tracing::info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!")
+            }
+        }
+        let gate = gate.clone().behind(listener.traffic(), listener.url().tls);
         let answer = move |request| gate.clone().serve(request);
         serving.spawn(connections.clone().serve(listener, answer));
     }

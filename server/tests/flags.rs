@@ -34,7 +34,7 @@ fn wrong_flags_are_refused_with_a_hint() {
     for (arguments, variables, code, hint) in [
         (&["--listen-client-url=x"][..], &[][..], 2, "-listen-client-url\ndid you mean --listen-client-urls?"),
         (&["--max-txn-ops=x"], &[], 2, "invalid value \"x\" for flag -max-txn-ops: parse error\nUsage:"),
-        (&["--cert-file=a.crt"], &[], 1, "TLS is not supported yet"),
+        (&["--cert-file=a.crt"], &[], 1, "KeyFile and CertFile must both be present[key: , cert: a.crt]"),
         (&["--election-timeout=100"], &[], 1, "at least as 5 times"),
         (
             &[],

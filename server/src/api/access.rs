@@ -32,10 +32,11 @@ impl Access {
     }
 
     /// The answer to a request that goes no further: it uses a host name that is not ours, as a page does that has had its
-    /// name rebound to this address (CVE-2018-5702), or a browser asks what it may do.
-    pub fn answer<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+    /// name rebound to this address (CVE-2018-5702), or a browser asks what it may do. Under TLS (`secure`) a page
+    /// cannot do so: the name would not fit the certificate.
+    pub fn answer<B>(&self, request: &Request<B>, secure: bool) -> Option<Response<Body>> {
         let host = host(request);
-        if !allows(&self.hosts, host) {
+        if !secure && !allows(&self.hosts, host) {
             tracing::warn!(host, "an HTTP request by a host name that is not allowed");
             let text = format!(
                 "The host name of this request is not allowed here. Use TLS, or allow it with --host-whitelist {host:?}.\n\
@@ -95,7 +96,8 @@ mod tests {
             (&["etcd.example"], "", Some(421)),
         ] {
             let request = Request::get("/health").header(HOST, host).body(()).expect("a request");
-            let answer = access(hosts, &[]).answer(&request);
+            let answer = access(hosts, &[]).answer(&request, false);
+            assert!(access(hosts, &[]).answer(&request, true).is_none());
             assert_eq!(answer.map(|answer| answer.status().as_u16()), status, "{host}");
         }
     }
@@ -113,7 +115,7 @@ mod tests {
             if let Some(origin) = origin {
                 request = request.header(ORIGIN, origin);
             }
-            let answer = access(&[], origins).answer(&request.body(()).expect("a request")).expect("an answer");
+            let answer = access(&[], origins).answer(&request.body(()).expect("a request"), false).expect("an answer");
             assert_eq!(answer.status(), 200);
             let told = answer.headers().get(ACCESS_CONTROL_ALLOW_ORIGIN);
             assert_eq!(told.and_then(|origin| origin.to_str().ok()), allowed, "{origins:?} {origin:?}");

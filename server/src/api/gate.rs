@@ -22,6 +22,7 @@ use tower::Service;
 
 use super::errors::{code_name, in_gos_words};
 use super::gateway::Gateway;
+use super::listen::Traffic;
 use super::{Api, http as http_door};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -97,6 +98,8 @@ pub struct Gate {
     grpc: Router,
     http: Router,
     gateway: Option<Arc<Gateway>>,
+    traffic: Traffic,
+    secure: bool,
     methods: Arc<HashMap<String, Arc<Counted>>>,
 }
 
@@ -126,9 +129,16 @@ impl Gate {
             grpc: routes.prepare().into_axum_router(),
             http: http_door::router(api.clone()),
             gateway: api.limits.json_gateway.then(|| Arc::new(Gateway::new(bytes))),
+            traffic: Traffic::All,
+            secure: false,
             methods: Arc::new(Counted::table(&api.metrics)),
             api,
         }
+    }
+
+    /// The same for a listener that serves only this, perhaps under TLS.
+    pub fn behind(self, traffic: Traffic, secure: bool) -> Self {
+        Gate { traffic, secure, ..self }
     }
 
     /// Answers one request.
@@ -138,9 +148,14 @@ impl Gate {
     {
         let kind = request.headers().get(CONTENT_TYPE);
         let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        match is_grpc {
-            true => Ok(self.call(request).await),
-            false => self.http(request).await,
+        match (is_grpc, self.traffic) {
+            (true, Traffic::All | Traffic::Grpc) => Ok(self.call(request).await),
+            (false, Traffic::Grpc) => {
+                let mut response = Response::new(Body::from("invalid gRPC request content-type"));
+                *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                Ok(response)
+            }
+            _ => self.http(request).await,
         }
     }
 
@@ -149,7 +164,7 @@ impl Gate {
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
         let api = self.api.clone();
-        if let Some(answer) = api.limits.access.answer(&request) {
+        if let Some(answer) = api.limits.access.answer(&request, self.secure) {
             return Ok(answer);
         }
         let asked = request.headers().clone();

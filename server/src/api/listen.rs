@@ -1,4 +1,4 @@
-//! Listening sockets and the connections on them: plaintext today, TLS by wrapping the same streams.
+//! Listening sockets and the connections on them, in plaintext or under TLS.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,8 +18,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
 use crate::telemetry::Metrics;
+use crate::tls::{Handshakes, Remote};
 
 /// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -28,10 +30,23 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Pause after `accept` has failed, which it does when file descriptors run out.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
+/// What a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// gRPC and HTTP.
+    All,
+    /// gRPC alone.
+    Grpc,
+    /// HTTP alone.
+    Http,
+}
+
 /// A bound socket.
 pub struct Listener {
     socket: Socket,
     url: ListenUrl,
+    traffic: Traffic,
+    tls: Option<Handshakes>,
 }
 
 enum Socket {
@@ -50,8 +65,12 @@ impl Drop for Unlink {
 }
 
 impl Listener {
-    /// Binds; a Unix socket's file that nobody listens on any more is replaced.
-    pub async fn bind(url: &ListenUrl) -> io::Result<Self> {
+    /// Binds; a Unix socket's file that nobody listens on any more is replaced. A URL that asks for TLS needs `tls`.
+    pub async fn bind(url: &ListenUrl, traffic: Traffic, tls: Option<Handshakes>) -> io::Result<Self> {
+        let tls = tls.filter(|_| url.tls);
+        if url.tls && tls.is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no certificate"));
+        }
         let mut url = url.clone();
         let socket = match &mut url.address {
             ListenAddress::Tcp(ip, port) => {
@@ -67,7 +86,7 @@ impl Listener {
                 Socket::Unix { listener: UnixListener::bind(&*path)?, _file: Unlink(path.clone()) }
             }
         };
-        Ok(Listener { socket, url })
+        Ok(Listener { socket, url, traffic, tls })
     }
 
     /// Where it is bound, with the port that was given for port 0.
@@ -75,14 +94,19 @@ impl Listener {
         &self.url
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    /// What it serves.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Remote)> {
         match &self.socket {
             Socket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
+                Ok((Box::new(stream), Remote::tcp(address)))
             }
-            Socket::Unix { listener, .. } => Ok(Box::new(listener.accept().await?.0)),
+            Socket::Unix { listener, .. } => Ok((Box::new(listener.accept().await?.0), Remote::Unix)),
         }
     }
 }
@@ -116,19 +140,38 @@ impl Connections {
         Connections { http, metrics, tracker: TaskTracker::new(), stop }
     }
 
+    /// What a listener speaks: over plaintext nothing tells HTTP/2 from gRPC, so there each has its version.
+    fn speaking(mut self, listener: &Listener) -> Self {
+        self.http = match (listener.traffic, listener.url.tls) {
+            (Traffic::Grpc, _) => self.http.http2_only(),
+            (Traffic::Http, false) => self.http.http1_only(),
+            _ => self.http,
+        };
+        self
+    }
+
     /// Accepts until stopped. Each connection gets a clone of `answer`.
     pub async fn serve<A, F>(self, listener: Listener, answer: A)
     where
         A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
+        let connections = self.speaking(&listener);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
+                () = connections.stop.cancelled() => return,
             };
             match accepted {
-                Ok(stream) => drop(self.tracker.spawn(self.clone().connection(stream, answer.clone()))),
+                Ok((stream, remote)) => {
+                    let (this, tls, answer) = (connections.clone(), listener.tls.clone(), answer.clone());
+                    connections.tracker.spawn(async move {
+                        match tls {
+                            None => this.connection(stream, None, answer).await,
+                            Some(tls) => this.secure(stream, remote, tls, answer).await,
+                        }
+                    });
+                }
                 Err(error) => {
                     tracing::warn!(%error, url = %listener.url, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_BACK_OFF).await;
@@ -137,12 +180,33 @@ impl Connections {
         }
     }
 
-    async fn connection<A, F>(self, stream: Box<dyn Stream>, answer: A)
+    async fn secure<A, F>(self, stream: Box<dyn Stream>, remote: Remote, tls: Handshakes, answer: A)
+    where
+        A: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
+    {
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream, remote) => accepted,
+            () = self.stop.cancelled() => return,
+        };
+        if let Some(accepted) = accepted {
+            let name = accepted.common_name.map(PeerCommonName);
+            self.connection(Box::new(accepted.stream), name, answer).await;
+        }
+    }
+
+    async fn connection<A, F>(self, stream: Box<dyn Stream>, name: Option<PeerCommonName>, answer: A)
     where
         A: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let stream = Counting { stream, metrics: self.metrics };
+        let answer = move |mut request: Request<Incoming>| {
+            if let Some(name) = &name {
+                request.extensions_mut().insert(name.clone());
+            }
+            answer(request)
+        };
         let connection = self.http.serve_connection(TokioIo::new(stream), service_fn(answer));
         let mut connection = pin!(connection);
         let ended = tokio::select! {

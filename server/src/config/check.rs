@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::parse::Settings;
 use super::{
     AuthToken, AutoCompaction, ClusterState, Config, ConfigError, Feature, Features, Keepalive, ListenUrl,
-    check_advertised, duration, log,
+    check_advertised, duration, log, tls,
 };
 
 const MAX_REQUEST_BYTES: usize = 32 << 20;
@@ -28,6 +28,7 @@ impl Config {
             wal_dir,
             listen_peer_urls: listeners(settings, "listen-peer-urls")?,
             listen_client_urls: listeners(settings, "listen-client-urls")?,
+            listen_client_http_urls: listeners(settings, "listen-client-http-urls")?,
             listen_metrics_urls: listeners(settings, "listen-metrics-urls")?,
             advertise_client_urls: advertise_client_urls(settings)?,
             initial_cluster: initial_cluster(settings, &name, &initial_advertise_peer_urls)?,
@@ -62,6 +63,9 @@ impl Config {
             auth_token: AuthToken::parse(settings.text("auth-token"))?,
             auth_token_ttl: auth_token_ttl(settings),
             bcrypt_cost: settings.count("bcrypt-cost"),
+            client_tls: tls::of_clients(settings),
+            peer_tls: tls::of_peers(settings),
+            tls_protocol: tls::protocol(settings)?,
             log,
             initial_advertise_peer_urls,
             name,
@@ -105,12 +109,15 @@ impl Config {
             !self.initial_advertise_peer_urls.is_empty(),
             "--initial-advertise-peer-urls must not be empty".to_owned(),
         )?;
-        let mut listeners =
-            self.listen_client_urls.iter().chain(&self.listen_peer_urls).chain(&self.listen_metrics_urls);
-        match listeners.find(|url| url.tls) {
-            Some(url) => Err(ConfigError::Rule(format!("{url}: TLS is not supported yet"))),
-            None => Ok(()),
+        let clients = &self.listen_client_urls;
+        let shared =
+            self.listen_client_http_urls.iter().find(|url| clients.iter().any(|other| other.address == url.address));
+        if let Some(url) = shared {
+            return Err(ConfigError::Rule(format!(
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+            )));
         }
+        tls::check(self)
     }
 
     /// The quota that holds: 2 GiB unless set, `None` without limit.

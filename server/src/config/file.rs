@@ -114,8 +114,14 @@ fn read_section(settings: &mut Settings, section: &Section, value: &Value) -> Re
         let path = format!("{}.{key}", section.name);
         match section.keys.iter().find(|(name, _)| *name == key) {
             Some((_, flag)) => set(settings, flags::find(flag).expect("sections name flags"), &path, value)?,
-            None if section.name == "client-transport-security" && key == "allowed-cn" && !is_empty(value) => {
-                return Err(ConfigError::Rule(format!("{path} cannot be enforced: leave it out")));
+            None if section.name == "client-transport-security" && key == "allowed-cn" => {
+                let names = list(value).map_err(|reason| ConfigError::File(format!("{path}: {reason}")))?;
+                settings.client_allowed_cns = names.unwrap_or_default();
+            }
+            None if section.name == "client-transport-security" && key == "skip-client-san-verification" => {
+                let skip = value.as_bool();
+                let wrong = || ConfigError::File(format!("{path}: true or false is expected"));
+                settings.client_skip_san_verification = skip.or(value.is_null().then_some(false)).ok_or_else(wrong)?;
             }
             None if section.name == "discovery-config" && !is_empty(value) => {
                 return Err(ConfigError::Refused("discovery-endpoints", flags::NO_DISCOVERY));
@@ -153,17 +159,22 @@ fn set(settings: &mut Settings, flag: &'static Flag, key: &str, value: &Value) -
     }
 }
 
+/// A list of texts; none for null.
+fn list(value: &Value) -> Result<Option<Vec<String>>, &'static str> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Sequence(items) => {
+            let texts: Option<Vec<String>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+            texts.map(Some).ok_or("a list of texts is expected")
+        }
+        _ => Err("a list is expected"),
+    }
+}
+
 /// The text of a value as the flag would have it; none for null, which leaves the default.
 fn text(flag: &Flag, value: &Value) -> Result<Option<String>, &'static str> {
     if LISTS.contains(&flag.name) {
-        return match value {
-            Value::Null => Ok(None),
-            Value::Sequence(items) => {
-                let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
-                texts.map(|texts| Some(texts.join(","))).ok_or("a list of texts is expected")
-            }
-            _ => Err("a list is expected"),
-        };
+        return list(value).map(|texts| texts.map(|texts| texts.join(",")));
     }
     match (flag.kind, value) {
         (_, Value::Null) => Ok(None),

@@ -10,6 +10,7 @@ mod log;
 mod note;
 mod number;
 mod parse;
+mod tls;
 mod url;
 mod usage;
 
@@ -17,6 +18,7 @@ pub use auth::AuthToken;
 pub use features::{Feature, Features, Stage};
 pub use log::{LogConfig, LogFormat, LogLevel, LogOutput, LogRotation};
 pub use note::Note;
+pub use tls::{TlsConfig, TlsProtocol, TlsVersion};
 pub use url::{ListenAddress, ListenUrl, UrlError, check_advertised};
 pub use usage::{ETCD_VERSION, STORAGE_VERSION, flags_document, help, usage, version};
 
@@ -147,7 +149,9 @@ pub struct Config {
     pub listen_peer_urls: Vec<ListenUrl>,
     /// gRPC and HTTP for clients.
     pub listen_client_urls: Vec<ListenUrl>,
-    /// Metrics and probes alone, without client certificates.
+    /// HTTP alone for clients; the client URLs then serve gRPC alone.
+    pub listen_client_http_urls: Vec<ListenUrl>,
+    /// Metrics and probes alone; `https` ones show the certificate for clients and ask for theirs likewise.
     pub listen_metrics_urls: Vec<ListenUrl>,
     /// Peer URLs that the other members are told of.
     pub initial_advertise_peer_urls: Vec<String>,
@@ -211,6 +215,12 @@ pub struct Config {
     pub auth_token_ttl: Duration,
     /// Work spent on a password's hash.
     pub bcrypt_cost: u32,
+    /// Certificates towards clients.
+    pub client_tls: TlsConfig,
+    /// Certificates between members.
+    pub peer_tls: TlsConfig,
+    /// Versions and ciphers of both.
+    pub tls_protocol: TlsProtocol,
     /// What is logged, and where to.
     pub log: LogConfig,
 }
@@ -256,6 +266,7 @@ impl Default for Config {
             wal_dir: None,
             listen_peer_urls: vec![localhost(2380)],
             listen_client_urls: vec![localhost(2379)],
+            listen_client_http_urls: Vec::new(),
             listen_metrics_urls: Vec::new(),
             initial_advertise_peer_urls: vec![peer.clone()],
             advertise_client_urls: vec![client],
@@ -285,6 +296,9 @@ impl Default for Config {
             extensive_metrics: false,
             warning_apply_duration: Duration::from_millis(100),
             features: Features::default(),
+            client_tls: TlsConfig::default(),
+            peer_tls: TlsConfig::default(),
+            tls_protocol: TlsProtocol::default(),
             log: LogConfig::default(),
             auth_token: AuthToken::Simple,
             auth_token_ttl: Duration::from_secs(300),

@@ -15,6 +15,10 @@ pub struct Settings {
     notes: Vec<Note>,
     /// They come from a configuration file.
     pub from_file: bool,
+    /// Common Names that clients' certificates may have; only a file can tell, there is no flag.
+    pub client_allowed_cns: Vec<String>,
+    /// Do not compare the addresses of those who read metrics with their certificates; likewise.
+    pub client_skip_san_verification: bool,
 }
 
 /// The command line, before anything else is looked at.

@@ -172,7 +172,6 @@ fn refusals_say_what_to_do() {
             &["--enable-log-rotation", "--log-outputs=/a", "--log-rotation-config-json={\"maxsize\":\"1\"}"],
             "invalid log rotation config: invalid type: string \"1\", expected u32 at line 1 column 14",
         ),
-        (&["--cert-file=/a.crt"], "--cert-file: TLS is not supported yet"),
         (
             &["--heartbeat-interval=900"],
             "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[900ms]",
@@ -181,7 +180,6 @@ fn refusals_say_what_to_do() {
             &["--listen-client-urls=http://127.0.0.1:1"],
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),
-        (&["--listen-peer-urls=https://127.0.0.1:1"], "https://127.0.0.1:1: TLS is not supported yet"),
         (
             &["--max-request-bytes=67108864"],
             "--max-request-bytes must be at most 33554432: members exchange no larger messages",
@@ -235,7 +233,7 @@ fn variables_are_told_and_must_not_contradict_flags() {
              unset environment variable or disable flag)",
         ),
         (("ETCD_MAX_TXN_OPS", "x"), "invalid value \"x\" for ETCD_MAX_TXN_OPS: parse error"),
-        (("ETCD_CERT_FILE", "/a"), "--cert-file: TLS is not supported yet"),
+        (("ETCD_SOCKET_REUSE_PORT", "true"), "--socket-reuse-port: two members on one port are not supported"),
     ] {
         assert_eq!(read(&NAMED, &[variable]).expect_err("refused"), message);
     }
@@ -319,7 +317,7 @@ fn file_replaces_flags_and_variables() {
 #[test]
 fn files_are_as_strict_as_etcds() {
     for (text, message) in [
-        ("peer-transport-security:\n  cert-file: /a\n", "--peer-cert-file: TLS is not supported yet"),
+        ("peer-transport-security:\n  cert-file: /a\n", "KeyFile and CertFile must both be present[key: , cert: /a]"),
         ("peer-transport-security: 1\n", "configuration file: peer-transport-security: a mapping is expected"),
         ("name: [a]\n", "configuration file: name: a text is expected"),
         ("log-outputs: stdout\n", "configuration file: log-outputs: a list is expected"),
@@ -335,8 +333,8 @@ fn files_are_as_strict_as_etcds() {
         ("feature-gates: A=true\n", "configuration file: feature-gates: unrecognized feature gate: A"),
         ("socket-options:\n  reuse-port: true\n", "--socket-reuse-port: two members on one port are not supported"),
         (
-            "client-transport-security:\n  allowed-cn: [a]\n",
-            "client-transport-security.allowed-cn cannot be enforced: leave it out",
+            "client-transport-security:\n  allowed-cn: a\n",
+            "configuration file: client-transport-security.allowed-cn: a list is expected",
         ),
         (
             "discovery-config:\n  client:\n    endpoints: [a]\n",
@@ -368,4 +366,132 @@ fn durations_of_nothing_are_the_defaults_and_too_short_ones_are_raised() {
 #[test]
 fn version_starts_as_scripts_expect() {
     assert!(version().starts_with("etcd Version: 3.7.1\n"));
+}
+
+#[test]
+fn kubeadm_flags_with_tls() {
+    let (config, notes) = read(
+        &[
+            "--name=n1",
+            "--data-dir=/var/lib/etcd",
+            "--listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379",
+            "--advertise-client-urls=https://10.0.0.1:2379",
+            "--listen-peer-urls=https://10.0.0.1:2380",
+            "--initial-advertise-peer-urls=https://10.0.0.1:2380",
+            "--initial-cluster=n1=https://10.0.0.1:2380",
+            "--cert-file=/pki/server.crt",
+            "--key-file=/pki/server.key",
+            "--trusted-ca-file=/pki/ca.crt",
+            "--client-cert-auth=true",
+            "--peer-cert-file=/pki/peer.crt",
+            "--peer-key-file=/pki/peer.key",
+            "--peer-trusted-ca-file=/pki/ca.crt",
+            "--peer-client-cert-auth=true",
+            "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
+            "--tls-max-version=TLS1.3",
+        ],
+        &[("ETCD_X", ""), ("ETCD_PEER_CERT_ALLOWED_CN", "")],
+    )
+    .expect("valid");
+    let of = |name: &str| Some(PathBuf::from("/pki").join(name));
+    let side = |cert: &str, key: &str| TlsConfig {
+        cert_file: of(cert),
+        key_file: of(key),
+        trusted_ca_file: of("ca.crt"),
+        client_cert_auth: true,
+        ..TlsConfig::default()
+    };
+    assert_eq!(config.client_tls, side("server.crt", "server.key"));
+    assert_eq!(config.peer_tls, side("peer.crt", "peer.key"));
+    assert_eq!(
+        config.client_tls.to_string(),
+        "cert = /pki/server.crt, key = /pki/server.key, client-cert=, client-key=, trusted-ca = /pki/ca.crt, \
+         client-cert-auth = true, crl-file = "
+    );
+    assert_eq!(config.tls_protocol.cipher_suites.len(), 2);
+    assert!(notes.iter().all(|note| note.contains("environment variable")), "{notes:?}");
+}
+
+#[test]
+fn rules_of_tls_are_told_in_etcds_words() {
+    let pair = ["--cert-file=/a", "--key-file=/b"];
+    let peers = ["--peer-cert-file=/a", "--peer-key-file=/b"];
+    let client = ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"];
+    for (arguments, message) in [
+        (
+            &client[..],
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
+        ),
+        (
+            &["--listen-client-urls=unixs:///a", "--advertise-client-urls=unixs:///a"],
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url unixs:///a with HTTPS scheme",
+        ),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url",
+        ),
+        (
+            &["--listen-peer-urls=https://127.0.0.1:1"],
+            "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented",
+        ),
+        (&["--key-file=/b"], "KeyFile and CertFile must both be present[key: /b, cert: ]"),
+        (
+            &[peers[0], peers[1], "--peer-client-key-file=/c"],
+            "ClientKeyFile and ClientCertFile must both be present or both absent: key: /c, cert: ]",
+        ),
+        (
+            &[peers[0], peers[1], "--peer-cert-allowed-cn=a,b", "--peer-cert-allowed-hostname=c"],
+            "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\" \"b\"], hostnames=[\"c\"])",
+        ),
+        (&["--tls-min-version=TLS1.1"], "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+        (
+            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            &["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"],
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (
+            &["--auto-tls", "--self-signed-cert-validity=0"],
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
+        (
+            &[
+                "--listen-client-urls=http://127.0.0.1:1",
+                "--advertise-client-urls=http://127.0.0.1:1",
+                "--listen-client-http-urls=http://127.0.0.1:1",
+            ],
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:1",
+        ),
+    ] {
+        assert_eq!(error(arguments), message);
+    }
+    for (suites, message) in [
+        ("", "unexpected TLS cipher suite \"\" (must be one of: TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "),
+        ("TLS_AES_128_GCM_SHA256,aes", "unexpected TLS cipher suite \"aes\" (must be one of: "),
+        ("TLS_RSA_WITH_RC4_128_SHA", "--cipher-suites: TLS_RSA_WITH_RC4_128_SHA is not supported: CBC, RC4, 3DES "),
+    ] {
+        let message_is = error(&[&format!("--cipher-suites={suites}")]);
+        assert!(message_is.starts_with(message), "{message_is}");
+    }
+    // None of these is an error: plaintext URLs ignore certificates, and certificates can be made.
+    for arguments in [&pair[..], &["--auto-tls", client[0], client[1]], &["--client-cert-auth"]] {
+        assert!(read(arguments, &[]).is_ok(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_file_has_two_settings_of_tls_that_are_no_flags() {
+    let text = "name: n\ndata-dir: d\nclient-transport-security:\n  cert-file: /a\n  key-file: /b\n  allowed-cn: [c, d]\n  \
+                skip-client-san-verification: true\npeer-transport-security:\n  allowed-cn: []\n  allowed-hostname: [e]\n";
+    let (config, notes) = read_file(text).expect("valid");
+    assert_eq!(config.client_tls.allowed_cns, ["c", "d"]);
+    assert!(config.client_tls.skip_client_san_verification);
+    assert!(config.peer_tls.allowed_cns.is_empty());
+    assert_eq!(config.peer_tls.allowed_hostnames, ["e"]);
+    assert!(notes.is_empty(), "{notes:?}");
+    // An empty name is one: of certificates without a Common Name.
+    let (config, _) = read(&["--peer-cert-allowed-cn="], &[]).expect("valid");
+    assert_eq!(config.peer_tls.allowed_cns, [""]);
 }

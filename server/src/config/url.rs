@@ -1,7 +1,7 @@
 //! The URLs in flags: where to listen, and what to tell others.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -44,6 +44,14 @@ impl ListenUrl {
     /// Plaintext on a free port of the loopback interface.
     pub fn loopback() -> Self {
         ListenUrl { address: ListenAddress::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), tls: false }
+    }
+
+    /// Address and port, or the socket's path.
+    pub fn host(&self) -> String {
+        match &self.address {
+            ListenAddress::Tcp(ip, port) => SocketAddr::new(*ip, *port).to_string(),
+            ListenAddress::Unix(path) => path.display().to_string(),
+        }
     }
 
     /// Plaintext on a Unix domain socket.

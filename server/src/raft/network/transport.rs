@@ -2,25 +2,26 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, ServerConfig};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::tls::{self, ClientTls, Handshakes, Remote};
 
 /// Certificates and trust between members; given for `https` peer URLs.
 #[derive(Clone)]
 pub struct PeerTls {
-    /// For the listener.
-    pub server: Arc<ServerConfig>,
+    /// For the listener; none without a certificate.
+    pub server: Option<Handshakes>,
     /// For connections to peers.
-    pub client: Arc<ClientConfig>,
+    pub client: Arc<ClientTls>,
 }
 
 impl std::fmt::Debug for PeerTls {
@@ -89,13 +90,37 @@ pub fn was_not_sent(status: &tonic::Status) -> bool {
     false
 }
 
+/// A failure is told again after this long.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// What was told last of a peer whose certificate, or who of ours, is not liked: attempts come too often to tell each.
+#[derive(Default)]
+struct Told(Mutex<Option<(Instant, String)>>);
+
+impl Told {
+    fn tell(&self, url: &str, error: &io::Error) {
+        if !tls::is_tls(error) {
+            return;
+        }
+        let error = tls::words(error);
+        let mut told = self.0.lock().expect("no holder of this lock panics");
+        if !matches!(&*told, Some((at, last)) if *last == error && at.elapsed() < TELL_AGAIN) {
+            tracing::warn!(url, error, "TLS with a peer failed");
+            *told = Some((Instant::now(), error));
+        }
+    }
+}
+
 /// Connects to the first of the URLs that answers.
-async fn dial(urls: Vec<String>, tls: Option<PeerTls>) -> Result<TokioIo<Connection>, Unconnected> {
+async fn dial(urls: Vec<String>, tls: Option<PeerTls>, told: &Told) -> Result<TokioIo<Connection>, Unconnected> {
     let mut last = invalid("the peer has no URL".into());
     for url in urls.iter() {
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, dial_one(url, tls.as_ref())).await {
             Ok(Ok(connection)) => return Ok(TokioIo::new(connection)),
-            Ok(Err(error)) => last = error,
+            Ok(Err(error)) => {
+                told.tell(url, &error);
+                last = error;
+            }
             Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{url}: no answer")),
         }
     }
@@ -112,7 +137,7 @@ async fn dial_one(url: &str, tls: Option<&PeerTls>) -> io::Result<Connection> {
     let tls = tls.ok_or_else(|| missing_tls(url))?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    Ok(Box::new(TlsConnector::from(tls.client.clone()).connect(name, stream).await?))
+    Ok(Box::new(TlsConnector::from(tls.client.config().await).connect(name, stream).await?))
 }
 
 /// Where a member is. Clones share it.
@@ -140,13 +165,17 @@ impl Urls {
 
 /// A channel that connects when it is used, and again after each failure.
 pub fn channel(urls: Urls, tls: Option<PeerTls>) -> Channel {
+    let told = Arc::new(Told::default());
     // The address is only a name: `dial` knows the real ones.
     Endpoint::from_static("http://peer")
         .http2_keep_alive_interval(Duration::from_secs(2))
         .keep_alive_timeout(Duration::from_secs(3))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
-        .connect_with_connector_lazy(tower::service_fn(move |_| dial(urls.get(), tls.clone())))
+        .connect_with_connector_lazy(tower::service_fn(move |_| {
+            let (urls, tls, told) = (urls.get(), tls.clone(), told.clone());
+            async move { dial(urls, tls, &told).await }
+        }))
 }
 
 /// Listens on every URL. The connections come out of the receiver until it is dropped.
@@ -154,32 +183,38 @@ pub async fn listen(urls: &[String], tls: Option<PeerTls>) -> io::Result<mpsc::R
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for url in urls {
         let (address, wants_tls) = address(url)?;
-        let acceptor = match (&tls, wants_tls) {
-            (_, false) => None,
-            (Some(tls), true) => Some(TlsAcceptor::from(tls.server.clone())),
-            (None, true) => return Err(missing_tls(url)),
-        };
+        let handshakes = tls.as_ref().and_then(|tls| tls.server.clone()).filter(|_| wants_tls);
+        if wants_tls && handshakes.is_none() {
+            return Err(missing_tls(url));
+        }
         let listener = crate::socket::listen(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen for peers on {url}: {error}")))?;
-        tokio::spawn(accept(listener, acceptor, accepted.clone()));
+        tokio::spawn(accept(listener, handshakes, accepted.clone()));
     }
     Ok(connections)
 }
 
-async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, accepted: mpsc::Sender<io::Result<Connection>>) {
+async fn accept(listener: TcpListener, tls: Option<Handshakes>, accepted: mpsc::Sender<io::Result<Connection>>) {
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
             () = accepted.closed() => return,
         };
         match stream {
-            Ok((stream, _)) => {
+            Ok((stream, remote)) => {
                 // An option that only speeds things up.
                 drop(stream.set_nodelay(true));
-                match &acceptor {
+                match &tls {
                     None => drop(accepted.send(Ok(Box::new(stream) as Connection)).await),
-                    Some(acceptor) => drop(tokio::spawn(handshake(stream, acceptor.clone(), accepted.clone()))),
+                    Some(tls) => {
+                        let (tls, accepted) = (tls.clone(), accepted.clone());
+                        tokio::spawn(async move {
+                            if let Some(shaken) = tls.accept(stream, Remote::tcp(remote)).await {
+                                drop(accepted.send(Ok(Box::new(shaken.stream) as Connection)).await);
+                            }
+                        });
+                    }
                 }
             }
             Err(error) => {
@@ -188,13 +223,5 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, accepted: 
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-    }
-}
-
-async fn handshake(stream: TcpStream, acceptor: TlsAcceptor, accepted: mpsc::Sender<io::Result<Connection>>) {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => drop(accepted.send(Ok(Box::new(stream) as Connection)).await),
-        Ok(Err(error)) => tracing::warn!(%error, "a peer's TLS handshake failed"),
-        Err(_) => tracing::warn!("a peer's TLS handshake took too long"),
     }
 }
