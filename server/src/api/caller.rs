@@ -24,7 +24,11 @@ pub struct Identity {
 impl Identity {
     /// As configured, with these tokens.
     pub fn new(config: &Config, tokens: Tokens) -> Self {
-        Identity { tokens, passwords: Passwords::new(config.bcrypt_cost), common_names: false }
+        Identity {
+            tokens,
+            passwords: Passwords::new(config.bcrypt_cost),
+            common_names: config.client_tls.client_cert_auth,
+        }
     }
 }
 

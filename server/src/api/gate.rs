@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
@@ -22,8 +22,10 @@ use tower::Service;
 
 use super::errors::{code_name, in_gos_words};
 use super::gateway::Gateway;
+use super::http::plain_error;
 use super::listen::Traffic;
 use super::{Api, http as http_door};
+use crate::auth::PeerCommonName;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -150,11 +152,7 @@ impl Gate {
         let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         match (is_grpc, self.traffic) {
             (true, Traffic::All | Traffic::Grpc) => Ok(self.call(request).await),
-            (false, Traffic::Grpc) => {
-                let mut response = Response::new(Body::from("invalid gRPC request content-type"));
-                *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                Ok(response)
-            }
+            (false, Traffic::Grpc) => Ok(not_grpc(kind)),
             _ => self.http(request).await,
         }
     }
@@ -169,8 +167,14 @@ impl Gate {
         }
         let asked = request.headers().clone();
         let path = request.uri().path();
+        let named = request.extensions().get::<PeerCommonName>().is_some_and(|name| !name.0.is_empty());
         let gateway = self.gateway.clone().filter(|_| path.starts_with("/v3/") || path.starts_with("/v3beta/"));
         let mut response = match gateway {
+            Some(_) if named && api.identity.common_names && api.node.store().auth_enabled() => {
+                let text =
+                    "CommonName of client sending a request against gateway will be ignored and not used as expected";
+                return Ok(plain_error(StatusCode::BAD_REQUEST, text));
+            }
             Some(gateway) => gateway.answer(self, request).await,
             None => http_door::answer(self.http, request).await?,
         };
@@ -215,6 +219,20 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// The answer to HTTP where there is none, as gRPC servers give it.
+fn not_grpc(kind: Option<&HeaderValue>) -> Response<Body> {
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(Code::InvalidArgument as i32));
+    if let Ok(message) = HeaderValue::try_from(format!("invalid gRPC request content-type {kind:?}")) {
+        headers.insert("grpc-message", message);
+    }
+    response
 }
 
 /// The time that the client gives a call, by the header that gRPC has for it: up to 8 digits and a unit.

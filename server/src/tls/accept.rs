@@ -176,8 +176,6 @@ impl Handshakes {
         }
         let parsed = X509Certificate::from_der(&certificate).ok();
         let common_name = parsed.map(|(_, certificate)| verify::common_name(&certificate));
-        // Only then does etcd take it for a name of a user.
-        let common_name = common_name.filter(|_| self.tls.settings.client_cert_auth);
         Ok(Accepted { stream, common_name })
     }
 }

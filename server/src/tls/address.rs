@@ -58,22 +58,14 @@ pub async fn check(certificate: &CertificateDer<'_>, remote: IpAddr) -> Result<(
         let ips: Vec<_> = names.ips.iter().map(IpAddr::to_string).collect();
         return Err(format!("x509: certificate is valid for {}, not {remote}", ips.join(", ")));
     }
-    let (wildcards, exact): (Vec<&str>, Vec<&str>) =
-        names.dns.iter().map(String::as_str).partition(|name| name.starts_with("*."));
     let mut failure = String::new();
     match lookup::names_of(remote).await {
-        Ok(found) => {
-            let matches = |name: &String| {
-                exact.contains(&name.as_str()) || wildcards.iter().any(|wildcard| name.ends_with(&wildcard[1..]))
-            };
-            if found.iter().any(matches) {
-                return Ok(());
-            }
-        }
+        Ok(found) if is_named(&names.dns, &found) => return Ok(()),
+        Ok(_) => {}
         Err(error) => failure = format!(" ({error})"),
     }
-    for name in exact {
-        match tokio::net::lookup_host((name, 0)).await {
+    for name in names.dns.iter().filter(|name| !name.starts_with("*.")) {
+        match tokio::net::lookup_host((name.as_str(), 0)).await {
             Ok(mut addresses) => {
                 if addresses.any(|address| address.ip().to_canonical() == remote) {
                     return Ok(());
@@ -84,4 +76,45 @@ pub async fn check(certificate: &CertificateDer<'_>, remote: IpAddr) -> Result<(
     }
     let known: Vec<_> = names.dns.iter().map(|name| format!("{name:?}")).collect();
     Err(format!("tls: \"{remote}\" does not match any of DNSNames [{}]{failure}", known.join(" ")))
+}
+
+/// Whether one of a certificate's names is one of those found. A wildcard stands for any number of labels, as in etcd.
+fn is_named(dns: &[String], found: &[String]) -> bool {
+    let names = |found: &String| {
+        dns.iter().any(|name| match name.strip_prefix('*').filter(|rest| rest.starts_with('.')) {
+            Some(suffix) => found.ends_with(suffix),
+            None => found == name,
+        })
+    };
+    found.iter().any(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject;
+
+    use super::super::authority::{Leaf, self_signed};
+    use super::*;
+
+    #[test]
+    fn wildcards_stand_for_what_a_reverse_look_up_finds() {
+        for (dns, found, named) in [
+            ("m0.db.svc", "m0.db.svc", true),
+            ("m0.db.svc", "m1.db.svc", false),
+            ("*.db.svc", "m0.db.svc", true),
+            ("*.db.svc", "10-0-0-7.m0.db.svc", true),
+            ("*.db.svc", "db.svc", false),
+            ("*db.svc", "m0.db.svc", false),
+        ] {
+            assert_eq!(is_named(&[dns.to_owned()], &["other".to_owned(), found.to_owned()]), named, "{dns} {found}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_name_is_looked_up() {
+        let pair = self_signed(&Leaf::new("", &["no.invalid", "localhost", "10.9.9.9"]));
+        let certificate = CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("PEM");
+        assert_eq!(check(&certificate, [127, 0, 0, 1].into()).await, Ok(()));
+        assert!(check(&certificate, [127, 0, 0, 2].into()).await.is_err());
+    }
 }

@@ -1,6 +1,8 @@
 //! Members as real processes on loopback addresses of their own.
 #![allow(dead_code)]
 
+pub mod authority;
+
 use std::fs::File;
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -44,20 +46,32 @@ pub struct Member {
     pub name: String,
     address: Ipv4Addr,
     pub folder: TempDir,
+    /// Of the URLs for clients, and for peers.
+    pub schemes: (&'static str, &'static str),
     child: Option<Child>,
 }
 
 impl Member {
     pub fn new(name: impl Into<String>) -> Self {
-        Member { name: name.into(), address: address(), folder: tempfile::tempdir().expect("a folder"), child: None }
+        Member {
+            name: name.into(),
+            address: address(),
+            folder: tempfile::tempdir().expect("a folder"),
+            schemes: ("http", "http"),
+            child: None,
+        }
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     pub fn client_url(&self) -> String {
-        format!("http://{}:2379", self.address)
+        format!("{}://{}:2379", self.schemes.0, self.address)
     }
 
     pub fn peer_url(&self) -> String {
-        format!("http://{}:2380", self.address)
+        format!("{}://{}:2380", self.schemes.1, self.address)
     }
 
     pub fn metrics_url(&self) -> String {
