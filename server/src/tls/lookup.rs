@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::net::UdpSocket;
 
 /// Time that one name server has.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Each name server is asked so often.
 const ATTEMPTS: usize = 2;
 /// Largest answer over UDP that is read.
