@@ -57,10 +57,11 @@ pub async fn start(mut config: Config) -> anyhow::Result<Server> {
         false => Traffic::Grpc,
     };
     let handshakes = |check| client_tls.clone().map(|tls| Handshakes::new(tls, Endpoint::Client, check));
-    let mut clients = bind(&config.listen_client_urls, grpc, handshakes(false)).await?;
-    clients.extend(bind(&config.listen_client_http_urls, Traffic::Http, handshakes(false)).await?);
+    let reuse_port = config.socket_reuse_port;
+    let mut clients = bind(&config.listen_client_urls, grpc, handshakes(false), reuse_port).await?;
+    clients.extend(bind(&config.listen_client_http_urls, Traffic::Http, handshakes(false), reuse_port).await?);
     // Only there does etcd compare clients' addresses with their certificates.
-    let probes = bind(&config.listen_metrics_urls, Traffic::All, handshakes(true)).await?;
+    let probes = bind(&config.listen_metrics_urls, Traffic::All, handshakes(true), reuse_port).await?;
     let client_urls = urls(&clients);
     let metrics_urls = urls(&probes);
 
@@ -144,10 +145,15 @@ fn client_tls(config: &mut Config) -> anyhow::Result<Option<Arc<ServerTls>>> {
     ServerTls::open(tls, protocol).context("TLS towards clients")
 }
 
-async fn bind(urls: &[ListenUrl], traffic: Traffic, tls: Option<Handshakes>) -> anyhow::Result<Vec<Listener>> {
+async fn bind(
+    urls: &[ListenUrl],
+    traffic: Traffic,
+    tls: Option<Handshakes>,
+    reuse_port: bool,
+) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for url in urls {
-        let listener = Listener::bind(url, traffic, tls.clone()).await;
+        let listener = Listener::bind(url, traffic, tls.clone(), reuse_port).await;
         listeners.push(listener.with_context(|| format!("listening on {url}"))?);
     }
     Ok(listeners)
@@ -217,6 +223,7 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
         max_learners: config.max_learners,
         strict_reconfig_check: config.strict_reconfig_check,
         unsafe_no_sync: config.unsafe_no_fsync,
+        reuse_port: config.socket_reuse_port,
         force_new_cluster: config.force_new_cluster,
         slow_apply: config.warning_apply_duration,
         lease_checkpoint: config.features.enabled(Feature::LeaseCheckpoint),

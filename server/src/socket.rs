@@ -9,16 +9,16 @@ use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 const BACKLOG: u32 = 1024;
 
 /// Listens on the first address that can be bound. "All addresses" means those of IPv4 and IPv6, whichever was written;
-/// only IPv4's where the machine has no IPv6.
-pub async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+/// only IPv4's where the machine has no IPv6. With `reuse_port`, others that ask for it too may listen there as well.
+pub async fn listen(address: impl ToSocketAddrs, reuse_port: bool) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on");
     for address in lookup_host(address).await? {
         if address.ip().is_unspecified()
-            && let Ok(listener) = listen_everywhere(address.port())
+            && let Ok(listener) = listen_everywhere(address.port(), reuse_port)
         {
             return Ok(listener);
         }
-        match TcpListener::bind(address).await {
+        match bind(address, reuse_port) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
         }
@@ -26,12 +26,23 @@ pub async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     Err(last)
 }
 
-fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    start(&socket, address, reuse_port)?;
+    socket.listen(BACKLOG)
+}
+
+fn listen_everywhere(port: u16, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v6()?;
     rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+    start(&socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), reuse_port)?;
     socket.listen(BACKLOG)
+}
+
+fn start(socket: &TcpSocket, address: SocketAddr, reuse_port: bool) -> io::Result<()> {
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)
 }
 
 #[cfg(test)]
@@ -41,9 +52,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_port_is_shared_only_by_those_who_ask() {
+        let first = listen("127.0.0.1:0", true).await.expect("bound");
+        let address = first.local_addr().expect("an address");
+        assert!(listen(address, true).await.is_ok());
+        assert_eq!(listen(address, false).await.expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
     async fn all_addresses_are_those_of_both_families() {
         for everywhere in ["0.0.0.0:0", "[::]:0"] {
-            let Ok(listener) = listen(everywhere).await else {
+            let Ok(listener) = listen(everywhere, false).await else {
                 continue;
             };
             let port = listener.local_addr().unwrap().port();

@@ -66,7 +66,12 @@ impl Drop for Unlink {
 
 impl Listener {
     /// Binds; a Unix socket's file that nobody listens on any more is replaced. A URL that asks for TLS needs `tls`.
-    pub async fn bind(url: &ListenUrl, traffic: Traffic, tls: Option<Handshakes>) -> io::Result<Self> {
+    pub async fn bind(
+        url: &ListenUrl,
+        traffic: Traffic,
+        tls: Option<Handshakes>,
+        reuse_port: bool,
+    ) -> io::Result<Self> {
         let tls = tls.filter(|_| url.tls);
         if url.tls && tls.is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no certificate"));
@@ -74,7 +79,7 @@ impl Listener {
         let mut url = url.clone();
         let socket = match &mut url.address {
             ListenAddress::Tcp(ip, port) => {
-                let listener = crate::socket::listen((*ip, *port)).await?;
+                let listener = crate::socket::listen((*ip, *port), reuse_port).await?;
                 *port = listener.local_addr()?.port();
                 Socket::Tcp(listener)
             }

@@ -46,6 +46,7 @@ impl Config {
             pre_vote: settings.boolean("pre-vote"),
             force_new_cluster: settings.boolean("force-new-cluster"),
             unsafe_no_fsync: settings.boolean("unsafe-no-fsync"),
+            socket_reuse_port: settings.boolean("socket-reuse-port"),
             memory_mlock: settings.boolean("memory-mlock"),
             keepalive: Keepalive {
                 interval: settings.duration("grpc-keepalive-interval"),

@@ -215,7 +215,7 @@ pub static FLAGS: &[Flag] = &[
     flag("snapshot-catchup-entries", Count, "5000", Effective, "Log entries kept for members that lag."),
     flag("snapshot-count", Count, "10000", Inert("the log is cut by what the storage engine has flushed"), "Entries between two snapshots."),
     flag("socket-reuse-address", Bool, "false", Inert("listeners always allow addresses in TIME_WAIT"), "Listen on addresses in TIME_WAIT."),
-    flag("socket-reuse-port", Bool, "false", Refused("two members on one port are not supported"), "Let several processes listen on one port."),
+    flag("socket-reuse-port", Bool, "false", Effective, "Let several processes listen on one port."),
     flag("strict-reconfig-check", Bool, "true", Effective, "Refuse membership changes that would lose quorum."),
     flag("tls-max-version", Text, "", Effective, "Newest TLS version: TLS1.2 or TLS1.3."),
     flag("tls-min-version", Text, "TLS1.2", Effective, "Oldest TLS version: TLS1.2 or TLS1.3."),

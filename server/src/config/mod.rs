@@ -187,6 +187,8 @@ pub struct Config {
     pub force_new_cluster: bool,
     /// Never wait for the disk.
     pub unsafe_no_fsync: bool,
+    /// Let others listen on the same ports.
+    pub socket_reuse_port: bool,
     /// Keep the process in memory.
     pub memory_mlock: bool,
     /// HTTP/2 keepalive towards clients.
@@ -285,6 +287,7 @@ impl Default for Config {
             pre_vote: true,
             force_new_cluster: false,
             unsafe_no_fsync: false,
+            socket_reuse_port: false,
             memory_mlock: false,
             keepalive: Keepalive { interval: Duration::from_secs(2 * 3600), timeout: Duration::from_secs(20) },
             auto_compaction: AutoCompaction::Off,

@@ -233,7 +233,7 @@ fn variables_are_told_and_must_not_contradict_flags() {
              unset environment variable or disable flag)",
         ),
         (("ETCD_MAX_TXN_OPS", "x"), "invalid value \"x\" for ETCD_MAX_TXN_OPS: parse error"),
-        (("ETCD_SOCKET_REUSE_PORT", "true"), "--socket-reuse-port: two members on one port are not supported"),
+        (("ETCD_SOCKET_REUSE_PORT", "yes"), "invalid value \"yes\" for ETCD_SOCKET_REUSE_PORT: parse error"),
     ] {
         assert_eq!(read(&NAMED, &[variable]).expect_err("refused"), message);
     }
@@ -311,6 +311,7 @@ fn file_replaces_flags_and_variables() {
     );
     // A file may leave out what flags must not.
     assert!(read_file("listen-client-urls: http://127.0.0.1:1\n").is_ok());
+    assert!(read_file("socket-options:\n  reuse-port: true\n").expect("valid").0.socket_reuse_port);
     assert!(read_file("").is_ok());
 }
 
@@ -331,7 +332,10 @@ fn files_are_as_strict_as_etcds() {
         ),
         ("initial-cluster-state: old\n", "configuration file: initial-cluster-state: invalid value"),
         ("feature-gates: A=true\n", "configuration file: feature-gates: unrecognized feature gate: A"),
-        ("socket-options:\n  reuse-port: true\n", "--socket-reuse-port: two members on one port are not supported"),
+        (
+            "socket-options:\n  reuse-port: 1\n",
+            "configuration file: socket-options.reuse-port: true or false is expected",
+        ),
         (
             "client-transport-security:\n  allowed-cn: a\n",
             "configuration file: client-transport-security.allowed-cn: a list is expected",

@@ -32,6 +32,8 @@ pub struct NodeConfig {
     pub wal_dir: Option<PathBuf>,
     /// Where to listen for peers, such as `http://0.0.0.0:2380`.
     pub listen_peer_urls: Vec<String>,
+    /// Let others listen on the same ports.
+    pub reuse_port: bool,
     /// Where peers reach this member before the cluster has told otherwise.
     pub initial_advertise_peer_urls: Vec<String>,
     /// Where clients reach this member; published to the cluster after start.
@@ -87,6 +89,7 @@ impl Default for NodeConfig {
             data_dir: "default.etcd".into(),
             wal_dir: None,
             listen_peer_urls: vec![peer.clone()],
+            reuse_port: false,
             initial_advertise_peer_urls: vec![peer.clone()],
             advertise_client_urls: vec!["http://localhost:2379".into()],
             initial_cluster: BTreeMap::from([("default".to_string(), vec![peer])]),

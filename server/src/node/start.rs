@@ -60,7 +60,7 @@ fn io_error(context: &str) -> impl FnOnce(io::Error) -> StartError {
 async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner>, StartError> {
     let lock = "no holder of this lock panics";
     let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
-    let connections = network::listen(&config.listen_peer_urls, config.peer_tls.clone());
+    let connections = network::listen(&config.listen_peer_urls, config.peer_tls.clone(), config.reuse_port);
     let connections = connections.await.map_err(io_error("listening for peers"))?;
     let known = data_dir.identity()?;
     let ready = Arc::new(OnceLock::new());

@@ -179,7 +179,11 @@ pub fn channel(urls: Urls, tls: Option<PeerTls>) -> Channel {
 }
 
 /// Listens on every URL. The connections come out of the receiver until it is dropped.
-pub async fn listen(urls: &[String], tls: Option<PeerTls>) -> io::Result<mpsc::Receiver<io::Result<Connection>>> {
+pub async fn listen(
+    urls: &[String],
+    tls: Option<PeerTls>,
+    reuse_port: bool,
+) -> io::Result<mpsc::Receiver<io::Result<Connection>>> {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for url in urls {
         let (address, wants_tls) = address(url)?;
@@ -187,7 +191,7 @@ pub async fn listen(urls: &[String], tls: Option<PeerTls>) -> io::Result<mpsc::R
         if wants_tls && handshakes.is_none() {
             return Err(missing_tls(url));
         }
-        let listener = crate::socket::listen(address)
+        let listener = crate::socket::listen(address, reuse_port)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen for peers on {url}: {error}")))?;
         tokio::spawn(accept(listener, handshakes, accepted.clone()));
