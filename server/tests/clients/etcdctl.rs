@@ -36,7 +36,7 @@ impl<'a> Etcdctl<'a> {
     fn command(&self, arguments: &[&str]) -> Command {
         // A command that hangs fails its test, it does not stop all tests.
         let mut command = Command::new("timeout");
-        command.args(["60", &self.program]).args(&self.flags).args(arguments);
+        command.args(["240", &self.program]).args(&self.flags).args(arguments);
         command.env("ETCDCTL_API", "3").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
