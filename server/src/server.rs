@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,6 @@ use crate::auth::Tokens;
 use crate::compaction;
 use crate::config::{ClusterState, Config, Feature, ListenUrl};
 use crate::node::config::PeerTls;
-use crate::node::config::SyncObserver;
 use crate::node::{InitialClusterState, Node, NodeConfig};
 use crate::telemetry::Metrics;
 use crate::tls::{self, ClientTls, Endpoint, Handshakes, ServerTls};
@@ -67,7 +65,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Server> {
 
     let metrics = Arc::new(Metrics::new(config.extensive_metrics));
     let stop = CancellationToken::new();
-    let connections = Connections::new(&config, metrics.clone(), stop.clone());
+    let connections = Connections::new(&config, stop.clone());
     let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl)?;
     let mut settings = node_config(&config, &metrics);
     if let Tokens::Simple(tokens) = &tokens {
@@ -227,18 +225,14 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
         force_new_cluster: config.force_new_cluster,
         slow_apply: config.warning_apply_duration,
         lease_checkpoint: config.features.enabled(Feature::LeaseCheckpoint),
-        wal_sync_observer: observer(metrics.wal_fsync_seconds.clone()),
-        commit_observer: observer(metrics.backend_commit_seconds.clone()),
+        metrics: metrics.node.clone(),
         watch: HubOptions {
             progress_interval: config.watch_progress_notify_interval,
             fragment_bytes: Limits::new(config).max_message_bytes(),
+            ..HubOptions::default()
         },
         ..NodeConfig::default()
     }
-}
-
-fn observer(seconds: Histogram) -> Option<SyncObserver> {
-    Some(Arc::new(move |took: Duration| seconds.observe(took.as_secs_f64())))
 }
 
 impl Server {

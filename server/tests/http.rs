@@ -112,3 +112,124 @@ async fn hosts_and_origins() {
     let (status, _, text) = curl(&[&range, "-X", "OPTIONS", named[0], named[1]]);
     assert_eq!((status, text.as_str()), (200, ""));
 }
+
+/// The value of a sample, by its name and labels as they stand in the text.
+fn sample(metrics: &str, name: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[tokio::test]
+async fn metrics_count_what_happens() {
+    use etcd_client::{
+        Compare, CompareOp, DeleteOptions, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp, WatchOptions,
+    };
+    let (member, mut client) = single().await;
+    let lease = LeaseGrantOptions::new().with_id(7);
+    client.lease_grant(60, Some(lease)).await.expect("granted");
+    client.lease_keep_alive(7).await.expect("renewed");
+    let mut watch = common::watch(&mut client, "a", WatchOptions::new()).await;
+    client.put("a", "12345", Some(PutOptions::new().with_prev_key())).await.expect("put");
+    watch.message().await.expect("told");
+    client.get("a", Some(GetOptions::new())).await.expect("read");
+    let txn = Txn::new().when([Compare::version("a", CompareOp::Greater, 0)]).and_then([
+        TxnOp::put("b", "1", None),
+        TxnOp::delete("zz", None),
+        TxnOp::get("a", None),
+    ]);
+    client.txn(txn).await.expect("done");
+    client.delete("b", Some(DeleteOptions::new())).await.expect("deleted");
+    let revoke = client.lease_revoke(7).await;
+    let revision = revoke.expect("revoked").header().expect("a header").revision();
+    client.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await.expect("compacted");
+    client.defragment().await.expect("done");
+    client.hash_kv(0).await.expect("told");
+    curl(&[&format!("{}/health", member.client_url())]);
+    for (name, value) in [
+        ("etcd_debugging_lease_granted_total", 1.0),
+        ("etcd_debugging_lease_revoked_total", 1.0),
+        ("etcd_debugging_lease_renewed_total", 1.0),
+        ("etcd_debugging_lease_ttl_total_sum", 60.0),
+        ("etcd_debugging_server_lease_expired_total", 0.0),
+        ("etcd_debugging_mvcc_watch_stream_total", 1.0),
+        ("etcd_debugging_mvcc_watcher_total", 1.0),
+        ("etcd_debugging_mvcc_slow_watcher_total", 0.0),
+        ("etcd_debugging_mvcc_pending_events_total", 0.0),
+        ("etcd_debugging_mvcc_events_total", 1.0),
+        ("etcd_mvcc_put_total", 2.0),
+        ("etcd_mvcc_delete_total", 2.0),
+        // The previous version of a put, a get, a compare, a get in the txn.
+        ("etcd_mvcc_range_total", 4.0),
+        ("etcd_mvcc_txn_total", 2.0),
+        ("etcd_debugging_mvcc_total_put_size_in_bytes", 8.0),
+        ("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds_count", 1.0),
+        ("etcd_disk_backend_defrag_duration_seconds_count", 1.0),
+        ("etcd_disk_defrag_inflight", 0.0),
+        ("etcd_mvcc_hash_rev_duration_seconds_count", 1.0),
+        ("etcd_server_health_success", 1.0),
+        ("etcd_server_health_failures", 0.0),
+        ("etcd_server_healthcheck{type=\"readyz\",name=\"non_learner\"}", 1.0),
+        ("etcd_server_request_duration_seconds_count{type=\"Put\",success=\"true\"}", 1.0),
+        ("etcd_server_apply_duration_seconds_count{version=\"v3\",op=\"Txn\",success=\"true\"}", 1.0),
+        ("etcd_server_range_duration_seconds_count{success=\"true\"}", 1.0),
+        ("etcd_cluster_version{cluster_version=\"3.7\"}", 1.0),
+        (
+            "grpc_server_msg_received_total{grpc_type=\"bidi_stream\",grpc_service=\"etcdserverpb.Watch\",grpc_method=\"Watch\"}",
+            1.0,
+        ),
+        (
+            "grpc_server_msg_sent_total{grpc_type=\"bidi_stream\",grpc_service=\"etcdserverpb.Watch\",grpc_method=\"Watch\"}",
+            2.0,
+        ),
+    ] {
+        eventually(name, || async {
+            let (_, metrics) = member.get("/metrics").await?;
+            let found = sample(&metrics, name);
+            if found != Some(value) {
+                println!("{name}: {found:?} is not {value}");
+            }
+            (found == Some(value)).then_some(())
+        })
+        .await;
+    }
+    let (_, metrics) = member.get("/metrics").await.expect("told");
+    assert!(sample(&metrics, "etcd_debugging_mvcc_db_compaction_keys_total").is_some_and(|keys| keys > 0.0));
+    assert!(sample(&metrics, "etcd_disk_wal_write_bytes_total").is_some_and(|bytes| bytes > 0.0));
+    // Messages alone: far less than the connections carried.
+    assert!(sample(&metrics, "etcd_network_client_grpc_received_bytes_total").is_some_and(|bytes| bytes < 300.0));
+    drop(watch);
+    eventually("the stream is gone", || async {
+        let (_, metrics) = member.get("/metrics").await?;
+        let names = ["etcd_debugging_mvcc_watch_stream_total", "etcd_debugging_mvcc_watcher_total"];
+        names.iter().all(|name| sample(&metrics, name) == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn metrics_of_peers() {
+    let cluster = common::Cluster::start(3);
+    cluster.clients().await;
+    let leader = cluster.leader().await;
+    let ids = async |n: usize| {
+        let mut client = cluster.members[n].client().await;
+        client.status().await.expect("told").header().expect("a header").member_id()
+    };
+    let (first, other) = (ids(leader).await, ids((leader + 1) % 3).await);
+    let known = format!("etcd_network_known_peers{{Local=\"{first:x}\",Remote=\"{other:x}\"}} 1");
+    eventually("the leader tells of its peers", || async {
+        let (_, metrics) = cluster.members[leader].get("/metrics").await?;
+        let of = |name: &str, label: &str| sample(&metrics, &format!("{name}{{{label}=\"{other:x}\"}}"));
+        assert!(metrics.lines().any(|line| line == known), "{metrics}");
+        (of("etcd_network_peer_sent_bytes_total", "To")? > 0.0
+            && of("etcd_network_peer_received_bytes_total", "From")? > 0.0
+            && of("etcd_network_peer_round_trip_time_seconds_count", "To")? > 0.0)
+            .then_some(())
+    })
+    .await;
+    eventually("a follower tells what the leader sends", || async {
+        let (_, metrics) = cluster.members[(leader + 1) % 3].get("/metrics").await?;
+        let bytes = sample(&metrics, &format!("etcd_network_peer_received_bytes_total{{From=\"{first:x}\"}}"))?;
+        (bytes > 0.0).then_some(())
+    })
+    .await;
+}

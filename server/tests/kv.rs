@@ -256,5 +256,5 @@ async fn a_full_store_takes_no_puts_until_disarmed() {
     let status = client.status().await.expect("status");
     assert!(status.errors()[0].contains("NOSPACE"), "{:?}", status.errors());
     let (code, text) = member.get("/health").await.expect("an answer");
-    assert_eq!((code, text.as_str()), (503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#));
+    assert_eq!((code, text.as_str()), (503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n"));
 }

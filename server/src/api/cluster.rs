@@ -7,6 +7,7 @@ use crate::config::check_advertised;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
 use crate::proto::etcdserverpb::*;
+use crate::telemetry::requests::Refused;
 
 #[tonic::async_trait]
 impl Cluster for Api {
@@ -52,7 +53,13 @@ impl Cluster for Api {
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         let (credentials, MemberPromoteRequest { id }) = self.open(request);
         self.require_root(&credentials).await?;
-        let members = self.node.member_promote(id).await?;
+        let promoted = self.node.member_promote(id).await;
+        let counts = &self.metrics.requests;
+        match &promoted {
+            Ok(_) => counts.promotions.inc(),
+            Err(error) => counts.refused_promotions.get_or_create(&Refused { Reason: error.to_string() }).inc(),
+        };
+        let members = promoted?;
         Ok(Response::new(MemberPromoteResponse { header: Some(self.header(0)), members }))
     }
 }

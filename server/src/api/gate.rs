@@ -24,6 +24,7 @@ use super::errors::{code_name, in_gos_words};
 use super::gateway::Gateway;
 use super::http::plain_error;
 use super::listen::Traffic;
+use super::messages::{Counting, Messages, Tally};
 use super::{Api, http as http_door};
 use crate::auth::PeerCommonName;
 use crate::error::EtcdError;
@@ -38,6 +39,7 @@ use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Handled, Method};
+use crate::telemetry::requests::ClientRequest;
 
 /// Kind, service and methods of everything that is served.
 const METHODS: &[(&str, &str, &[&str])] = &[
@@ -193,10 +195,13 @@ impl Gate {
         };
         let needs_leader = request.headers().get("hasleader").is_some_and(|value| value == "true");
         let time_left = time_left(request.headers());
+        self.api.count_client(&counted, request.headers());
+        let received = counted.received.clone();
         let mut call = Call::begin(counted, &self.api);
         if let Err(error) = self.admit(request.uri().path(), needs_leader) {
             return call.refuse(Status::from(error));
         }
+        let request = request.map(|body| Counting::new(body, received));
         // The client has given up by then, but what was not answered in time is counted as that.
         let response = tokio::select! {
             Ok(response) = self.grpc.call(request) => response,
@@ -263,7 +268,24 @@ fn late() -> Status {
     Status::deadline_exceeded("context deadline exceeded")
 }
 
+/// The longest version that a client may be counted by: each is a series of its own.
+const CLIENT_VERSION_MAX: usize = 24;
+
 impl Api {
+    /// Counts a call by what its client says of itself.
+    fn count_client(&self, method: &Counted, headers: &HeaderMap) {
+        let is_version = |text: &&str| {
+            text.len() <= CLIENT_VERSION_MAX
+                && text.bytes().all(|letter| letter.is_ascii_alphanumeric() || b".+-".contains(&letter))
+        };
+        let version = headers.get("client-api-version").and_then(|version| version.to_str().ok());
+        let client = ClientRequest {
+            r#type: if method.is_stream() { "stream" } else { "unary" },
+            client_api_version: version.filter(is_version).unwrap_or("unknown").to_owned(),
+        };
+        self.metrics.requests.clients.get_or_create(&client).inc();
+    }
+
     fn is_voter(&self) -> bool {
         !self.node.status().is_learner()
     }
@@ -299,6 +321,8 @@ struct Counted {
     path: String,
     started: Counter,
     ok: Counter,
+    received: Tally,
+    sent: Tally,
     seconds: Option<Histogram>,
 }
 
@@ -312,6 +336,14 @@ impl Counted {
                 let path = format!("/{service}/{name}");
                 let counted = Counted {
                     started: metrics.grpc_started.get_or_create_owned(&method),
+                    received: Tally {
+                        messages: metrics.requests.messages_received.get_or_create_owned(&method),
+                        bytes: metrics.client_received_bytes.clone(),
+                    },
+                    sent: Tally {
+                        messages: metrics.requests.messages_sent.get_or_create_owned(&method),
+                        bytes: metrics.client_sent_bytes.clone(),
+                    },
                     ok: metrics.grpc_handled.get_or_create_owned(&handled(&method, Code::Ok)),
                     seconds: metrics.grpc_seconds.as_ref().map(|family| family.get_or_create_owned(&method)),
                     path: path.clone(),
@@ -371,6 +403,7 @@ impl Call {
         let inner = std::mem::take(response.body_mut());
         *response.body_mut() = Body::new(CallBody {
             inner,
+            messages: Messages::new(self.counted.sent.clone()),
             call: self,
             cut: cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = Status> + Send>>),
         });
@@ -410,6 +443,7 @@ impl Drop for Call {
 /// An answer on its way out; sees its status pass, and ends it early when it must.
 struct CallBody {
     inner: Body,
+    messages: Messages,
     call: Call,
     cut: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
 }
@@ -426,6 +460,11 @@ impl hyper::body::Body for CallBody {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.messages.pass(data);
+        }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(trailers) = frame.trailers_ref()
         {

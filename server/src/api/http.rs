@@ -18,7 +18,7 @@ use crate::config::{ETCD_VERSION, STORAGE_VERSION};
 use crate::mvcc::View;
 use crate::node::Role;
 use crate::proto::etcdserverpb::AlarmType;
-use crate::telemetry::process;
+use crate::telemetry::{process, requests};
 
 /// Everything that is served over HTTP.
 pub fn router(api: Arc<Api>) -> Router {
@@ -116,7 +116,11 @@ async fn variables(State(api): State<Arc<Api>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
+    let counts = &api.metrics.requests;
+    counts.scrapes.inc();
     let text = api.metrics.render(&api.observed());
+    counts.scrapes.dec();
+    counts.scraped.get_or_create(&requests::Scraped { code: "200" }).inc();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores")], text)
 }
 
@@ -127,10 +131,15 @@ async fn health(State(api): State<Arc<Api>>, Query(queries): Queries) -> Respons
     let serializable = queries.iter().any(|(name, value)| name == "serializable" && value == "true");
     let sickness = api.sickness(serializable, &excluded(&queries)).await;
     let told = |healthy: &str, reason: &str| format!("{{\"health\":\"{healthy}\",\"reason\":{}}}", json!(reason));
+    let counts = &api.metrics.requests;
     match sickness {
         // The type that etcd's clients see: Go guesses it.
-        None => ([(CONTENT_TYPE, "text/plain; charset=utf-8")], told("true", "")).into_response(),
+        None => {
+            counts.health_success.inc();
+            ([(CONTENT_TYPE, "text/plain; charset=utf-8")], told("true", "")).into_response()
+        }
         Some(reason) => {
+            counts.health_failures.inc();
             let told = told("false", &reason);
             tracing::warn!(output = told, "this member is not healthy");
             plain_error(StatusCode::SERVICE_UNAVAILABLE, &told)
@@ -170,19 +179,19 @@ impl Check {
 }
 
 async fn livez(State(api): State<Arc<Api>>, Query(queries): Queries) -> Response {
-    api.probe(LIVEZ, &queries).await
+    api.probe("livez", LIVEZ, &queries).await
 }
 
 async fn readyz(State(api): State<Arc<Api>>, Query(queries): Queries) -> Response {
-    api.probe(READYZ, &queries).await
+    api.probe("readyz", READYZ, &queries).await
 }
 
 async fn one_livez(State(api): State<Arc<Api>>, Path(name): Path<String>, Query(queries): Queries) -> Response {
-    api.probe_one(LIVEZ, &name, &queries).await
+    api.probe_one("livez", LIVEZ, &name, &queries).await
 }
 
 async fn one_readyz(State(api): State<Arc<Api>>, Path(name): Path<String>, Query(queries): Queries) -> Response {
-    api.probe_one(READYZ, &name, &queries).await
+    api.probe_one("readyz", READYZ, &name, &queries).await
 }
 
 impl Api {
@@ -226,25 +235,40 @@ impl Api {
         }
     }
 
-    async fn probe(&self, checks: &[Check], queries: &[(String, String)]) -> Response {
+    fn count(&self, kind: &'static str, name: &'static str, is_well: bool) {
+        let counts = &self.metrics.requests;
+        counts.check.get_or_create(&requests::Check { r#type: kind, name }).set(is_well.into());
+        let status = if is_well { "success" } else { "error" };
+        counts.checks.get_or_create(&requests::Checked { r#type: kind, name, status }).inc();
+    }
+
+    async fn probe(&self, kind: &'static str, checks: &[Check], queries: &[(String, String)]) -> Response {
         let excluded = excluded(queries);
         let checks: Vec<Check> = checks.iter().copied().filter(|check| !excluded.contains(&check.name())).collect();
-        self.run(&checks, queries).await
+        self.run(kind, &checks, queries).await
     }
 
     /// One check by its own path, which nothing excludes.
-    async fn probe_one(&self, checks: &[Check], name: &str, queries: &[(String, String)]) -> Response {
+    async fn probe_one(
+        &self,
+        kind: &'static str,
+        checks: &[Check],
+        name: &str,
+        queries: &[(String, String)],
+    ) -> Response {
         match checks.iter().find(|check| check.name() == name) {
-            Some(check) => self.run(&[*check], queries).await,
+            Some(check) => self.run(kind, &[*check], queries).await,
             None => not_found().await,
         }
     }
 
-    async fn run(&self, checks: &[Check], queries: &[(String, String)]) -> Response {
+    async fn run(&self, kind: &'static str, checks: &[Check], queries: &[(String, String)]) -> Response {
         let (mut lines, mut healthy) = (String::new(), true);
         for check in checks {
             let name = check.name();
-            match self.check(*check).await {
+            let checked = self.check(*check).await;
+            self.count(kind, name, checked.is_ok());
+            match checked {
                 Ok(()) => lines += &format!("[+]{name} ok\n"),
                 Err(reason) => {
                     healthy = false;

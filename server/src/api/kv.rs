@@ -1,10 +1,12 @@
 //! etcdserverpb.KV: read, write, compact.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tonic::{Request, Response, Status};
 
-use super::{Api, errors, mismatch, range_stream, validate};
+use super::{Api, errors, mismatch, range_stream, truth, validate};
+use crate::auth::Credentials;
 use crate::mvcc::View;
 use crate::mvcc::range::range;
 use crate::proto::command::command::Op;
@@ -14,6 +16,8 @@ use crate::proto::etcdserverpb::*;
 use crate::state;
 use crate::state::auth::Access;
 use crate::storage::ReadView;
+use crate::telemetry::node::Operations;
+use crate::telemetry::requests::Success;
 
 /// A range with a smaller limit is read at once; others go to a thread of their own.
 const SHORT_RANGE_LIMIT: i64 = 100;
@@ -23,12 +27,7 @@ impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let (credentials, request) = self.open(request);
         validate::range(&request)?;
-        self.linearize(request.serializable).await?;
-        let caller = self.caller(&credentials).await?;
-        let (key, range_end) = (request.key.clone(), request.range_end.clone());
-        let may = move |access: Access<'_>, _: &ReadView| Ok(access.read(&key, &range_end)?);
-        let long = is_long(&request);
-        let mut response = self.read_as(caller, long, may, move |view| range(view, &request)).await?;
+        let mut response = self.timed("Range").until(self.answer_range(credentials, request)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
@@ -86,12 +85,7 @@ impl Kv for Api {
         let (credentials, request) = self.open(request);
         validate::txn(&request, self.limits.max_txn_ops)?;
         let mut response = if state::txn::is_read_only(&request) {
-            self.linearize(validate::is_serializable(&request)).await?;
-            let caller = self.caller(&credentials).await?;
-            let request = Arc::new(request);
-            let checked = Arc::clone(&request);
-            let may = move |access: Access<'_>, view: &ReadView| access.txn(view, &checked);
-            self.read_as(caller, true, may, move |view| state::txn::read_only(view, &request)).await?
+            self.timed("ReadonlyTxn").until(self.answer_read_only(credentials, request)).await?
         } else {
             if state::txn::has_put(&request) {
                 self.check_quota(prost::Message::encoded_len(&request)).await?;
@@ -123,6 +117,32 @@ impl Kv for Api {
         }
         self.complete(&mut response.header);
         Ok(Response::new(response))
+    }
+}
+
+impl Api {
+    async fn answer_range(&self, credentials: Credentials, request: RangeRequest) -> Result<RangeResponse, Status> {
+        self.linearize(request.serializable).await?;
+        let caller = self.caller(&credentials).await?;
+        let (key, range_end) = (request.key.clone(), request.range_end.clone());
+        let may = move |access: Access<'_>, _: &ReadView| Ok(access.read(&key, &range_end)?);
+        let (long, begun) = (is_long(&request), Instant::now());
+        let answer = self.read_as(caller, long, may, move |view| range(view, &request)).await;
+        self.metrics.node.operations.range();
+        let labels = Success { success: truth(answer.is_ok()) };
+        self.metrics.requests.range_seconds.get_or_create(&labels).observe(begun.elapsed().as_secs_f64());
+        answer
+    }
+
+    async fn answer_read_only(&self, credentials: Credentials, request: TxnRequest) -> Result<TxnResponse, Status> {
+        self.linearize(validate::is_serializable(&request)).await?;
+        let caller = self.caller(&credentials).await?;
+        let request = Arc::new(request);
+        let (checked, read) = (Arc::clone(&request), Arc::clone(&request));
+        let may = move |access: Access<'_>, view: &ReadView| access.txn(view, &checked);
+        let response = self.read_as(caller, true, may, move |view| state::txn::read_only(view, &read)).await?;
+        self.metrics.node.operations.count(Operations::of_txn(&request, &response));
+        Ok(response)
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,14 +11,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
-use crate::telemetry::Metrics;
 use crate::tls::{Handshakes, Remote};
 
 /// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
@@ -124,14 +121,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 #[derive(Clone)]
 pub struct Connections {
     http: auto::Builder<TokioExecutor>,
-    metrics: Arc<Metrics>,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Connections {
     /// Connections as configured; they finish what they are at and close when `stop` is cancelled.
-    pub fn new(config: &Config, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
+    pub fn new(config: &Config, stop: CancellationToken) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new());
         let interval = config.keepalive.interval;
@@ -142,7 +138,7 @@ impl Connections {
             .max_concurrent_streams(config.max_concurrent_streams)
             .keep_alive_interval((!interval.is_zero()).then_some(interval))
             .keep_alive_timeout(config.keepalive.timeout);
-        Connections { http, metrics, tracker: TaskTracker::new(), stop }
+        Connections { http, tracker: TaskTracker::new(), stop }
     }
 
     /// What a listener speaks: over plaintext nothing tells HTTP/2 from gRPC, so there each has its version.
@@ -205,7 +201,6 @@ impl Connections {
         A: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
-        let stream = Counting { stream, metrics: self.metrics };
         let answer = move |mut request: Request<Incoming>| {
             if let Some(name) = &name {
                 request.extensions_mut().insert(name.clone());
@@ -230,62 +225,5 @@ impl Connections {
     pub async fn closed(&self) {
         self.tracker.close();
         self.tracker.wait().await;
-    }
-}
-
-/// Counts the bytes of clients.
-struct Counting {
-    stream: Box<dyn Stream>,
-    metrics: Arc<Metrics>,
-}
-
-impl AsyncRead for Counting {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = buffer.filled().len() - before;
-        self.metrics.client_received_bytes.inc_by(read as u64);
-        polled
-    }
-}
-
-impl AsyncWrite for Counting {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.sent(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        self.sent(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Counting {
-    fn sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(written)) = &polled {
-            self.metrics.client_sent_bytes.inc_by(*written as u64);
-        }
-        polled
     }
 }

@@ -1,5 +1,7 @@
 //! etcdserverpb.Maintenance: how a member is, and what keeps it well.
 
+use std::time::Instant;
+
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
@@ -64,9 +66,12 @@ impl Maintenance for Api {
     async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
         self.require_root(&self.open(request).0).await?;
         let store = self.node.store().clone();
-        tokio::task::spawn_blocking(move || store.defragment())
-            .await
-            .map_err(|error| errors::internal("defragmentation was aborted", error))?
+        let begun = Instant::now();
+        self.metrics.requests.defrags.inc();
+        let done = tokio::task::spawn_blocking(move || store.defragment()).await;
+        self.metrics.requests.defrags.dec();
+        self.metrics.requests.defrag_seconds.observe(begun.elapsed().as_secs_f64());
+        done.map_err(|error| errors::internal("defragmentation was aborted", error))?
             .map_err(|error| errors::internal("defragmentation failed", error))?;
         // etcd's answer has no header.
         Ok(Response::new(DefragmentResponse::default()))
@@ -82,7 +87,9 @@ impl Maintenance for Api {
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         let (credentials, HashKvRequest { revision: at }) = self.open(request);
         self.require_root(&credentials).await?;
+        let begun = Instant::now();
         let (revision, sum) = self.read(true, move |view| Ok((view.revision(), hash_kv(view, at)?))).await?;
+        self.metrics.requests.hash_rev_seconds.observe(begun.elapsed().as_secs_f64());
         Ok(Response::new(HashKvResponse {
             header: Some(self.header(revision)),
             hash: sum.hash,

@@ -16,6 +16,7 @@ mod lease;
 pub mod listen;
 mod lock;
 mod maintenance;
+mod messages;
 mod quota;
 mod range_stream;
 mod snapshot;
@@ -23,7 +24,7 @@ mod validate;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ use crate::proto::etcdserverpb::ResponseHeader;
 use crate::storage::ReadView;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Observed;
+use crate::telemetry::node::op_name;
+use crate::telemetry::requests::Answered;
 
 pub use access::Access;
 pub use caller::Identity;
@@ -134,13 +137,19 @@ impl Api {
             return Err(EtcdError::RequestTooLarge.into());
         }
         let mut pending = Pending::begin(&self.metrics);
-        let outcome = self.node.propose(command).await;
+        let timed = self.timed(command.op.as_ref().map_or("Unknown", op_name));
+        let outcome = timed.until(self.node.propose(command)).await;
         pending.failed = matches!(&outcome, Err(error) if error.code() == crate::error::Code::Unavailable);
         match outcome.map(|outcome| outcome.result) {
             Ok(Some(result)) => Ok(result),
             Ok(None) => Err(errors::internal("an outcome without a result", "empty")),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Times a request for the metrics.
+    fn timed(&self, kind: &'static str) -> Timed<'_> {
+        Timed { metrics: &self.metrics, kind, begun: Instant::now() }
     }
 
     /// Waits until a read here sees everything that was acknowledged before, unless the client does without.
@@ -189,8 +198,31 @@ impl Api {
             revision: view.revision(),
             compact_revision: view.compact_revision(),
             auth_revision: view.auth().revision,
+            pending_events: self.node.hub().pending_events(),
+            peers: self.node.members().iter().map(|member| member.id).filter(|id| *id != status.member_id).collect(),
         }
     }
+}
+
+/// A request of one kind, and when it began.
+struct Timed<'a> {
+    metrics: &'a Metrics,
+    kind: &'static str,
+    begun: Instant,
+}
+
+impl Timed<'_> {
+    async fn until<T, E>(self, answer: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let answer = answer.await;
+        let labels = Answered { r#type: self.kind, success: truth(answer.is_ok()) };
+        self.metrics.requests.seconds.get_or_create(&labels).observe(self.begun.elapsed().as_secs_f64());
+        answer
+    }
+}
+
+/// A boolean as labels have it.
+fn truth(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
 }
 
 /// A proposal that waits for its outcome. One that is dropped before, because the client went away, has failed.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::mvcc::LeaseRecord;
 use crate::proto::etcdserverpb::LeaseCheckpoint;
 use crate::raft::state_machine::LeaseListener;
+use crate::telemetry::NodeMetrics;
 
 /// Leases revoked in one round; etcd's limit is 1000 a second.
 const REVOKES_A_ROUND: usize = 500;
@@ -138,6 +139,7 @@ pub struct TimeToLive {
 pub struct Lessor {
     table: Mutex<Table>,
     wake: Notify,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl LeaseListener for Lessor {
@@ -145,9 +147,19 @@ impl LeaseListener for Lessor {
         let now = Instant::now();
         let mut table = self.table();
         for (id, lease) in leases {
+            let known = table.leases.contains_key(id);
             match lease {
-                Some(record) => table.grant(*record, now),
-                None => table.revoke(*id),
+                Some(record) => {
+                    if !known {
+                        self.metrics.leases_granted.inc();
+                        self.metrics.lease_ttl_seconds.observe(record.ttl_seconds as f64);
+                    }
+                    table.grant(*record, now);
+                }
+                None => {
+                    self.metrics.leases_revoked.inc_by(known.into());
+                    table.revoke(*id);
+                }
             }
         }
         self.wake.notify_one();
@@ -168,8 +180,8 @@ impl LeaseListener for Lessor {
 
 impl Lessor {
     /// An empty table. With `checkpointing`, the leader records what is left of long leases.
-    pub fn new(checkpointing: bool) -> Self {
-        Lessor { table: Mutex::new(Table { checkpointing, ..Table::default() }), wake: Notify::new() }
+    pub fn new(checkpointing: bool, metrics: Arc<NodeMetrics>) -> Self {
+        Lessor { table: Mutex::new(Table { checkpointing, ..Table::default() }), wake: Notify::new(), metrics }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -221,6 +233,7 @@ impl Lessor {
         let (ttl, now) = (lease.ttl, Instant::now());
         table.schedule(id, now + ttl);
         table.schedule_checkpoint(id, now);
+        self.metrics.leases_renewed.inc();
         let seconds = ttl.as_secs() as i64;
         Some(TimeToLive { remaining_seconds: seconds, granted_seconds: seconds })
     }
@@ -334,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_new_leader_goes_on_where_the_checkpoint_says_until_the_lease_is_renewed() {
-        let old = Lessor::new(true);
+        let old = Lessor::new(true, Arc::default());
         old.replaced(vec![record(1, 1000, 0), record(2, 200, 0)]);
         old.promote();
         let now = Instant::now();
@@ -347,7 +360,7 @@ mod tests {
         }
         assert_eq!(old.next_checkpoint(), None);
 
-        let new = Lessor::new(true);
+        let new = Lessor::new(true, Arc::default());
         new.replaced(vec![record(1, 1000, 699)]);
         new.promote();
         assert!((697..=699).contains(&new.time_to_live(1).unwrap().remaining_seconds));
@@ -360,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_leaders_own_checkpoint_does_not_disturb_its_count() {
-        let lessor = Lessor::new(true);
+        let lessor = Lessor::new(true, Arc::default());
         lessor.replaced(vec![record(1, 1000, 0)]);
         lessor.promote();
         let deadline = lessor.next_deadline();

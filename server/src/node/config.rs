@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::raft::log::SyncObserver;
 pub use crate::raft::network::PeerTls;
 pub use crate::raft::state_machine::TokenListener;
 use crate::state::auth::TokenChange;
 use crate::storage::StoreOptions;
+use crate::telemetry::NodeMetrics;
 use crate::watch::HubOptions;
 
 /// Whether the `initial_*` settings describe a cluster that is being created, or one that runs.
@@ -66,10 +66,8 @@ pub struct NodeConfig {
     pub slow_apply: Duration,
     /// Certificates between members, for `https` peer URLs.
     pub peer_tls: Option<PeerTls>,
-    /// Told how long each fdatasync of the log took.
-    pub wal_sync_observer: Option<SyncObserver>,
-    /// Told how long each commit of the store took.
-    pub commit_observer: Option<SyncObserver>,
+    /// What the rooms count.
+    pub metrics: Arc<NodeMetrics>,
     /// Buffers of the store.
     pub store: StoreOptions,
     /// Remember in the log what is left of long leases, so that a new leader does not start them anew.
@@ -106,8 +104,7 @@ impl Default for NodeConfig {
             force_new_cluster: false,
             slow_apply: Duration::from_millis(100),
             peer_tls: None,
-            wal_sync_observer: None,
-            commit_observer: None,
+            metrics: Arc::default(),
             store: StoreOptions::default(),
             lease_checkpoint: false,
             watch: HubOptions::default(),

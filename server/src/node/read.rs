@@ -1,6 +1,7 @@
 //! Linearizable reads: all that wait share one confirmation by a majority.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
@@ -10,6 +11,9 @@ use super::Inner;
 use super::leader::{Leader, Miss, told};
 use crate::error::EtcdError;
 use crate::proto::peer as pb;
+
+/// A confirmation that takes longer is slow: etcd asks again after this time.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// A read that waits for the index it may read at.
 pub type Waiter = oneshot::Sender<Result<u64, EtcdError>>;
@@ -63,7 +67,11 @@ pub async fn run(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Waiter>) {
             count = waiting.recv_many(&mut round, usize::MAX) => if count == 0 { return },
             () = inner.stop.cancelled() => return,
         }
+        let begun = Instant::now();
         let index = inner.read_index().await;
+        let metrics = &inner.config.metrics;
+        metrics.read_indexes_failed.inc_by(index.is_err().into());
+        metrics.slow_read_indexes.inc_by((begun.elapsed() > SLOW).into());
         for waiter in round.drain(..) {
             // A reader that went away no longer wants to know.
             let _ = waiter.send(index);

@@ -23,8 +23,8 @@ use crate::raft::log::{LogOptions, LogStore, LogThread};
 use crate::raft::network::{self, Network, Peers};
 use crate::raft::state_machine::{LeaseListener, Shared, StateMachine};
 use crate::raft::types::PeerNode;
-use crate::storage::Store;
-use crate::watch::Hub;
+use crate::storage::{Store, StoreOptions};
+use crate::watch::{Hub, HubOptions};
 
 /// Threads for Raft: its core, applying, and peers.
 const THREADS: usize = 2;
@@ -86,6 +86,7 @@ async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner
         member_id: inner.member_id,
         raft: inner.raft.clone(),
         door: Arc::new(NodeDoor(inner.clone())),
+        metrics: inner.config.metrics.clone(),
         snapshot_dir: data_dir.snapshots(),
     };
     if ready.set(opened).is_err() {
@@ -106,7 +107,7 @@ async fn open(
     let shared = open_state(&config, data_dir)?;
     let options = LogOptions {
         segment_bytes: config.wal_segment_bytes,
-        observer: config.wal_sync_observer.clone(),
+        metrics: config.metrics.clone(),
         unsafe_no_sync: config.unsafe_no_sync,
     };
     let (mut log, log_thread) =
@@ -124,10 +125,11 @@ async fn open(
         let forced = standalone::force(&mut log, &shared.state(), member_id, urls).await;
         forced.map_err(io_error("removing the other members"))?;
     }
-    let lessor = Arc::new(Lessor::new(config.lease_checkpoint));
+    let lessor = Arc::new(Lessor::new(config.lease_checkpoint, config.metrics.clone()));
     let leases = shared.store.view().leases().map_err(|error| StartError::DataDir(error.to_string()))?;
     lessor.replaced(leases);
-    let peers = Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout);
+    let peers =
+        Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout, config.metrics.clone());
     let machine = StateMachine::new(shared.clone(), lessor.clone(), config.tokens.clone());
     let machine = machine.warning_after(config.slow_apply);
     let raft_config = Arc::new(raft_config(&config)?);
@@ -156,11 +158,12 @@ async fn open(
 }
 
 fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Arc<Shared>, StartError> {
-    let store = Store::open(&data_dir.store(), config.store.clone());
+    let options = StoreOptions { metrics: config.metrics.clone(), ..config.store.clone() };
+    let store = Store::open(&data_dir.store(), options);
     let store = store.map_err(|error| StartError::DataDir(format!("{}: {error}", data_dir.store().display())))?;
-    let hub = Hub::new(store.view().revision(), config.watch.clone());
-    let observer = config.commit_observer.clone();
-    Shared::new(store, hub, data_dir.snapshots(), observer).map_err(io_error("reading the store"))
+    let options = HubOptions { metrics: config.metrics.clone(), ..config.watch.clone() };
+    let hub = Hub::new(store.view().revision(), options);
+    Shared::new(store, hub, data_dir.snapshots(), config.metrics.clone()).map_err(io_error("reading the store"))
 }
 
 fn first_status(cluster_id: u64, member_id: u64) -> NodeStatus {

@@ -182,7 +182,10 @@ impl Revoker for LeaseRevoker {
         let command = Command { op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })), caller: Some(caller) };
         // Only by this member: another leader has given the lease its full time again.
         let proposed = self.0.propose_here(command.encode_to_vec().into()).await;
-        proposed.is_ok_and(|(_, outcome)| matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound)))
+        let gone =
+            proposed.is_ok_and(|(_, outcome)| matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound)));
+        self.0.config.metrics.leases_expired.inc_by(gone.into());
+        gone
     }
 
     async fn checkpoint(&self, checkpoints: Vec<LeaseCheckpoint>) {

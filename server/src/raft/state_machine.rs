@@ -14,7 +14,6 @@ use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use tokio::sync::{Notify, watch};
 
-use super::log::SyncObserver;
 use super::types::{Entry, LogId, Members, PeerNode, StoredMembers, TypeConfig};
 use crate::mvcc::{Effects, Event, LeaseRecord, View};
 use crate::proto::command::outcome::Result as Answer;
@@ -23,6 +22,7 @@ use crate::proto::peer as pb;
 use crate::state;
 use crate::state::auth::TokenChange;
 use crate::storage::{Batch, Store};
+use crate::telemetry::NodeMetrics;
 use crate::watch::Hub;
 
 /// How far a snapshot goes.
@@ -118,16 +118,16 @@ pub struct Shared {
     state: Mutex<Arc<AppliedState>>,
     /// Where snapshots are prepared and received: on the same file system as the store.
     pub snapshot_dir: PathBuf,
-    commit_observer: Option<SyncObserver>,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl Shared {
-    /// The shared part of a state machine on `store`. The observer is told how long each commit took.
+    /// The shared part of a state machine on `store`.
     pub fn new(
         store: Arc<Store>,
         hub: Arc<Hub>,
         snapshot_dir: PathBuf,
-        commit_observer: Option<SyncObserver>,
+        metrics: Arc<NodeMetrics>,
     ) -> io::Result<Arc<Shared>> {
         let state = AppliedState::decode(store.applied())?;
         Ok(Arc::new(Shared {
@@ -138,7 +138,7 @@ impl Shared {
             store,
             hub,
             snapshot_dir,
-            commit_observer,
+            metrics,
         }))
     }
 
@@ -175,6 +175,7 @@ struct Group {
     leases: BTreeMap<i64, Option<LeaseRecord>>,
     tokens: Vec<TokenChange>,
     answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl Group {
@@ -203,7 +204,9 @@ impl Group {
     }
 
     fn apply(&mut self, command: &Command, index: u64) -> io::Result<Outcome> {
+        let begun = Instant::now();
         let mut applied = state::apply(self.batch.view(), command).map_err(io::Error::other)?;
+        self.metrics.applied(command, &applied.outcome, applied.events.len(), begun.elapsed());
         self.compacted = applied.effects.compact_revision.or(self.compacted);
         self.leases.extend(applied.effects.leases.iter().map(|(id, lease)| (*id, *lease)));
         if let Some(revision) = applied.effects.revision
@@ -238,6 +241,7 @@ impl StateMachine {
     fn warn_if_slow(&self, what: &str, index: u64, took: Duration) {
         if took > self.slow {
             let expected = self.slow;
+            self.shared.metrics.slow_applies.inc();
             tracing::warn!(index, what, ?took, "expected-duration" = ?expected, "apply request took too long");
         }
     }
@@ -252,6 +256,7 @@ impl StateMachine {
             leases: BTreeMap::new(),
             tokens: Vec::new(),
             answers: Vec::new(),
+            metrics: self.shared.metrics.clone(),
         }
     }
 
@@ -262,9 +267,7 @@ impl StateMachine {
         group.batch.commit().map_err(io::Error::other)?;
         let took = begun.elapsed();
         self.warn_if_slow("commit", group.state.index(), took);
-        if let Some(observer) = &self.shared.commit_observer {
-            observer(took);
-        }
+        self.shared.metrics.backend_commit_seconds.observe(took.as_secs_f64());
         for (revision, events) in group.events {
             self.shared.hub.publish(revision, events);
         }
@@ -326,11 +329,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> io::Result<()> {
         let shared = self.shared.clone();
+        self.shared.metrics.snapshots_being_applied.inc();
         let installed = tokio::task::spawn_blocking(move || {
             let dir = snapshot.into_dir(&shared.snapshot_dir)?;
             shared.store.install(dir.path()).map_err(io::Error::other)
         });
-        installed.await.map_err(io::Error::other)??;
+        let installed = installed.await;
+        self.shared.metrics.snapshots_being_applied.dec();
+        installed.map_err(io::Error::other)??;
         let state = AppliedState::decode(self.shared.store.applied())?;
         if state.last != meta.last_log_id {
             let message = format!("the snapshot of {:?} stands at {:?}", meta.last_log_id, state.last);

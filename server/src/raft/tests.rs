@@ -35,11 +35,11 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
-        let options = LogOptions { segment_bytes: 64 << 10, observer: None, unsafe_no_sync: false };
+        let options = LogOptions { segment_bytes: 64 << 10, metrics: Arc::default(), unsafe_no_sync: false };
         let (log, _thread) = LogStore::open(&dir.path().join("wal"), options).unwrap();
         let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
         let hub = Hub::new(store.view().revision(), HubOptions::default());
-        let shared = Shared::new(store, hub, dir.path().join("snapshots"), None).unwrap();
+        let shared = Shared::new(store, hub, dir.path().join("snapshots"), Arc::default()).unwrap();
         Ok((dir, log, StateMachine::new(shared, Arc::new(NoLeases), Arc::new(NoTokens))))
     }
 }

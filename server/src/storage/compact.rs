@@ -9,7 +9,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use rocksdb::WriteBatch;
@@ -73,6 +73,11 @@ impl Progress {
         drop(self.changed.wait_while(self.lock(), waits).expect("nothing panics while holding it"));
     }
 
+    fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.done >= state.wanted
+    }
+
     /// Waits for work; false when the store was closed.
     fn wait_for_work(&self) -> bool {
         let idle = |state: &mut State| !state.closed && state.done >= state.wanted;
@@ -83,14 +88,22 @@ impl Progress {
 
 /// Runs until the store is closed. Holds the store only during a step.
 pub fn run(store: Weak<Store>, progress: Arc<Progress>) {
+    let mut begun = None;
     while progress.wait_for_work() {
         let Some(open) = store.upgrade() else { return };
+        let start = *begun.get_or_insert_with(Instant::now);
         let step = open.remove_some();
+        let metrics = open.options.metrics.clone();
         drop(open);
         // Commits that wait for the lock get it while this thread sleeps.
         let pause = match step {
             Ok(done) => {
                 progress.update(|state| state.done = done);
+                if progress.is_idle() {
+                    metrics.compaction_milliseconds.observe(start.elapsed().as_millis() as f64);
+                    metrics.last_compaction_seconds.set(chrono::Utc::now().timestamp());
+                    begun = None;
+                }
                 PAUSE
             }
             // Nothing is lost by old versions that stay. A store that cannot be written fails the next commit too.

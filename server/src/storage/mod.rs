@@ -20,6 +20,7 @@ use rocksdb::{Cache, checkpoint::Checkpoint};
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
 use crate::mvcc::{AlarmMember, Auth, Effects, ReadError, Source, ViewError, keys};
 use crate::proto::etcdserverpb::AlarmResponse;
+use crate::telemetry::NodeMetrics;
 
 mod batch;
 mod columns;
@@ -65,11 +66,13 @@ pub struct StoreOptions {
     pub write_buffer_bytes: usize,
     /// Memory for blocks read from disk; grows only with use.
     pub block_cache_bytes: usize,
+    /// Counts compactions.
+    pub metrics: Arc<NodeMetrics>,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { write_buffer_bytes: 64 << 20, block_cache_bytes: 32 << 20 }
+        Self { write_buffer_bytes: 64 << 20, block_cache_bytes: 32 << 20, metrics: Arc::default() }
     }
 }
 
@@ -295,6 +298,8 @@ impl Store {
         let database = Arc::clone(&self.head().database);
         let done = database.number(meta::REMOVED_REVISION)?.unwrap_or(-1);
         let (batch, done) = compact::step(&view, &database, done, self.head().compact_revision)?;
+        // All but the note of how far it got.
+        self.options.metrics.compacted_keys.inc_by(batch.len().saturating_sub(1) as u64);
         database.write(batch)?;
         Ok(done)
     }

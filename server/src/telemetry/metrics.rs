@@ -1,15 +1,18 @@
 //! The metrics that dashboards and alerts for etcd read, one registry for each member.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::node::NodeMetrics;
 use super::process;
+use super::requests::RequestMetrics;
 
 /// Labels of a gRPC method.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,20 +38,17 @@ pub struct Handled {
     pub grpc_code: &'static str,
 }
 
-/// Label of the member at the other end of a peer connection.
+/// Labels of a member and another one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 #[allow(non_snake_case)]
-pub struct To {
-    /// Member id in hexadecimal.
-    pub To: String,
+struct Pair {
+    Local: String,
+    Remote: String,
 }
 
-/// Label of the member where bytes came from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-#[allow(non_snake_case)]
-pub struct From {
-    /// Member id in hexadecimal.
-    pub From: String,
+struct ClusterVersion {
+    cluster_version: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +60,9 @@ struct ServerId {
 struct ServerVersion {
     server_version: &'static str,
 }
+
+/// The minor version that all members speak.
+const CLUSTER_VERSION: &str = "3.7";
 
 /// What is looked up when somebody asks for the metrics.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +93,10 @@ pub struct Observed {
     pub compact_revision: i64,
     /// Counts the changes of users and roles.
     pub auth_revision: u64,
+    /// Events that wait to be sent to watchers.
+    pub pending_events: usize,
+    /// Ids of the other members.
+    pub peers: Vec<u64>,
 }
 
 /// Histograms by labels.
@@ -109,16 +116,10 @@ pub struct Metrics {
     pub client_sent_bytes: Counter,
     /// Bytes of messages received from clients.
     pub client_received_bytes: Counter,
-    /// Bytes sent to each peer.
-    pub peer_sent_bytes: Family<To, Counter>,
-    /// Bytes received from each peer.
-    pub peer_received_bytes: Family<From, Counter>,
-    /// Time of a round trip to each peer.
-    pub peer_round_trip_seconds: Histograms<To>,
-    /// Time of a sync of the Raft log.
-    pub wal_fsync_seconds: Histogram,
-    /// Time to write one batch of the state machine.
-    pub backend_commit_seconds: Histogram,
+    /// What is counted below the doors.
+    pub node: Arc<NodeMetrics>,
+    /// What is counted of requests.
+    pub requests: RequestMetrics,
     /// Proposals that wait for their outcome.
     pub proposals_pending: Gauge,
     /// Proposals that failed.
@@ -142,12 +143,16 @@ struct LookedUp {
     revision: Gauge,
     compact_revision: Gauge,
     auth_revision: Gauge,
+    pending_events: Gauge,
+    known_peers: Family<Pair, Gauge>,
     server_id: Family<ServerId, Gauge>,
     resident: Gauge,
     virtual_bytes: Gauge,
     cpu_seconds: Counter<f64, AtomicU64>,
     open_fds: Gauge,
     max_fds: Gauge,
+    os_fd_used: Gauge,
+    os_fd_limit: Gauge,
     start_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -172,30 +177,8 @@ impl Metrics {
                 "etcd_network_client_grpc_received_bytes",
                 "Bytes of messages received from clients",
             ),
-            peer_sent_bytes: add(&mut registry, "etcd_network_peer_sent_bytes", "Bytes sent to each peer"),
-            peer_received_bytes: add(
-                &mut registry,
-                "etcd_network_peer_received_bytes",
-                "Bytes received from each peer",
-            ),
-            peer_round_trip_seconds: put(
-                &mut registry,
-                "etcd_network_peer_round_trip_time_seconds",
-                "Time of a round trip to each peer",
-                Family::new_with_constructor(round_trip_seconds as fn() -> Histogram),
-            ),
-            wal_fsync_seconds: put(
-                &mut registry,
-                "etcd_disk_wal_fsync_duration_seconds",
-                "Time of a sync of the Raft log",
-                disk_seconds(),
-            ),
-            backend_commit_seconds: put(
-                &mut registry,
-                "etcd_disk_backend_commit_duration_seconds",
-                "Time to write one batch of the state machine",
-                disk_seconds(),
-            ),
+            node: Arc::new(NodeMetrics::registered(&mut registry)),
+            requests: RequestMetrics::registered(&mut registry),
             proposals_pending: add(
                 &mut registry,
                 "etcd_server_proposals_pending",
@@ -230,6 +213,9 @@ impl LookedUp {
             add(registry, "etcd_server_version", "The version that clients see, as a label");
         let version = crate::config::ETCD_VERSION;
         versions.get_or_create(&ServerVersion { server_version: version }).set(1);
+        let clusters: Family<ClusterVersion, Gauge> =
+            add(registry, "etcd_cluster_version", "The version that the members agree on, as a label");
+        clusters.get_or_create(&ClusterVersion { cluster_version: CLUSTER_VERSION }).set(1);
         LookedUp {
             has_leader: add(registry, "etcd_server_has_leader", "Whether a leader is known"),
             is_leader: add(registry, "etcd_server_is_leader", "Whether this member leads"),
@@ -256,11 +242,19 @@ impl LookedUp {
                 "The revision below which history is gone",
             ),
             auth_revision: add(registry, "etcd_debugging_auth_revision", "Counts the changes of users and roles"),
+            pending_events: add(
+                registry,
+                "etcd_debugging_mvcc_pending_events_total",
+                "Events that wait to be sent to watchers",
+            ),
+            known_peers: add(registry, "etcd_network_known_peers", "The other members, by their ids"),
             server_id: add(registry, "etcd_server_id", "The member's id, as a label"),
             resident: add(registry, "process_resident_memory_bytes", "Resident memory"),
             virtual_bytes: add(registry, "process_virtual_memory_bytes", "Virtual memory"),
             cpu_seconds: add(registry, "process_cpu_seconds", "User and system CPU time"),
             open_fds: add(registry, "process_open_fds", "Open file descriptors"),
+            os_fd_used: add(registry, "os_fd_used", "Open file descriptors"),
+            os_fd_limit: add(registry, "os_fd_limit", "Most file descriptors that may be open"),
             max_fds: add(registry, "process_max_fds", "Most file descriptors that may be open"),
             start_seconds: add(registry, "process_start_time_seconds", "Start since the epoch"),
         }
@@ -283,13 +277,21 @@ impl LookedUp {
         self.quota.set(observed.quota_bytes);
         self.revision.set(observed.revision);
         self.compact_revision.set(observed.compact_revision);
+        self.pending_events.set(observed.pending_events as i64);
         let server_id = format!("{:x}", observed.member_id);
+        self.known_peers.clear();
+        for peer in &observed.peers {
+            let pair = Pair { Local: server_id.clone(), Remote: format!("{peer:x}") };
+            self.known_peers.get_or_create(&pair).set(1);
+        }
         self.server_id.get_or_create(&ServerId { server_id }).set(1);
         let usage = process::usage();
         self.resident.set(usage.resident_bytes);
         self.virtual_bytes.set(usage.virtual_bytes);
         self.open_fds.set(usage.open_fds);
         self.max_fds.set(usage.max_fds);
+        self.os_fd_used.set(usage.open_fds);
+        self.os_fd_limit.set(usage.max_fds);
         self.cpu_seconds.inner().store(usage.cpu_seconds.to_bits(), Ordering::Relaxed);
     }
 }
@@ -298,23 +300,24 @@ fn call_seconds() -> Histogram {
     Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
 }
 
-/// etcd's buckets, so that its dashboards' quantiles mean the same.
-fn disk_seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 14))
-}
-
-fn round_trip_seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.0001, 2.0, 16))
-}
-
-fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+/// Registers a new metric.
+pub(super) fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     put(registry, name, help, M::default())
 }
 
-fn put<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+/// Registers a metric.
+pub(super) fn put<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
 }
+
+/// Counters that etcd names without `_total`.
+const BARE: &[&str] = &[
+    "etcd_server_health_success",
+    "etcd_server_health_failures",
+    "etcd_server_learner_promote_successes",
+    "etcd_server_learner_promote_failures",
+];
 
 /// OpenMetrics names a counter without `_total` in its comments; the older format, which every scraper and script
 /// reads, names the samples.
@@ -330,10 +333,14 @@ fn plain(open_metrics: &str) -> String {
             continue;
         }
         let Some(kind) = line.strip_prefix("# TYPE ") else {
-            text.extend([line, "\n"]);
+            match BARE.iter().find_map(|name| Some((name, line.strip_prefix(name)?.strip_prefix("_total")?))) {
+                Some((name, rest)) => text.extend([name, rest, "\n"]),
+                None => text.extend([line, "\n"]),
+            }
             continue;
         };
         let (name, suffix) = match kind.strip_suffix(" counter") {
+            Some(name) if BARE.contains(&name) => (name, ""),
             Some(name) => (name, "_total"),
             None => (kind.rsplit_once(' ').map_or(kind, |(name, _)| name), ""),
         };
@@ -371,6 +378,9 @@ mod tests {
             "etcd_network_client_grpc_sent_bytes_total 5",
             "# TYPE etcd_disk_wal_fsync_duration_seconds histogram",
             "etcd_server_proposals_failed_total 0",
+            "# TYPE etcd_server_health_success counter",
+            "etcd_server_health_success 0",
+            "etcd_cluster_version{cluster_version=\"3.7\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

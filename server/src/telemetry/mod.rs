@@ -3,7 +3,11 @@
 mod journal;
 pub mod logs;
 pub mod metrics;
+pub mod node;
+pub mod peers;
 pub mod process;
+pub mod requests;
 mod rotation;
 
 pub use metrics::Metrics;
+pub use node::NodeMetrics;

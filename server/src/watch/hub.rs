@@ -12,6 +12,7 @@ use super::mailbox::{Delivery, Mailbox};
 use super::stream::WatchStream;
 use super::watcher::Interest;
 use crate::mvcc::{Event, Source};
+use crate::telemetry::NodeMetrics;
 
 /// Revisions kept for those who come a little late, at most. Looking through them holds up publishing.
 const RECENT_REVISIONS: usize = 1024;
@@ -25,11 +26,17 @@ pub struct HubOptions {
     pub progress_interval: Duration,
     /// A response larger than this is split where the watcher asked for fragments.
     pub fragment_bytes: usize,
+    /// Counts streams, watchers and events.
+    pub metrics: Arc<NodeMetrics>,
 }
 
 impl Default for HubOptions {
     fn default() -> Self {
-        Self { progress_interval: Duration::from_secs(600), fragment_bytes: (1536 << 10) + (512 << 10) }
+        Self {
+            progress_interval: Duration::from_secs(600),
+            fragment_bytes: (1536 << 10) + (512 << 10),
+            metrics: Arc::default(),
+        }
     }
 }
 
@@ -137,6 +144,13 @@ impl Hub {
     /// The newest published revision.
     pub fn revision(&self) -> i64 {
         self.lock().revision
+    }
+
+    /// Events that wait to be taken by streams.
+    pub fn pending_events(&self) -> usize {
+        let mailboxes: HashMap<*const Mailbox, Arc<Mailbox>> =
+            self.lock().synced.values().map(|synced| (Arc::as_ptr(&synced.mailbox), synced.mailbox.clone())).collect();
+        mailboxes.values().map(|mailbox| mailbox.pending_events()).sum()
     }
 
     /// Tells when revisions are published.

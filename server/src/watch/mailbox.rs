@@ -82,6 +82,11 @@ impl Mailbox {
         self.lock().is_empty()
     }
 
+    /// Events that wait.
+    pub fn pending_events(&self) -> usize {
+        self.lock().deliveries.iter().map(|delivery| delivery.picks.len()).sum()
+    }
+
     /// Throws away what waits for a watcher.
     pub fn forget(&self, watch_id: i64) {
         let mut contents = self.lock();

@@ -58,10 +58,13 @@ pub struct WatchStream<S> {
     progress_asked: bool,
     /// Watchers that shall be told the revision.
     progress_due: BTreeSet<i64>,
+    /// Watchers, and those of them that are behind, as the metrics have them.
+    counted: (i64, i64),
 }
 
 impl<S: Source> WatchStream<S> {
     pub(super) fn new(hub: Arc<Hub>, source: Arc<S>, number: u64) -> Self {
+        hub.options().metrics.watch_streams.inc();
         Self {
             hub,
             source,
@@ -72,6 +75,7 @@ impl<S: Source> WatchStream<S> {
             next_id: 0,
             progress_asked: false,
             progress_due: BTreeSet::new(),
+            counted: (0, 0),
         }
     }
 
@@ -96,10 +100,21 @@ impl<S: Source> WatchStream<S> {
                 () = out.closed() => Err(Closed),
             };
             revisions.mark_unchanged();
+            self.count(self.watchers.len(), self.behind.len());
             if result.is_err() || self.serve(&out).await.is_err() {
                 return;
             }
+            self.count(self.watchers.len(), self.behind.len());
         }
+    }
+
+    /// Brings the metrics up to date.
+    fn count(&mut self, watchers: usize, behind: usize) {
+        let now = (watchers as i64, behind as i64);
+        let before = std::mem::replace(&mut self.counted, now);
+        let metrics = &self.hub.options().metrics;
+        metrics.watchers.inc_by(now.0 - before.0);
+        metrics.slow_watchers.inc_by(now.1 - before.1);
     }
 
     async fn handle(&mut self, asked: Asked, out: &Responses) -> Result<(), Closed> {
@@ -203,6 +218,7 @@ impl<S: Source> WatchStream<S> {
                 continue;
             };
             watcher.busy = true;
+            self.hub.options().metrics.events.inc_by(response.events.len() as u64);
             let parts = match watcher.fragment {
                 true => fragments(response, self.hub.options().fragment_bytes),
                 false => vec![response],
@@ -315,6 +331,10 @@ impl<S> Drop for WatchStream<S> {
         for id in self.watchers.keys() {
             self.hub.leave(self.number, *id);
         }
+        let metrics = &self.hub.options().metrics;
+        metrics.watch_streams.dec();
+        metrics.watchers.dec_by(self.counted.0);
+        metrics.slow_watchers.dec_by(self.counted.1);
     }
 }
 

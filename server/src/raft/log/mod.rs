@@ -24,9 +24,9 @@ use openraft::{OptionalSend, entry::RaftEntry};
 use tokio::sync::oneshot;
 
 use self::index::Index;
-pub use self::writer::SyncObserver;
 use self::writer::{Change, Job, Waiter, Writer};
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::telemetry::NodeMetrics;
 
 /// Entries sent to a follower in one message, in bytes, about.
 const READ_BYTES: usize = 1 << 20;
@@ -80,8 +80,8 @@ pub enum LogError {
 pub struct LogOptions {
     /// Size of one segment file, in bytes.
     pub segment_bytes: u64,
-    /// Told how long each fdatasync took.
-    pub observer: Option<SyncObserver>,
+    /// Counts syncs and writes.
+    pub metrics: Arc<NodeMetrics>,
     /// Leave the fdatasync out. What was promised may be lost with the machine, not with the process.
     pub unsafe_no_sync: bool,
 }
@@ -134,7 +134,7 @@ impl LogStore {
             // A segment that lost even its first record begins anew.
             open,
             index: index.clone(),
-            observer: options.observer,
+            metrics: options.metrics,
             unsafe_no_sync: options.unsafe_no_sync,
             state,
         };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use prost::Message;
@@ -18,9 +18,7 @@ use super::index::{Index, Place};
 use super::segment::{self, Kind};
 use crate::proto::peer as pb;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote, entry_to_wire};
-
-/// Told how long each fdatasync of the log took.
-pub type SyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+use crate::telemetry::NodeMetrics;
 
 /// Bytes written and synced at once, about.
 const BATCH_BYTES: usize = 4 << 20;
@@ -108,7 +106,7 @@ pub struct Writer {
     pub(super) spares: Vec<PathBuf>,
     pub(super) open: Open,
     pub(super) index: Arc<Mutex<Index>>,
-    pub(super) observer: Option<SyncObserver>,
+    pub(super) metrics: Arc<NodeMetrics>,
     pub(super) unsafe_no_sync: bool,
     /// What a new segment must tell of the ones before it, as far as it was written.
     pub(super) state: pb::SegmentState,
@@ -219,7 +217,10 @@ impl Writer {
             return Ok(());
         }
         let open = &mut self.open;
+        let start = Instant::now();
         open.file.write_all_at(&batch.bytes, open.offset)?;
+        self.metrics.wal_write_seconds.observe(start.elapsed().as_secs_f64());
+        self.metrics.wal_written_bytes.inc_by(batch.bytes.len() as i64);
         open.offset += batch.bytes.len() as u64;
         if open.offset > open.allocated {
             let target = (open.offset + GROWTH).min(self.segment_bytes).max(open.offset);
@@ -241,9 +242,7 @@ impl Writer {
             let start = Instant::now();
             self.open.file.sync_data()?;
             self.open.synced = self.open.offset;
-            if let Some(observer) = &self.observer {
-                observer(start.elapsed());
-            }
+            self.metrics.wal_fsync_seconds.observe(start.elapsed().as_secs_f64());
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
+use prometheus_client::metrics::counter::Counter;
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -30,6 +32,8 @@ use crate::proto::peer as pb;
 use crate::proto::peer::peer_client::PeerClient;
 use crate::raft::state_machine::{Snapshot, SnapshotFiles};
 use crate::raft::types::{Malformed, PeerNode, TypeConfig, Vote};
+use crate::telemetry::NodeMetrics;
+use crate::telemetry::peers::PeerCounts;
 
 type RpcError = RPCError<TypeConfig>;
 type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>;
@@ -74,18 +78,26 @@ pub struct Peers {
     member_id: u64,
     tls: Option<PeerTls>,
     stall: Duration,
+    metrics: Arc<NodeMetrics>,
     links: Mutex<HashMap<u64, Link>>,
     removed: watch::Sender<bool>,
 }
 
 impl Peers {
     /// Connections of `member_id`. A peer that takes longer than `stall` to answer a replication is given up for lost.
-    pub fn new(cluster_id: u64, member_id: u64, tls: Option<PeerTls>, stall: Duration) -> Arc<Peers> {
+    pub fn new(
+        cluster_id: u64,
+        member_id: u64,
+        tls: Option<PeerTls>,
+        stall: Duration,
+        metrics: Arc<NodeMetrics>,
+    ) -> Arc<Peers> {
         Arc::new(Peers {
             cluster_id,
             member_id,
             tls,
             stall,
+            metrics,
             links: Mutex::default(),
             removed: watch::Sender::new(false),
         })
@@ -153,6 +165,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &PeerNode) -> Target {
         Target {
+            counts: self.0.metrics.peers.of(target),
             peers: self.0.clone(),
             client: self.0.caller(target, &node.peer_urls),
             bulk: self.0.client(target, &node.peer_urls, |link| link.bulk.clone()),
@@ -168,6 +181,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// One member as openraft sees it.
 pub struct Target {
     peers: Arc<Peers>,
+    counts: PeerCounts,
     client: Caller,
     bulk: Caller,
     /// Heartbeats go over one stream; openraft opens a new one for each.
@@ -194,6 +208,20 @@ impl Beats {
         let answer = answers.message().await?.ok_or_else(ended)?;
         self.0 = Some((requests, answers));
         Ok(answer)
+    }
+}
+
+/// A heartbeat under way. One that fails, or that is given up while it waits, counts.
+struct Beat<'a> {
+    failures: Option<&'a Counter>,
+    begun: Instant,
+}
+
+impl Drop for Beat<'_> {
+    fn drop(&mut self) {
+        if let Some(failures) = self.failures {
+            failures.inc();
+        }
     }
 }
 
@@ -228,10 +256,12 @@ impl Target {
         };
         let input = futures::stream::iter([first]).chain(input);
         let sent = Arc::new(AtomicU64::new(0));
-        let counter = sent.clone();
+        let (counter, sent_bytes) = (sent.clone(), self.counts.sent_bytes.clone());
         let requests = input.map(move |request| {
             counter.fetch_add(1, Ordering::Relaxed);
-            super::append_to_wire(request)
+            let request = super::append_to_wire(request);
+            sent_bytes.inc_by(request.encoded_len() as u64);
+            request
         });
         let mut client = self.client.clone();
         let opened = tokio::time::timeout(self.peers.stall, client.append(requests)).await;
@@ -260,7 +290,14 @@ impl Target {
         futures::stream::unfold((self, input), |(this, mut input)| async move {
             let request = super::append_to_wire(input.next().await?);
             let client = this.client.clone();
+            this.counts.sent_bytes.inc_by(request.encoded_len() as u64);
+            let mut beat = Beat { failures: Some(&this.peers.metrics.peers.heartbeat_failures), begun: Instant::now() };
             let answer = this.beats.get_or_insert_default().send(client, request).await;
+            if answer.is_ok() {
+                beat.failures = None;
+                this.counts.round_trip_seconds.observe(beat.begun.elapsed().as_secs_f64());
+            }
+            drop(beat);
             let answer = match answer {
                 Ok(answer) => super::appended_from_wire(answer).map_err(malformed),
                 Err(status) => Err(this.unreachable(status)),
@@ -281,6 +318,7 @@ impl Target {
             match tokio::time::timeout(self.peers.stall, responses.message()).await {
                 Ok(Ok(None)) => return None,
                 Ok(Ok(Some(response))) => {
+                    self.counts.received_bytes.inc_by(response.encoded_len() as u64);
                     return Some(super::appended_from_wire(response).map_err(malformed));
                 }
                 Ok(Err(status)) => return Some(Err(self.unreachable(status))),

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use super::{CLUSTER, FROM, MAX_MESSAGE, REMOVED, TO, snapshot};
 use crate::proto::peer as pb;
 use crate::proto::peer::peer_server::{Peer, PeerServer};
 use crate::raft::Raft;
+use crate::telemetry::NodeMetrics;
 
 /// The part of the answers that is not Raft's own: the node's.
 #[tonic::async_trait]
@@ -60,6 +62,8 @@ pub struct Ready<D> {
     pub door: Arc<D>,
     /// Where snapshots are received.
     pub snapshot_dir: PathBuf,
+    /// Counts messages.
+    pub metrics: Arc<NodeMetrics>,
 }
 
 /// Serves peers on accepted connections until `stop`.
@@ -130,10 +134,14 @@ impl<D: Door> Peer for PeerService<D> {
 
     async fn append(&self, request: Request<Streaming<pb::AppendRequest>>) -> Result<Response<AppendStream>, Status> {
         let ready = self.check(&request)?;
+        let counts = ready.metrics.peers.of(id_in(request.metadata(), FROM).unwrap_or(0));
+        let received_bytes = counts.received_bytes;
         // A broken or malformed stream ends here; the leader sees its answers end and begins anew.
-        let requests = request.into_inner().map(|request| {
+        let requests = request.into_inner().map(move |request| {
             let request = request.inspect_err(|status| tracing::debug!(%status, "a replication stream broke"));
-            super::append_from_wire(request.ok()?).ok()
+            let request = request.ok()?;
+            received_bytes.inc_by(request.encoded_len() as u64);
+            super::append_from_wire(request).ok()
         });
         let requests =
             requests.take_while(|request| std::future::ready(request.is_some())).filter_map(std::future::ready);
@@ -143,7 +151,9 @@ impl<D: Door> Peer for PeerService<D> {
             if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
                 door.heard_leader();
             }
-            Ok(super::appended_to_wire(answer))
+            let answer = super::appended_to_wire(answer);
+            counts.sent_bytes.inc_by(answer.encoded_len() as u64);
+            Ok(answer)
         });
         Ok(Response::new(Box::pin(answers)))
     }
