@@ -30,6 +30,13 @@ pub fn in_gos_words(status: Status) -> Status {
     }
 }
 
+/// An error as Go prints a status. Clients compare the reason of a cancelled watch with this, to log in again if that
+/// helps.
+pub fn in_gos_error(error: EtcdError) -> String {
+    let status = Status::from(error);
+    format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message())
+}
+
 /// Go's name of a status code, as metrics have it.
 pub fn code_name(code: Code) -> &'static str {
     match code {

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
-use super::errors::in_gos_words;
+use super::errors::{in_gos_error, in_gos_words};
 use crate::auth::Credentials;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
@@ -32,7 +32,7 @@ fn until_broken(
         match requests.message().await {
             Ok(request) => {
                 let request = request?;
-                let refusal = api.watch_refusal(&credentials, &request).await;
+                let refusal = api.watch_refusal(&credentials, &request).await.map(in_gos_error);
                 Some((Asked { request, refusal }, (api, credentials, requests, broken)))
             }
             Err(status) => {

@@ -30,6 +30,7 @@ const AUTHORIZATION: &str = "authorization";
 const GATEWAY_PREFIX: &str = "grpcgateway-";
 
 /// The Common Name of the certificate that a client has shown and that was verified; an extension of the request.
+/// It counts only with `--client-cert-auth`, which whoever asks for it has to see to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCommonName(pub String);
 

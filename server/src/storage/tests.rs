@@ -165,6 +165,29 @@ fn a_crash_while_a_state_is_replaced_leaves_the_old_one() {
 }
 
 #[test]
+fn users_come_with_a_checkpoint_and_after_a_restart() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = Store::open(other.path(), StoreOptions::default()).unwrap();
+    let name = || "root".to_owned();
+    let user = AuthUserAddRequest { name: name(), ..Default::default() };
+    let role = AuthUserGrantRoleRequest { user: name(), role: name() };
+    apply(&store, [Op::UserAdd(user), Op::UserGrantRole(role), Op::AuthEnable(AuthEnableRequest {})]);
+    let checkpoint = other.path().join("checkpoint");
+    store.checkpoint(&checkpoint).unwrap();
+    let replaced = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    assert!(!replaced.auth_enabled() && replaced.auth().revision == 1);
+    replaced.install(&checkpoint).unwrap();
+    assert!(replaced.auth_enabled() && replaced.view().auth().user("root").unwrap().is_root);
+    assert_eq!(replaced.auth(), store.auth());
+    drop(replaced);
+    let reopened = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    assert!(reopened.auth_enabled());
+    assert_eq!(reopened.auth(), store.auth());
+    apply(&reopened, [Op::Compact(CompactionRequest { revision: 1, physical: false })]);
+    assert!(reopened.auth_enabled(), "other changes leave it as it is");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_refused_and_the_store_goes_on() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());

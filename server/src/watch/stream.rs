@@ -31,8 +31,8 @@ pub type Responses = mpsc::Sender<Result<WatchResponse, EtcdError>>;
 pub struct Asked {
     /// What the client wants.
     pub request: WatchRequest,
-    /// Why a watcher may not be created, if so.
-    pub refusal: Option<EtcdError>,
+    /// Why a watcher may not be created, if so, in the words that the client gets.
+    pub refusal: Option<String>,
 }
 
 impl From<WatchRequest> for Asked {
@@ -138,14 +138,14 @@ impl<S: Source> WatchStream<S> {
     async fn create(
         &mut self,
         request: &WatchCreateRequest,
-        refusal: Option<EtcdError>,
+        refusal: Option<String>,
         out: &Responses,
     ) -> Result<(), Closed> {
         let watcher = Watcher::new(request);
         let refusal = if request.start_revision < 0 {
             Some(EtcdError::Compacted.to_string())
-        } else if let Some(error) = refusal {
-            Some(error.to_string())
+        } else if refusal.is_some() {
+            refusal
         } else if watcher.interest.range.is_empty() {
             Some("mvcc: watcher range is empty".to_owned())
         } else if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {

@@ -139,6 +139,14 @@ impl Member {
         self.exit().await
     }
 
+    /// Stops the process for a while, or lets it go on.
+    pub fn pause(&self, paused: bool) {
+        let pid = self.child.as_ref().expect("a running process").id().to_string();
+        let signal = if paused { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill").args([signal, &pid]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
     /// Waits for the process to end by itself.
     pub async fn exit(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("a running process");
