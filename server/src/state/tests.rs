@@ -520,6 +520,43 @@ fn a_txn_reads_what_it_wrote_but_compares_what_was_before() {
 }
 
 #[test]
+fn watchers_are_shown_the_version_of_the_revision_before() {
+    let mut memory = Overlay::new(Nothing);
+    let put = |value| PutRequest { key: bytes("a"), value: bytes(value), ..Default::default() };
+    let open = DeleteRangeRequest { key: bytes("a"), range_end: bytes("\0"), prev_kv: true };
+    let txn = |requests: Vec<Request>| {
+        let success = requests.into_iter().map(|request| RequestOp { request: Some(request) });
+        Op::Txn(TxnRequest { success: success.collect(), ..Default::default() })
+    };
+    let put_and_delete = txn(vec![Request::RequestPut(put("2")), Request::RequestDeleteRange(open.clone())]);
+    let shown = |applied: &Applied| {
+        let before = applied.events.iter().map(|event| event.prev_kv.as_ref().map(|kv| kv.value.clone()));
+        before.collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&run(&mut memory, &put_and_delete)), [None, None]);
+    run(&mut memory, &Op::Put(put("1")));
+    assert_eq!(shown(&run(&mut memory, &put_and_delete)), [Some(bytes("1")), Some(bytes("1"))]);
+    run(&mut memory, &Op::Put(put("1")));
+    let delete_and_put = txn(vec![Request::RequestDeleteRange(open), Request::RequestPut(put("2"))]);
+    assert_eq!(shown(&run(&mut memory, &delete_and_put)), [Some(bytes("1")), None]);
+}
+
+#[test]
+fn unknown_comparisons_hold_and_unknown_targets_are_equal() {
+    let mut memory = Overlay::new(Nothing);
+    run(&mut memory, &Op::Put(PutRequest { key: bytes("a"), value: bytes("1"), ..Default::default() }));
+    let mut succeeded = |result, target| {
+        let compare = Compare { key: bytes("a"), result, target, ..Default::default() };
+        let applied = run(&mut memory, &Op::Txn(TxnRequest { compare: vec![compare], ..Default::default() }));
+        let Some(Answer::Txn(answer)) = applied.outcome.result else { panic!("{:?}", applied.outcome) };
+        answer.succeeded
+    };
+    let (equal, greater, unknown) = (0, 1, 9);
+    assert!(succeeded(unknown, CompareTarget::Mod.into()));
+    assert!(succeeded(equal, unknown) && !succeeded(greater, unknown));
+}
+
+#[test]
 fn alarms_are_raised_once_and_forbid_writes_until_disarmed() {
     use crate::proto::etcdserverpb::alarm_request::AlarmAction;
     let mut memory = Overlay::new(Nothing);

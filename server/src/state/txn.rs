@@ -11,13 +11,10 @@ use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response;
 use crate::proto::etcdserverpb::{Compare, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse};
 
-/// Whether no operation of the transaction, in either branch, can write.
+/// Whether every operation of the transaction, in either branch, is a range. As in etcd, one with a nested transaction
+/// goes through Raft whatever that does, where alarms may refuse it.
 pub fn is_read_only(request: &TxnRequest) -> bool {
-    operations(request).all(|op| match &op.request {
-        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) => false,
-        Some(Request::RequestTxn(nested)) => is_read_only(nested),
-        Some(Request::RequestRange(_)) | None => true,
-    })
+    operations(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
 }
 
 /// Whether an operation of the transaction, in either branch, is a put.
@@ -127,7 +124,7 @@ fn holds<V: View>(view: &V, compare: &Compare) -> Result<bool, ViewError> {
     let kvs = range::current(view, &keys)?;
     if kvs.is_empty() {
         // A missing key has no value that could be compared, but zeros otherwise.
-        let comparable = compare.target() != CompareTarget::Value;
+        let comparable = compare.target != CompareTarget::Value as i32;
         return Ok(comparable && holds_for(compare, &KeyValue::default()));
     }
     Ok(kvs.iter().all(|kv| holds_for(compare, kv)))
@@ -135,32 +132,35 @@ fn holds<V: View>(view: &V, compare: &Compare) -> Result<bool, ViewError> {
 
 fn holds_for(compare: &Compare, kv: &KeyValue) -> bool {
     let given = compare.target_union.as_ref();
-    let ordering = match compare.target() {
-        CompareTarget::Value => match given {
+    // As in etcd, an unknown target is equal to anything, and an unknown comparison holds.
+    let ordering = match CompareTarget::try_from(compare.target) {
+        Err(_) => Ordering::Equal,
+        Ok(CompareTarget::Value) => match given {
             Some(TargetUnion::Value(value)) => kv.value.cmp(value),
             _ => kv.value.as_ref().cmp(&[]),
         },
-        CompareTarget::Version => match given {
+        Ok(CompareTarget::Version) => match given {
             Some(TargetUnion::Version(version)) => kv.version.cmp(version),
             _ => kv.version.cmp(&0),
         },
-        CompareTarget::Create => match given {
+        Ok(CompareTarget::Create) => match given {
             Some(TargetUnion::CreateRevision(revision)) => kv.create_revision.cmp(revision),
             _ => kv.create_revision.cmp(&0),
         },
-        CompareTarget::Mod => match given {
+        Ok(CompareTarget::Mod) => match given {
             Some(TargetUnion::ModRevision(revision)) => kv.mod_revision.cmp(revision),
             _ => kv.mod_revision.cmp(&0),
         },
-        CompareTarget::Lease => match given {
+        Ok(CompareTarget::Lease) => match given {
             Some(TargetUnion::Lease(lease)) => kv.lease.cmp(lease),
             _ => kv.lease.cmp(&0),
         },
     };
-    match compare.result() {
-        CompareResult::Equal => ordering == Ordering::Equal,
-        CompareResult::NotEqual => ordering != Ordering::Equal,
-        CompareResult::Greater => ordering == Ordering::Greater,
-        CompareResult::Less => ordering == Ordering::Less,
+    match CompareResult::try_from(compare.result) {
+        Err(_) => true,
+        Ok(CompareResult::Equal) => ordering == Ordering::Equal,
+        Ok(CompareResult::NotEqual) => ordering != Ordering::Equal,
+        Ok(CompareResult::Greater) => ordering == Ordering::Greater,
+        Ok(CompareResult::Less) => ordering == Ordering::Less,
     }
 }

@@ -109,6 +109,19 @@ impl<'v, V: View> Writer<'v, V> {
         }
     }
 
+    /// What watchers are shown as the previous version: that of the revision before, also if the command itself changed the
+    /// key before; nothing for a key that it creates.
+    fn before_the_command(&self, kv: &KeyValue, old: Option<KeyRecord>) -> Result<Option<KeyValue>, ViewError> {
+        if kv.create_revision == self.main {
+            return Ok(None);
+        }
+        let old = match old {
+            Some(own) if own.stamp.modified.main == self.main => self.base().key(&kv.key)?,
+            before => before,
+        };
+        old.map_or(Ok(None), |record| range::key_value(self.base(), &kv.key, &record))
+    }
+
     fn record(
         &mut self,
         kind: EventType,
@@ -123,10 +136,7 @@ impl<'v, V: View> Writer<'v, V> {
             .as_ref()
             .map(|record| record.stamp.rev_key())
             .filter(|place| !place.tombstone || place.revision.main >= compacted);
-        let prev_kv = match &old {
-            Some(record) => range::key_value(&self.overlay, &kv.key, record)?,
-            None => None,
-        };
+        let prev_kv = self.before_the_command(&kv, old)?;
         let place: RevKey = new.stamp.rev_key();
         let stored = RevRecord { previous, kv: Bytes::from(kv.encode_to_vec()) };
         let key = kv.key.clone();

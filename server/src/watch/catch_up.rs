@@ -7,7 +7,8 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::watcher::Interest;
-use crate::mvcc::{Event, EventType, RevKey, RevRecord, View, ViewError};
+use crate::mvcc::range::version_at;
+use crate::mvcc::{Event, EventType, KeyValue, RevKey, RevRecord, View, ViewError};
 
 /// Changes looked at in one go.
 const MAX_CHANGES: usize = 10_000;
@@ -68,6 +69,22 @@ pub fn read<V: View>(view: &V, behind: &BTreeMap<i64, Behind>, until: i64) -> Re
     Ok(found)
 }
 
+/// The version of the revision before, also if the key was changed twice at this one; none of a key that was created.
+fn before<V: View>(view: &V, kv: &KeyValue, revision: i64, record: &RevRecord) -> Result<Option<KeyValue>, ViewError> {
+    // Gone if the change itself is at the compacted revision; etcd shows none then either.
+    if kv.create_revision == revision || revision <= view.compact_revision() {
+        return Ok(None);
+    }
+    let previous = match record.previous {
+        Some(own) if own.revision.main == revision => version_at(view, own, revision - 1)?,
+        before => before,
+    };
+    match previous.filter(|previous| !previous.tombstone) {
+        Some(previous) => view.record(previous)?.map(|record| record.key_value()).transpose(),
+        None => Ok(None),
+    }
+}
+
 /// Adds one change for the watchers that want it; returns the bytes of the events that were made.
 fn add<V: View>(
     view: &V,
@@ -88,13 +105,7 @@ fn add<V: View>(
     };
     let wanting: Vec<_> = behind.iter().filter(|(_, watcher)| wants(watcher)).collect();
     if wanting.iter().any(|(_, watcher)| watcher.prev_kv) {
-        // Gone if the change itself is at the compacted revision; etcd shows none then either.
-        if let Some(previous) = record.previous.filter(|previous| !previous.tombstone)
-            && revision > view.compact_revision()
-            && let Some(previous) = view.record(previous)?
-        {
-            event.prev_kv = Some(previous.key_value()?);
-        }
+        event.prev_kv = before(view, &kv, revision, record)?;
     }
     let bytes = wanting.len() * (size_of::<Event>() + event.encoded_len());
     for (id, _) in wanting {

@@ -53,6 +53,9 @@ pub struct WatchStream<S> {
     watchers: BTreeMap<i64, Watcher>,
     /// Watchers that the hub does not serve, with the first revision each misses.
     behind: BTreeMap<i64, i64>,
+    /// Watchers that were canceled since what they miss is compacted away. As in etcd, their ids are taken, and nobody is
+    /// told the stream's progress, until the client cancels them too.
+    compacted: BTreeSet<i64>,
     next_id: i64,
     /// The client asked for the progress of the whole stream.
     progress_asked: bool,
@@ -72,6 +75,7 @@ impl<S: Source> WatchStream<S> {
             mailbox: Arc::default(),
             watchers: BTreeMap::new(),
             behind: BTreeMap::new(),
+            compacted: BTreeSet::new(),
             next_id: 0,
             progress_asked: false,
             progress_due: BTreeSet::new(),
@@ -121,14 +125,17 @@ impl<S: Source> WatchStream<S> {
         match asked.request.request_union {
             Some(RequestUnion::CreateRequest(request)) => self.create(&request, asked.refusal, out).await,
             Some(RequestUnion::CancelRequest(request)) => {
-                if self.remove(request.watch_id) {
+                if self.remove(request.watch_id) || self.compacted.remove(&request.watch_id) {
                     let canceled = response(request.watch_id, self.hub.revision());
                     return send(out, WatchResponse { canceled: true, ..canceled }).await;
                 }
                 Ok(())
             }
             Some(RequestUnion::ProgressRequest(_)) => {
-                self.progress_asked = !self.watchers.is_empty();
+                // As in etcd: who waits for a start in the future has to ask again.
+                let revision = self.hub.revision();
+                let reached = self.watchers.values().all(|watcher| watcher.interest.start_revision <= revision);
+                self.progress_asked = reached && !self.watchers.is_empty() && self.compacted.is_empty();
                 Ok(())
             }
             None => Ok(()),
@@ -148,7 +155,7 @@ impl<S: Source> WatchStream<S> {
             refusal
         } else if watcher.interest.range.is_empty() {
             Some("mvcc: watcher range is empty".to_owned())
-        } else if request.watch_id != 0 && self.watchers.contains_key(&request.watch_id) {
+        } else if request.watch_id != 0 && self.is_taken(request.watch_id) {
             Some("mvcc: duplicate watch ID provided on the WatchStream".to_owned())
         } else {
             None
@@ -172,8 +179,12 @@ impl<S: Source> WatchStream<S> {
         send(out, created(id, self.hub.revision())).await
     }
 
+    fn is_taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.compacted.contains(&id)
+    }
+
     fn free_id(&mut self) -> i64 {
-        while self.watchers.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
@@ -270,6 +281,7 @@ impl<S: Source> WatchStream<S> {
     async fn caught_up(&mut self, found: Found, hub_revision: i64, out: &Responses) -> Result<(), Closed> {
         for id in &found.compacted {
             self.remove(*id);
+            self.compacted.insert(*id);
             // Like etcd's, the answer says nothing of the store's revision.
             let compact_revision = found.compact_revision;
             send(out, WatchResponse { canceled: true, compact_revision, ..response(*id, 0) }).await?;

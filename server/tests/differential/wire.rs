@@ -1,0 +1,153 @@
+//! Calls of any method by its name: messages are known by their descriptors, so one piece of code serves every RPC.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Buf, BufMut, Bytes};
+use futures::StreamExt;
+use http::uri::PathAndQuery;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+/// Larger than anything that is answered here.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// The method of that name, `package.Service/Method`.
+pub fn method(name: &str) -> MethodDescriptor {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    let pool = POOL.get_or_init(|| {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
+        let folder = std::fs::read_dir(format!("{root}/etcd")).expect("the folder of protos");
+        let files = folder.map(|entry| entry.expect("a file").path());
+        let files = protox::compile(files, [root]).expect("protos that compile");
+        DescriptorPool::from_file_descriptor_set(files).expect("descriptors")
+    });
+    let (service, method) = name.split_once('/').expect("package.Service/Method");
+    let service = pool.get_service_by_name(service).unwrap_or_else(|| panic!("no service {service}"));
+    service.methods().find(|found| found.name() == method).unwrap_or_else(|| panic!("no method {name}"))
+}
+
+/// Passes bytes through.
+#[derive(Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Raw;
+    type Decoder = Raw;
+
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+
+    fn decoder(&mut self) -> Raw {
+        Raw
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+async fn client(channel: &Channel) -> Result<Grpc<Channel>, Status> {
+    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(client)
+}
+
+fn path(method: &MethodDescriptor) -> PathAndQuery {
+    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+    path.parse().expect("a path")
+}
+
+fn decode(method: &MethodDescriptor, bytes: Bytes) -> DynamicMessage {
+    DynamicMessage::decode(method.output(), bytes).expect("an answer of the method's type")
+}
+
+/// Sends one request; all answers, which is one unless the method streams them.
+pub async fn call(
+    channel: &Channel,
+    method: &MethodDescriptor,
+    request: &DynamicMessage,
+) -> Result<Vec<DynamicMessage>, Status> {
+    let request = Request::new(Bytes::from(request.encode_to_vec()));
+    let answers = client(channel).await?.server_streaming(request, path(method), Raw).await?;
+    let answers = answers.into_inner().map(|answer| Ok(decode(method, answer?)));
+    answers.collect::<Vec<_>>().await.into_iter().collect()
+}
+
+/// What a stream has answered so far; an error is its end.
+pub type Answers = Vec<Result<DynamicMessage, Status>>;
+
+/// A call that streams both ways.
+pub struct Stream {
+    requests: mpsc::UnboundedSender<Bytes>,
+    answers: watch::Receiver<Answers>,
+}
+
+impl Stream {
+    /// Begins the call. etcd does not even answer that it began before the first answer, so that is not waited for.
+    pub fn open(channel: &Channel, method: &MethodDescriptor) -> Self {
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        let (sender, answers) = watch::channel(Vec::new());
+        tokio::spawn(listen(channel.clone(), method.clone(), outgoing, Arc::new(sender)));
+        Self { requests, answers }
+    }
+
+    /// Sends a request; that the stream has ended shows in the answers.
+    pub fn send(&self, request: &DynamicMessage) {
+        let _ = self.requests.send(request.encode_to_vec().into());
+    }
+
+    /// What was answered so far.
+    pub fn answers(&self) -> Answers {
+        self.answers.borrow().clone()
+    }
+
+    /// Waits until the answers are as wished or the stream has ended.
+    pub async fn wait(&mut self, wished: impl Fn(&Answers) -> bool) {
+        let ended = |answers: &Answers| answers.last().is_some_and(Result::is_err);
+        // It fails when the listener is gone, behind an error.
+        let _ = self.answers.wait_for(|answers| wished(answers) || ended(answers)).await;
+    }
+}
+
+async fn listen(
+    channel: Channel,
+    method: MethodDescriptor,
+    requests: mpsc::UnboundedReceiver<Bytes>,
+    answers: Arc<watch::Sender<Answers>>,
+) {
+    let heard = async {
+        let requests = Request::new(UnboundedReceiverStream::new(requests));
+        let incoming = client(&channel).await?.streaming(requests, path(&method), Raw).await?;
+        let mut incoming = incoming.into_inner();
+        while let Some(answer) = incoming.message().await? {
+            answers.send_modify(|answers| answers.push(Ok(decode(&method, answer))));
+        }
+        Err(Status::ok("the stream has ended"))
+    };
+    let Err(end): Result<(), Status> = heard.await else { return };
+    answers.send_modify(|answers| answers.push(Err(end)));
+}
