@@ -173,6 +173,10 @@ async fn open_doors(
         report.send_replace(State::Failed(error.to_string()));
         return;
     }
+    if let Err(error) = node.check_initially().await {
+        report.send_replace(State::Failed(error.to_string()));
+        return;
+    }
     tracing::info!("ready to serve client requests");
     let mut serving = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -226,6 +230,12 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
         slow_apply: config.warning_apply_duration,
         lease_checkpoint: config.features.enabled(Feature::LeaseCheckpoint),
         metrics: metrics.node.clone(),
+        initial_corrupt_check: config.features.enabled(Feature::InitialCorruptCheck),
+        corrupt_check_interval: Some(config.corrupt_check_time).filter(|time| !time.is_zero()),
+        compact_hash_check_interval: config
+            .features
+            .enabled(Feature::CompactHashCheck)
+            .then_some(config.compact_hash_check_time),
         watch: HubOptions {
             progress_interval: config.watch_progress_notify_interval,
             fragment_bytes: Limits::new(config).max_message_bytes(),

@@ -16,11 +16,6 @@ pub fn internal(context: &str, error: impl std::fmt::Display) -> Status {
     Status::unknown(format!("etcdserver: {context}"))
 }
 
-/// A service or an option that this version does not have.
-pub fn unimplemented(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not supported yet"))
-}
-
 /// Go's gRPC has its own code and words for messages over the limit; clients look for them.
 pub fn in_gos_words(status: Status) -> Status {
     let is_too_large = status.code() == Code::OutOfRange && status.message().contains("message length too large");

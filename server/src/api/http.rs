@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Api;
-use crate::config::{ETCD_VERSION, STORAGE_VERSION};
+use crate::config::ETCD_VERSION;
 use crate::mvcc::View;
 use crate::node::Role;
 use crate::proto::etcdserverpb::AlarmType;
@@ -83,12 +83,13 @@ async fn only_get(request: Request, next: Next) -> Response {
 #[derive(Serialize)]
 struct Versions {
     etcdserver: &'static str,
-    etcdcluster: &'static str,
-    storage: &'static str,
+    etcdcluster: String,
+    storage: String,
 }
 
-async fn version() -> impl IntoResponse {
-    axum::Json(Versions { etcdserver: ETCD_VERSION, etcdcluster: STORAGE_VERSION, storage: STORAGE_VERSION })
+async fn version(State(api): State<Arc<Api>>) -> impl IntoResponse {
+    let version = api.cluster_version().unwrap_or_default();
+    axum::Json(Versions { etcdserver: ETCD_VERSION, etcdcluster: version.clone(), storage: version })
 }
 
 /// What Go's expvar publishes in etcd, as far as it is not about Go.

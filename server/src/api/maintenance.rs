@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::{Api, errors, mismatch};
-use crate::config::{ETCD_VERSION, STORAGE_VERSION};
+use crate::config::ETCD_VERSION;
 use crate::error::EtcdError;
 use crate::mvcc::hash::hash_kv;
 use crate::mvcc::{ReadError, View};
@@ -27,6 +27,8 @@ impl Maintenance for Api {
             self.read(false, move |view| alarms(view, request.alarm())).await?
         } else {
             let caller = self.require_root(&credentials).await?;
+            // Whoever disarms may have made room.
+            self.quota.look_again();
             match self.propose(Op::Alarm(request), caller).await? {
                 Outcome::Alarm(response) => response,
                 other => return Err(mismatch(other)),
@@ -58,9 +60,9 @@ impl Maintenance for Api {
             errors: no_leader.into_iter().chain(alarms).collect(),
             db_size_in_use: bytes(sizes.in_use_bytes),
             is_learner: status.is_learner(),
-            storage_version: STORAGE_VERSION.to_owned(),
+            storage_version: self.cluster_version()?,
             db_size_quota: self.limits.told_quota_bytes,
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(self.downgrade_info()?),
         }))
     }
 
@@ -74,6 +76,7 @@ impl Maintenance for Api {
         self.metrics.requests.defrag_seconds.observe(begun.elapsed().as_secs_f64());
         done.map_err(|error| errors::internal("defragmentation was aborted", error))?
             .map_err(|error| errors::internal("defragmentation failed", error))?;
+        self.quota.look_again();
         // etcd's answer has no header.
         Ok(Response::new(DefragmentResponse::default()))
     }
@@ -118,8 +121,9 @@ impl Maintenance for Api {
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        self.require_root(&self.open(request).0).await?;
-        Err(errors::unimplemented("Downgrade"))
+        let (credentials, request) = self.open(request);
+        let caller = self.require_root(&credentials).await?;
+        Ok(Response::new(self.change_version(caller, request).await?))
     }
 }
 

@@ -5,6 +5,7 @@ mod auth;
 mod caller;
 mod cluster;
 mod concurrency;
+mod downgrade;
 mod election;
 mod errors;
 pub mod gate;

@@ -36,6 +36,11 @@ impl Quota {
         }
     }
 
+    /// The store may have shrunk.
+    pub fn look_again(&self) {
+        self.seen_at_ms.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Whether `bytes` more fit. `size` is asked now and then.
     fn admits(&self, bytes: usize, size: impl FnOnce() -> u64) -> bool {
         let Some(limit) = self.limit_bytes else {
@@ -83,6 +88,8 @@ mod tests {
         assert!(quota.admits(1000, || 0));
         assert!(quota.admits(1000, || panic!("the size is known")));
         assert!(!quota.admits(1000, || panic!("the size is known")));
+        quota.look_again();
+        assert!(quota.admits(1000, || 0), "it has shrunk");
         assert!(Quota::new(None).admits(usize::MAX, || u64::MAX));
     }
 }

@@ -13,11 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::errors;
-use crate::config::STORAGE_VERSION;
 use crate::proto::etcdserverpb::SnapshotResponse;
 use crate::raft::state_machine::TempPath;
 use crate::snapshot::SnapshotError;
-use crate::snapshot::save::save;
+use crate::snapshot::save::{save, storage_version};
 use crate::storage::ReadView;
 
 /// Bytes of the file in one message.
@@ -51,8 +50,14 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
     move |source| SnapshotError::Io { path, source }
 }
 
-/// The file, which has no name any more: it lives as long as it is open.
-fn write(view: ReadView, dir: &Path, chunks: &Chunks) -> Result<(File, u64), SnapshotError> {
+/// A file that has no name any more: it lives as long as it is open.
+struct Saved {
+    file: File,
+    size: u64,
+    version: String,
+}
+
+fn write(view: ReadView, dir: &Path, chunks: &Chunks) -> Result<Saved, SnapshotError> {
     let folder = TempPath::new(dir, "saving").map_err(failed(dir))?;
     std::fs::create_dir(folder.path()).map_err(failed(dir))?;
     let path = folder.path().join("db");
@@ -61,13 +66,12 @@ fn write(view: ReadView, dir: &Path, chunks: &Chunks) -> Result<(File, u64), Sna
     let (out, size) = save(&view, out, || !chunks.is_closed())?;
     let file = out.into_inner().map_err(|error| failed(&path)(error.into_error()))?;
     tracing::info!(bytes = size, revision = crate::mvcc::View::revision(&view), "sending a snapshot to a client");
-    Ok((file, size))
+    Ok(Saved { file, size, version: storage_version(&view)? })
 }
 
-fn send((mut file, size): (File, u64), chunks: &Chunks) -> Result<(), SnapshotError> {
+fn send(Saved { mut file, size, version }: Saved, chunks: &Chunks) -> Result<(), SnapshotError> {
     let push = |remaining_bytes, blob: Bytes| {
-        let version = STORAGE_VERSION.to_owned();
-        let chunk = SnapshotResponse { header: None, remaining_bytes, blob, version };
+        let chunk = SnapshotResponse { header: None, remaining_bytes, blob, version: version.clone() };
         chunks.blocking_send(Ok(chunk)).map_err(|_| SnapshotError::Abandoned)
     };
     let io = |source| SnapshotError::Io { path: "the snapshot's file".to_owned(), source };

@@ -52,6 +52,8 @@ impl Config {
                 interval: settings.duration("grpc-keepalive-interval"),
                 timeout: or_default(settings, "grpc-keepalive-timeout"),
             },
+            corrupt_check_time: settings.duration("corrupt-check-time"),
+            compact_hash_check_time: settings.duration("compact-hash-check-time"),
             auto_compaction: auto_compaction(settings)?,
             watch_progress_notify_interval: progress_interval(settings),
             warning_unary_request_duration: or_default(settings, "warning-unary-request-duration"),
@@ -85,6 +87,11 @@ impl Config {
         };
         rule(heartbeat > 0, format!("--heartbeat-interval must be >0 (set to {heartbeat}ms)"))?;
         rule(election > 0, format!("--election-timeout must be >0 (set to {election}ms)"))?;
+        let compact_check = self.compact_hash_check_time;
+        rule(
+            !compact_check.is_zero(),
+            format!("--compact-hash-check-time must be >0 (set to {}s)", compact_check.as_secs()),
+        )?;
         rule(
             5 * heartbeat <= election,
             format!(

@@ -54,9 +54,9 @@ const fn gate(feature: Feature, default: bool, stage: Stage, inert: &'static str
 
 /// Sorted by name.
 static GATES: &[Gate] = &[
-    gate(CompactHashCheck, false, Alpha, "members do not compare their data by themselves yet"),
+    Gate { feature: CompactHashCheck, default: false, stage: Alpha, inert: None },
     gate(FastLeaseKeepAlive, true, Beta, "renewals never wait"),
-    gate(InitialCorruptCheck, false, Alpha, "members do not compare their data by themselves yet"),
+    Gate { feature: InitialCorruptCheck, default: false, stage: Alpha, inert: None },
     Gate { feature: LeaseCheckpoint, default: false, stage: Alpha, inert: None },
     gate(LeaseCheckpointPersist, false, Alpha, "checkpoints are always kept"),
     gate(PriorityRequest, false, Alpha, "revocations are never refused for overload"),

@@ -88,7 +88,6 @@ const DISCOVERY_DETAIL: Use = Inert("discovery is not supported");
 const TRACING: Use = Refused("distributed tracing is not supported yet");
 const TRACING_DETAIL: Use = Inert("distributed tracing is not supported yet");
 const BACKEND: Use = Inert("the storage engine decides this by itself");
-const CORRUPTION: Use = Inert("members do not compare their data by themselves yet");
 
 const fn flag(name: &'static str, kind: Kind, default: &'static str, usage: Use, help: &'static str) -> Flag {
     Flag { name, kind, default, usage, help }
@@ -132,11 +131,11 @@ pub static FLAGS: &[Flag] = &[
     flag("client-cert-file", Text, "", Effective, "Certificate with which etcd is a client of itself; only checked here."),
     flag("client-crl-file", Text, "", Effective, "Revoked client certificates, in DER or PEM."),
     flag("client-key-file", Text, "", Effective, "Key to --client-cert-file."),
-    flag("compact-hash-check-time", Duration, "1m0s", CORRUPTION, "Time between two checks of compaction hashes."),
+    flag("compact-hash-check-time", Duration, "1m0s", Effective, "Time between two checks of compaction hashes."),
     flag("compaction-batch-limit", Count, "1000", BACKEND, "Revisions that one step of a compaction drops."),
     flag("compaction-sleep-interval", Duration, "10ms", BACKEND, "Pause between two steps of a compaction."),
     flag("config-file", Text, "", Effective, "YAML file with settings; other flags and variables are then ignored."),
-    flag("corrupt-check-time", Duration, "0s", CORRUPTION, "Time between two comparisons of the members' data."),
+    flag("corrupt-check-time", Duration, "0s", Effective, "Time between two comparisons of the members' data."),
     flag("cors", Text, "*", Effective, "Origins whose web pages may read answers; empty or * is all."),
     flag("data-dir", Text, "", Effective, "Folder that holds everything this member keeps; ${name}.etcd by default."),
     flag("discovery-cacert", Text, "", DISCOVERY, "CA of the discovery service."),
@@ -159,7 +158,7 @@ pub static FLAGS: &[Flag] = &[
     flag("distributed-tracing-instance-id", Text, "", TRACING_DETAIL, "Instance id in traces."),
     flag("distributed-tracing-sampling-rate", Count, "0", TRACING_DETAIL, "Traces taken out of a million."),
     flag("distributed-tracing-service-name", Text, "etcd", TRACING_DETAIL, "Service name in traces."),
-    flag("downgrade-check-time", Duration, "5s", Inert("there is no older version to go back to"), "Time between two looks at a downgrade."),
+    flag("downgrade-check-time", Duration, "5s", Inert("a downgrade takes effect at once"), "Time between two looks at a downgrade."),
     flag("election-timeout", Count, "1000", Effective, "Milliseconds of silence after which a follower stands for election."),
     flag("enable-distributed-tracing", Bool, "false", TRACING, "Send traces."),
     flag("enable-grpc-gateway", Bool, "true", Effective, "Serve JSON under /v3."),

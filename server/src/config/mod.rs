@@ -193,6 +193,10 @@ pub struct Config {
     pub memory_mlock: bool,
     /// HTTP/2 keepalive towards clients.
     pub keepalive: Keepalive,
+    /// Time between two comparisons of the members' newest data; zero is never.
+    pub corrupt_check_time: Duration,
+    /// Time between two comparisons of compacted data, if the feature is on.
+    pub compact_hash_check_time: Duration,
     /// Old revisions to drop without being asked.
     pub auto_compaction: AutoCompaction,
     /// Time between progress notifications to a watcher that asked for them.
@@ -290,6 +294,8 @@ impl Default for Config {
             socket_reuse_port: false,
             memory_mlock: false,
             keepalive: Keepalive { interval: Duration::from_secs(2 * 3600), timeout: Duration::from_secs(20) },
+            corrupt_check_time: Duration::ZERO,
+            compact_hash_check_time: Duration::from_secs(60),
             auto_compaction: AutoCompaction::Off,
             watch_progress_notify_interval: Duration::from_secs(600),
             warning_unary_request_duration: Duration::from_millis(300),

@@ -30,6 +30,8 @@ pub struct Effects {
     pub alarms: Option<Vec<AlarmMember>>,
     /// Users and roles afterwards, if they changed.
     pub auth: Option<Arc<Auth>>,
+    /// The version to go back to afterwards, if that changed; empty for none.
+    pub downgrade_target: Option<String>,
     /// What members told of themselves; none where a member left.
     pub members: BTreeMap<u64, Option<MemberAttributes>>,
 }
@@ -50,6 +52,7 @@ impl Effects {
         self.attachments.extend(later.attachments);
         self.alarms = later.alarms.or(self.alarms.take());
         self.auth = later.auth.or(self.auth.take());
+        self.downgrade_target = later.downgrade_target.or(self.downgrade_target.take());
         self.members.extend(later.members);
     }
 
@@ -212,6 +215,13 @@ impl<V: View> View for Overlay<V> {
         }
     }
 
+    fn downgrade_target(&self) -> Result<Option<String>, ViewError> {
+        match &self.effects.downgrade_target {
+            Some(target) => Ok(Some(target.clone()).filter(|target| !target.is_empty())),
+            None => self.base.downgrade_target(),
+        }
+    }
+
     fn auth(&self) -> &Arc<Auth> {
         self.effects.auth.as_ref().unwrap_or_else(|| self.base.auth())
     }
@@ -260,6 +270,9 @@ impl<V: View> View for &V {
     }
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
         (**self).alarms()
+    }
+    fn downgrade_target(&self) -> Result<Option<String>, ViewError> {
+        (**self).downgrade_target()
     }
     fn auth(&self) -> &Arc<Auth> {
         (**self).auth()

@@ -164,6 +164,9 @@ pub trait View {
     /// Raised alarms, by alarm type and member.
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError>;
 
+    /// The version that the cluster shall be able to go back to, if any.
+    fn downgrade_target(&self) -> Result<Option<String>, ViewError>;
+
     /// Users and roles.
     fn auth(&self) -> &Arc<Auth>;
 
@@ -216,6 +219,9 @@ impl View for Nothing {
     }
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
         Ok(Vec::new())
+    }
+    fn downgrade_target(&self) -> Result<Option<String>, ViewError> {
+        Ok(None)
     }
     fn auth(&self) -> &Arc<Auth> {
         Auth::nothing()

@@ -72,6 +72,12 @@ pub struct NodeConfig {
     pub store: StoreOptions,
     /// Remember in the log what is left of long leases, so that a new leader does not start them anew.
     pub lease_checkpoint: bool,
+    /// Compare histories with the others before clients are served.
+    pub initial_corrupt_check: bool,
+    /// Time between two comparisons of the newest histories by the leader; none is never.
+    pub corrupt_check_interval: Option<Duration>,
+    /// Time between two comparisons of the compacted histories, likewise.
+    pub compact_hash_check_interval: Option<Duration>,
     /// How watches are answered.
     pub watch: HubOptions,
     /// Hears of logins.
@@ -107,6 +113,9 @@ impl Default for NodeConfig {
             metrics: Arc::default(),
             store: StoreOptions::default(),
             lease_checkpoint: false,
+            initial_corrupt_check: false,
+            corrupt_check_interval: None,
+            compact_hash_check_interval: None,
             watch: HubOptions::default(),
             tokens: Arc::new(NoTokens),
         }

@@ -53,6 +53,19 @@ impl Door for NodeDoor {
         }
     }
 
+    async fn hash_kv(&self, revision: i64) -> pb::HashKvResponse {
+        match self.0.hash_kv(revision).await {
+            Ok((sum, revision)) => pb::HashKvResponse {
+                error: String::new(),
+                hash: sum.hash,
+                hash_revision: sum.hash_revision,
+                compact_revision: sum.compact_revision,
+                revision,
+            },
+            Err(error) => pb::HashKvResponse { error: error.name().into(), ..Default::default() },
+        }
+    }
+
     fn cluster(&self) -> pb::ClusterResponse {
         pb::ClusterResponse {
             cluster_id: self.0.cluster_id,

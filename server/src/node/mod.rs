@@ -7,6 +7,7 @@ pub mod config;
 pub mod status;
 
 mod bootstrap;
+mod corruption;
 mod data_dir;
 mod door;
 mod leader;
@@ -217,6 +218,14 @@ impl Node {
         tokio::select! {
             done = published.wait_for(|published| *published) => done.map(|_| ()).map_err(|_| EtcdError::Stopped),
             () = self.inner.stop.cancelled() => Err(EtcdError::Stopped),
+        }
+    }
+
+    /// Compares this member's history with the others', if it shall before it serves clients.
+    pub async fn check_initially(&self) -> Result<(), StartError> {
+        match self.inner.config.initial_corrupt_check {
+            true => self.inner.check_initially().await,
+            false => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use prost::Message;
 
-use super::{Inner, NodeStatus};
+use super::{Inner, NodeStatus, corruption};
 use crate::error::EtcdError;
 use crate::lease::Revoker;
 use crate::mvcc::auth::ROOT;
@@ -29,6 +29,7 @@ pub fn spawn(inner: &Arc<Inner>) {
     tokio::spawn(watch_status(inner.clone()));
     tokio::spawn(publish(inner.clone()));
     tokio::spawn(flush(inner.clone()));
+    corruption::spawn(inner);
     tokio::spawn(inner.lessor.clone().run(LeaseRevoker(inner.clone()), inner.stop.clone()));
 }
 

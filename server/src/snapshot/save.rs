@@ -9,7 +9,7 @@ use prost::Message;
 use super::schema;
 use super::{SnapshotError, content};
 use crate::bbolt::Writer;
-use crate::config::STORAGE_VERSION;
+use crate::config;
 use crate::mvcc::{View, ViewError, auth as stored};
 use crate::raft::state_machine::AppliedState;
 use crate::storage::ReadView;
@@ -61,6 +61,11 @@ impl Sink for ToSum {
         }
         Ok(())
     }
+}
+
+/// The version of the data's meaning: while the cluster may go back to an older one, that.
+pub fn storage_version(view: &impl View) -> Result<String, ViewError> {
+    Ok(view.downgrade_target()?.unwrap_or_else(|| config::STORAGE_VERSION.to_owned()))
 }
 
 /// Writes the view to `out`; answers it and the file's size in bytes. `wanted` is asked again and again.
@@ -193,7 +198,7 @@ fn numbers(view: &ReadView, state: &AppliedState, sink: &mut impl Sink) -> Resul
             sink.put(name.as_bytes(), &schema::revision(revision))?;
         }
     }
-    sink.put(schema::STORAGE_VERSION.as_bytes(), STORAGE_VERSION.as_bytes())?;
+    sink.put(schema::STORAGE_VERSION.as_bytes(), storage_version(view)?.as_bytes())?;
     let term = state.last.map_or(0, |last| last.committed_leader_id().term);
     sink.put(schema::TERM.as_bytes(), &term.to_be_bytes())
 }

@@ -80,6 +80,10 @@ fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answ
             member::publish(writer, attributes);
             Answer::Done(Done {})
         }
+        Op::Downgrade(request) => {
+            writer.effects().downgrade_target = Some(request.target_version.clone());
+            Answer::Done(Done {})
+        }
         Op::Authenticate(request) => {
             auth::authenticate(writer.base().auth(), request)?;
             Answer::Authenticate(AuthenticateResponse {

@@ -121,6 +121,9 @@ fn put_values(database: &Database, batch: &mut WriteBatch, effects: &Effects) {
         let list = AlarmResponse { header: None, alarms: alarms.clone() };
         batch.put_cf(column, meta::ALARMS, list.encode_to_vec());
     }
+    if let Some(target) = &effects.downgrade_target {
+        batch.put_cf(column, meta::DOWNGRADE_TARGET, target);
+    }
     for (id, member) in &effects.members {
         let key = [meta::MEMBER, &id.to_be_bytes()].concat();
         match member {

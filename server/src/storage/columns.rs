@@ -51,6 +51,8 @@ pub mod meta {
     pub const APPLIED: &[u8] = b"s/applied";
     /// The raised alarms, as an AlarmResponse without header.
     pub const ALARMS: &[u8] = b"s/alarms";
+    /// The version to go back to; empty for none.
+    pub const DOWNGRADE_TARGET: &[u8] = b"s/downgrade";
     /// Then BE64 member id: what the member told of itself.
     pub const MEMBER: &[u8] = b"m/";
     /// Then the key of a value that belongs to the caller.

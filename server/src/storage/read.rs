@@ -172,6 +172,11 @@ impl View for ReadView {
         Ok(self.alarms.to_vec())
     }
 
+    fn downgrade_target(&self) -> Result<Option<String>, ViewError> {
+        let target = self.get(Column::Meta, meta::DOWNGRADE_TARGET)?.filter(|target| !target.is_empty());
+        target.map(|target| String::from_utf8(target).map_err(|error| ViewError(error.to_string()))).transpose()
+    }
+
     fn auth(&self) -> &Arc<Auth> {
         &self.auth
     }

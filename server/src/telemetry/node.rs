@@ -239,6 +239,7 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::RoleDelete(_) => "AuthRoleDelete",
         Op::RoleGrantPermission(_) => "AuthRoleGrantPermission",
         Op::RoleRevokePermission(_) => "AuthRoleRevokePermission",
+        Op::Downgrade(_) => "DowngradeInfoSet",
     }
 }
 

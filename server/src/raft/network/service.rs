@@ -33,6 +33,8 @@ pub trait Door: Send + Sync + 'static {
     async fn change_membership(&self, request: pb::MembershipRequest) -> pb::MembershipResponse;
     /// Renews or looks at a lease, if this member leads.
     async fn renew_lease(&self, request: pb::LeaseRequest) -> pb::LeaseResponse;
+    /// The hash of this member's history.
+    async fn hash_kv(&self, revision: i64) -> pb::HashKvResponse;
     /// What this member knows of the cluster.
     fn cluster(&self) -> pb::ClusterResponse;
     /// Whether a member was removed from the cluster, as far as is applied here.
@@ -221,6 +223,11 @@ impl<D: Door> Peer for PeerService<D> {
     async fn renew_lease(&self, request: Request<pb::LeaseRequest>) -> Result<Response<pb::LeaseResponse>, Status> {
         let ready = self.check(&request)?;
         Ok(Response::new(ready.door.renew_lease(request.into_inner()).await))
+    }
+
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        let ready = self.check(&request)?;
+        Ok(Response::new(ready.door.hash_kv(request.into_inner().revision).await))
     }
 
     async fn cluster(&self, _request: Request<pb::ClusterRequest>) -> Result<Response<pb::ClusterResponse>, Status> {

@@ -125,6 +125,7 @@ impl<'a> Access<'a> {
             | Op::LeaseGrant(_)
             | Op::LeaseCheckpoint(_)
             | Op::Alarm(_)
+            | Op::Downgrade(_)
             | Op::MemberAttributes(_)
             | Op::Authenticate(_) => Ok(()),
         }
