@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, dead_code, clippy::all)]
 mod proto {
     pub mod mvccpb {
         tonic::include_proto!("mvccpb");
