@@ -187,7 +187,14 @@ async fn each_member_may_die(plane: &mut ControlPlane, maps: &Api<ConfigMap>, se
 
 async fn delete(maps: &Api<ConfigMap>, seen: &Seen) -> Result<()> {
     let start = Instant::now();
-    maps.delete_collection(&DeleteParams::default(), &ListParams::default().labels("e2e=keelson")).await?;
+    // It is paged inside the API server, and a compaction may overtake its pages.
+    wait_for("the deletion of all", PATIENCE, || async {
+        match maps.delete_collection(&DeleteParams::default(), &ours()).await {
+            Err(kube::Error::Api(status)) if status.code == 410 => Ok(None),
+            answer => Ok(Some(answer?)),
+        }
+    })
+    .await?;
     println!("all deleted in {:.1} s", start.elapsed().as_secs_f64());
     seen.all("every deletion is watched", |names| names.is_empty()).await
 }

@@ -140,6 +140,7 @@ fn apiserver(program: &Path, folder: &Path) -> Result<Process> {
         format!("--etcd-keyfile={}", pki(folder, "key.pem")),
         // Compacted often enough to be seen within the test.
         "--etcd-compaction-interval=15s".into(),
+        "--delete-collection-workers=16".into(),
         format!("--bind-address={}", APISERVER.0),
         format!("--advertise-address={}", APISERVER.0),
         format!("--secure-port={}", APISERVER.1),
