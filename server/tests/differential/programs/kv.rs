@@ -6,7 +6,7 @@ use keelson_server::proto::etcdserverpb::request_op::Request;
 use keelson_server::proto::etcdserverpb::*;
 
 use super::{Dice, Family};
-use crate::step::{COMPACTED, NOW, Step};
+use crate::step::{COMPACTED, LEASE, NOW, Step};
 
 /// Around the most that one request may have.
 const OPERATIONS: usize = 128;
@@ -141,9 +141,15 @@ fn compare(dice: &mut Dice) -> Compare {
         3 => (3, TargetUnion::Value(dice.value())),
         _ => (4, TargetUnion::Lease(if dice.one_in(2) { dice.lease() } else { 0 })),
     };
+    let result = match dice.below(4) as i32 {
+        // Ids that servers have chosen are equal or not; which is the greater one is chance.
+        1 if matches!(union, TargetUnion::Lease(LEASE..)) => 0,
+        2 if matches!(union, TargetUnion::Lease(LEASE..)) => 3,
+        result => result,
+    };
     // What is compared may also be of another kind than the target, missing, or unknown.
     Compare {
-        result: if dice.one_in(60) { 9 } else { dice.below(4) as i32 },
+        result: if dice.one_in(60) { 9 } else { result },
         target: if dice.one_in(40) { dice.pick(&[0, 1, 2, 3, 4, 9]) } else { target },
         key: dice.key(),
         range_end: if dice.one_in(3) { dice.range_end() } else { Bytes::new() },
