@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use tonic::client::Grpc;
 use tonic::{Code, Status};
@@ -30,6 +30,9 @@ use message::Messages;
 
 /// Base64 takes four bytes for three, and JSON a little more.
 const JSON_OVERHEAD: usize = 2;
+
+/// So much of a body that is too large is read before the answer.
+const MOST_DROPPED_BYTES: usize = 64 << 20;
 
 /// The routes, and how large a request may be.
 pub struct Gateway {
@@ -111,7 +114,7 @@ impl Gateway {
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
     {
-        let body = Limited::new(body, self.max_body_bytes).collect().await.map_err(|_| too_large())?.to_bytes();
+        let body = whole(body, self.max_body_bytes).await?;
         let value = json::first(&body).map_err(|error| Status::invalid_argument(error.to_string()))?;
         match value {
             Some(value) => {
@@ -134,6 +137,30 @@ impl Gateway {
                 std::future::ready(message.ok())
             })
     }
+}
+
+/// All of a body, if it is not too large. What is above the limit is read as well, up to a bound, and dropped: a client
+/// that is still sending does not see the answer.
+async fn whole<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
+{
+    let mut body = std::pin::pin!(body);
+    let (mut held, mut seen) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::invalid_argument(error.into().to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        match seen {
+            _ if seen <= max_bytes => held.extend_from_slice(&data),
+            _ if seen <= MOST_DROPPED_BYTES => held = BytesMut::new(),
+            _ => break,
+        }
+    }
+    if seen > max_bytes {
+        return Err(too_large());
+    }
+    Ok(held.freeze())
 }
 
 fn too_large() -> Status {
