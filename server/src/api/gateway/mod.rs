@@ -141,7 +141,7 @@ impl Gateway {
 
 /// All of a body, if it is not too large. What is above the limit is read as well, up to a bound, and dropped: a client
 /// that is still sending does not see the answer.
-async fn whole<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
+pub(super) async fn whole<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
 where
     B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
 {
