@@ -188,8 +188,11 @@ fn raft_config(config: &NodeConfig) -> Result<Config, StartError> {
     let election = millis(config.election_timeout);
     let raft = Config {
         cluster_name: config.initial_cluster_token.clone(),
-        heartbeat_interval: heartbeat,
-        election_timeout_min: (election / 2).max(heartbeat + 1),
+        // Heartbeats are sent by a task of this member; what is left of this is a tick of 13/64 of it, which is to be as
+        // long as the time between heartbeats, and the time that one may take.
+        enable_heartbeat: false,
+        heartbeat_interval: (heartbeat * 64 / 13).min((election / 2).saturating_sub(1)),
+        election_timeout_min: election / 2,
         election_timeout_max: election,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.snapshot_catchup_entries,

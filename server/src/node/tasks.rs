@@ -27,6 +27,7 @@ const MOST_HELD_ENTRIES: u64 = 5_000_000;
 /// Starts the tasks; they end with the member.
 pub fn spawn(inner: &Arc<Inner>) {
     tokio::spawn(watch_status(inner.clone()));
+    tokio::spawn(send_heartbeats(inner.clone()));
     tokio::spawn(publish(inner.clone()));
     tokio::spawn(flush(inner.clone()));
     corruption::spawn(inner);
@@ -82,6 +83,20 @@ async fn watch_status(inner: Arc<Inner>) {
             () = tokio::time::sleep(inner.config.election_timeout / 2) => {}
             () = inner.stop.cancelled() => return,
         }
+    }
+}
+
+/// A leader's heartbeats. openraft would send them too, but ticks five times for each: most of what an idle member does.
+async fn send_heartbeats(inner: Arc<Inner>) {
+    let mut status = inner.status.subscribe();
+    let beating = async {
+        while status.wait_for(NodeStatus::is_leader).await.is_ok() && inner.raft.trigger().heartbeat().await.is_ok() {
+            tokio::time::sleep(inner.config.heartbeat_interval).await;
+        }
+    };
+    tokio::select! {
+        () = beating => {}
+        () = inner.stop.cancelled() => {}
     }
 }
 
