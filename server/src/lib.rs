@@ -31,3 +31,6 @@ pub mod server;
 pub mod error;
 pub mod proto;
 mod socket;
+
+#[cfg(test)]
+mod fuzz;

@@ -113,6 +113,44 @@ async fn hosts_and_origins() {
     assert_eq!((status, text.as_str()), (200, ""));
 }
 
+/// Sends a request with a body of 8 MiB, and only then reads: the status, if all could be sent.
+async fn posted(address: &str, path: &str, host: &str, more: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let piece = vec![b' '; 64 << 10];
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{more}Content-Length: {}\r\n\r\n", 128 * piece.len());
+    stream.write_all(head.as_bytes()).await?;
+    for _ in 0..128 {
+        stream.write_all(&piece).await?;
+        // So that the server is ahead of the client.
+        tokio::task::yield_now().await;
+    }
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await?;
+    Ok(line.split(' ').nth(1).unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn a_refusal_is_seen_by_a_client_that_still_sends() {
+    let mut member = Member::new("single");
+    let list = format!("--initial-cluster=single={}", member.peer_url());
+    member.start(&[&list, "--host-whitelist=etcd.example"]);
+    eventually("it serves", || async { member.get("/readyz").await.filter(|(code, _)| *code == 200) }).await;
+    let clients = format!("{}:2379", member.address());
+    let probes = format!("{}:2381", member.address());
+    for (address, path, host, status) in [
+        (&clients, "/v3/kv/range", "evil.example", "421"),
+        (&clients, "/v3/kv/range", "etcd.example", "429"),
+        (&clients, "/v3/none", "etcd.example", "404"),
+        (&clients, "/none", "etcd.example", "404"),
+        (&clients, "/health", "etcd.example", "405"),
+        (&probes, "/none", "any.example", "404"),
+    ] {
+        let answer = posted(address, path, host, "").await;
+        assert_eq!(answer.expect("no broken pipe"), status, "{path} {host}");
+    }
+}
+
 /// The value of a sample, by its name and labels as they stand in the text.
 fn sample(metrics: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())

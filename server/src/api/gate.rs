@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::errors::{code_name, in_gos_words};
-use super::gateway::{self, Gateway};
+use super::gateway::Gateway;
 use super::http::plain_error;
 use super::listen::Traffic;
 use super::messages::{Counting, Messages, Tally};
@@ -94,9 +94,6 @@ const FOR_LEARNERS: &[&str] = &[
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
-
-/// How long the body of a request that is refused may take to arrive.
-const LATE_BODY: Duration = Duration::from_secs(1);
 
 /// Everything behind one port. Clones are cheap; each connection has one.
 #[derive(Clone)]
@@ -176,8 +173,6 @@ impl Gate {
         let gateway = self.gateway.clone().filter(|_| path.starts_with("/v3/") || path.starts_with("/v3beta/"));
         let mut response = match gateway {
             Some(_) if named && api.identity.common_names && api.node.store().auth_enabled() => {
-                // Taken first: some clients report that they could not send it instead of the answer.
-                let _ = tokio::time::timeout(LATE_BODY, gateway::whole(request.into_body(), 0)).await;
                 let text =
                     "CommonName of client sending a request against gateway will be ignored and not used as expected";
                 return Ok(plain_error(StatusCode::BAD_REQUEST, text));

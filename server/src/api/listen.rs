@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::unread::{self, Lent};
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
 use crate::tls::{Handshakes, Remote};
@@ -154,7 +155,7 @@ impl Connections {
     /// Accepts until stopped. Each connection gets a clone of `answer`.
     pub async fn serve<A, F>(self, listener: Listener, answer: A)
     where
-        A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        A: Fn(Request<Lent<Incoming>>) -> F + Clone + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let connections = self.speaking(&listener);
@@ -183,7 +184,7 @@ impl Connections {
 
     async fn secure<A, F>(self, stream: Box<dyn Stream>, remote: Remote, tls: Handshakes, answer: A)
     where
-        A: Fn(Request<Incoming>) -> F + Send + 'static,
+        A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let accepted = tokio::select! {
@@ -198,14 +199,20 @@ impl Connections {
 
     async fn connection<A, F>(self, stream: Box<dyn Stream>, name: Option<PeerCommonName>, answer: A)
     where
-        A: Fn(Request<Incoming>) -> F + Send + 'static,
+        A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let answer = move |mut request: Request<Incoming>| {
             if let Some(name) = &name {
                 request.extensions_mut().insert(name.clone());
             }
-            answer(request)
+            let (request, unread) = unread::lend(request);
+            let answered = answer(request);
+            async {
+                let answered = answered.await;
+                unread.drain().await;
+                answered
+            }
         };
         let connection = self.http.serve_connection(TokioIo::new(stream), service_fn(answer));
         let mut connection = pin!(connection);

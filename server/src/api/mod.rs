@@ -21,6 +21,7 @@ mod messages;
 mod quota;
 mod range_stream;
 mod snapshot;
+mod unread;
 mod validate;
 mod watch;
 

@@ -48,7 +48,7 @@ fn buckets() -> impl Strategy<Value = Buckets> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(crate::fuzz::cases(48))]
 
     #[test]
     fn what_is_written_is_read_back(buckets in buckets()) {

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::fuzz::{self, Damage};
 
 fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let arguments = arguments.iter().map(|text| text.to_string());
@@ -498,4 +501,64 @@ fn a_file_has_two_settings_of_tls_that_are_no_flags() {
     // An empty name is one: of certificates without a Common Name.
     let (config, _) = read(&["--peer-cert-allowed-cn="], &[]).expect("valid");
     assert_eq!(config.peer_tls.allowed_cns, [""]);
+}
+
+/// What flags of all kinds take, and what none does.
+fn values() -> impl Strategy<Value = String> {
+    let valid = prop::sample::select(vec![
+        "true",
+        "5m",
+        "1h30m",
+        "-1",
+        "9223372036854775808",
+        "1e400",
+        "http://127.0.0.1:2379,unix://a:1",
+        "https://[::1]:0",
+        "a=http://10.0.0.1:2380,b=https://b:2380",
+        "jwt,pub-key=a,priv-key=b,sign-method=RS256,ttl=10m",
+        "TLS1.3",
+        "AllAlpha=true,LeaseCheckpoint=false",
+        "periodic",
+        "*",
+        "{\"maxsize\":100}",
+    ]);
+    let damaged = Damage::to(valid.prop_map(|text| text.as_bytes().to_vec()));
+    damaged.prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn names() -> impl Strategy<Value = &'static str> {
+    let names: Vec<_> = flags::FLAGS.iter().map(|flag| flag.name).filter(|name| *name != "config-file").collect();
+    prop::sample::select(names)
+}
+
+proptest! {
+    #![proptest_config(fuzz::cases(400))]
+
+    /// Flags and variables of any content are settings, or an error that says something.
+    #[test]
+    fn any_flags_and_variables_are_settings_or_an_error(
+        flags in prop::collection::vec((names(), values()), 0..5),
+        variables in prop::collection::vec((names(), values()), 0..3),
+    ) {
+        let flags = flags.iter().map(|(name, value)| format!("--{name}={value}"));
+        let variable = |name: &str| format!("ETCD_{}", name.to_uppercase().replace('-', "_"));
+        let variables = variables.into_iter().map(|(name, value)| (variable(name), value));
+        if let Err(error) = Invocation::read(flags, variables) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    /// So is a configuration file.
+    #[test]
+    fn any_file_is_settings_or_an_error(
+        lines in prop::collection::vec((names(), values()), 0..5),
+        damages in prop::collection::vec(Damage::any(), 0..4),
+    ) {
+        let text: String = lines.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let mut bytes = (text + "client-transport-security:\n  cert-file: a\n  client-cert-auth: true\n").into_bytes();
+        damages.into_iter().for_each(|damage| damage.strike(&mut bytes));
+        if let Err(error) = file::read(&String::from_utf8_lossy(&bytes)) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
 }

@@ -6,26 +6,25 @@ use prost::Message;
 
 use super::Inner;
 use super::leader::tell;
-use crate::error::EtcdError;
 use crate::proto::command::Command;
 use crate::proto::peer as pb;
-use crate::raft::network::Door;
+use crate::raft::network::{Door, Malformed};
 
 /// The node's part of the peer service.
 pub struct NodeDoor(pub Arc<Inner>);
 
 #[tonic::async_trait]
 impl Door for NodeDoor {
-    async fn propose(&self, request: pb::ProposeRequest) -> pb::ProposeResponse {
+    async fn propose(&self, request: pb::ProposeRequest) -> Result<pb::ProposeResponse, Malformed> {
         // An entry that cannot be decoded would end every member, at every start.
         if let Err(error) = Command::decode(request.command.clone()) {
             tracing::error!(%error, "a peer proposed what is no command");
-            return pb::ProposeResponse { error: EtcdError::RequestTooLarge.name().into(), ..Default::default() };
+            return Err(Malformed("command"));
         }
-        match self.0.propose_here(request.command).await {
+        Ok(match self.0.propose_here(request.command).await {
             Ok((index, outcome)) => pb::ProposeResponse { index, outcome: Some(outcome), ..Default::default() },
             Err(miss) => pb::ProposeResponse { error: tell(miss), ..Default::default() },
-        }
+        })
     }
 
     async fn read_index(&self) -> pb::ReadIndexResponse {

@@ -11,6 +11,7 @@ use crate::mvcc::View;
 use crate::mvcc::range::range;
 use crate::proto::command::command::Op;
 use crate::proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
+use crate::proto::peer as pb;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -282,6 +283,16 @@ async fn a_member_that_lost_its_data_is_refused() {
         }
     };
     assert!(error.contains("its data directory is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_command_does_not_get_into_the_log() {
+    let hosts = cluster(1).await;
+    let inner = &hosts[0].node().inner;
+    let mut caller = inner.peers.caller(inner.member_id, &hosts[0].config.listen_peer_urls);
+    let refused = caller.propose(pb::ProposeRequest { command: vec![0xff; 9].into() }).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::InvalidArgument, "malformed message: command"));
+    put_surely(hosts[0].node(), "a", "1").await;
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use tokio::sync::{Notify, watch};
 
-use super::types::{Entry, LogId, Members, PeerNode, StoredMembers, TypeConfig};
+use super::types::{Entry, LogId, Members, PeerNode, StoredMembers, TypeConfig, maybe_log_id};
 use crate::mvcc::{Effects, Event, LeaseRecord, View};
 use crate::proto::command::outcome::Result as Answer;
 use crate::proto::command::{Command, Outcome};
@@ -71,8 +71,8 @@ impl AppliedState {
         let state = pb::AppliedState::decode(bytes.as_slice()).map_err(io::Error::other)?;
         let members = Members::try_from(state.membership.unwrap_or_default()).map_err(io::Error::other)?;
         Ok(AppliedState {
-            last: state.last_applied.map(Into::into),
-            members: StoredMembers::new(state.membership_log_id.map(Into::into), members),
+            last: maybe_log_id(state.last_applied).map_err(io::Error::other)?,
+            members: StoredMembers::new(maybe_log_id(state.membership_log_id).map_err(io::Error::other)?, members),
             removed: state.removed,
         })
     }

@@ -59,8 +59,11 @@ pub fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(term), index)
 }
 
+/// Terms and indexes end here, far from where counting on would overflow.
+const MAX_COUNT: u64 = i64::MAX as u64;
+
 /// A message from a peer or from the disk that does not say what it must.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message: {0}")]
 pub struct Malformed(pub &'static str);
 
@@ -70,10 +73,20 @@ impl From<LogId> for pb::LogId {
     }
 }
 
-impl From<pb::LogId> for LogId {
-    fn from(id: pb::LogId) -> Self {
-        log_id(id.term, id.index)
+impl TryFrom<pb::LogId> for LogId {
+    type Error = Malformed;
+
+    fn try_from(id: pb::LogId) -> Result<Self, Malformed> {
+        match id.term.max(id.index) {
+            0..MAX_COUNT => Ok(log_id(id.term, id.index)),
+            _ => Err(Malformed("log id")),
+        }
     }
+}
+
+/// The log id that a peer or the disk tells of, if any.
+pub fn maybe_log_id(id: Option<pb::LogId>) -> Result<Option<LogId>, Malformed> {
+    id.map(LogId::try_from).transpose()
 }
 
 impl From<&Vote> for pb::Vote {
@@ -82,10 +95,15 @@ impl From<&Vote> for pb::Vote {
     }
 }
 
-impl From<pb::Vote> for Vote {
-    fn from(vote: pb::Vote) -> Self {
+impl TryFrom<pb::Vote> for Vote {
+    type Error = Malformed;
+
+    fn try_from(vote: pb::Vote) -> Result<Self, Malformed> {
+        if vote.term >= MAX_COUNT {
+            return Err(Malformed("term"));
+        }
         let leader_id = LeaderId { term: vote.term, voted_for: vote.node };
-        Vote { leader_id, committed: vote.committed }
+        Ok(Vote { leader_id, committed: vote.committed })
     }
 }
 
@@ -107,7 +125,8 @@ pub fn entry_from_wire(entry: pb::Entry) -> Result<Entry, Malformed> {
         Some(pb::entry::Payload::Command(bytes)) => EntryPayload::Normal(Request(bytes)),
         Some(pb::entry::Payload::Membership(members)) => EntryPayload::Membership(members.try_into()?),
     };
-    Ok(openraft::Entry { log_id: log_id(entry.term, entry.index), payload })
+    let log_id = pb::LogId { term: entry.term, index: entry.index }.try_into()?;
+    Ok(openraft::Entry { log_id, payload })
 }
 
 impl From<&Members> for pb::Membership {

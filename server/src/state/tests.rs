@@ -6,6 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fuzz::{self, Damage};
 use crate::mvcc::range::range;
 use crate::mvcc::view::Nothing;
 use crate::mvcc::{EventType, KeyRange, KeyValue, Overlay, hash};
@@ -575,4 +576,34 @@ fn alarms_are_raised_once_and_forbid_writes_until_disarmed() {
     assert_eq!(run(&mut memory, &put).outcome.refusal(), Some(EtcdError::NoSpace));
     run(&mut memory, &alarm(AlarmAction::Deactivate, 7));
     assert_eq!(run(&mut memory, &put).outcome.refusal(), None);
+}
+
+proptest! {
+    #![proptest_config(fuzz::cases(200))]
+
+    /// Commands of any content, which no validation has seen: each is answered, and by two members alike.
+    #[test]
+    fn any_commands_are_applied_and_by_all_alike(
+        commands in prop::collection::vec(fuzz::typed::<Command>("keelson.command.Command"), 1..8),
+    ) {
+        let (mut one, mut other) = (Overlay::new(Nothing), Overlay::new(Nothing));
+        for command in &commands {
+            let [first, second] = [&mut one, &mut other].map(|memory| {
+                let applied = apply(memory, command).unwrap();
+                memory.effects_mut().merge(applied.effects);
+                (applied.outcome, applied.events)
+            });
+            prop_assert_eq!(first, second, "{:?}", command);
+        }
+    }
+
+    /// Bytes of a log entry that are no command are an error.
+    #[test]
+    fn any_bytes_are_a_command_or_an_error(bytes in Damage::to(op().prop_map(|op| {
+        prost::Message::encode_to_vec(&Command { op: Some(op), ..Default::default() })
+    }))) {
+        if let Ok(command) = <Command as prost::Message>::decode(&bytes[..]) {
+            apply(&Overlay::new(Nothing), &command).unwrap();
+        }
+    }
 }

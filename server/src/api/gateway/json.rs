@@ -1,7 +1,7 @@
 //! JSON in and out, by the rules of protobuf's JSON mapping as etcd sets it: proto field names, 64-bit integers as strings,
 //! bytes in base64, enums by name, zero values left out, unknown fields ignored.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, stream};
 use http_body_util::BodyExt;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
@@ -40,28 +40,98 @@ pub fn values<B>(body: B, max_bytes: usize) -> impl Stream<Item = Result<Bytes, 
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
 {
-    let incoming = Some((Box::pin(body), BytesMut::new()));
+    let incoming = Some((Box::pin(body), Arrived::default()));
     stream::unfold(incoming, move |incoming| async move {
-        let (mut body, mut buffered) = incoming?;
+        let (mut body, mut arrived) = incoming?;
         loop {
-            match first(&buffered).map(|value| value.map(<[u8]>::len)) {
-                Ok(Some(length)) => {
-                    let value = buffered.split_to(length).freeze();
-                    return Some((Ok(value), Some((body, buffered))));
-                }
-                Ok(None) => buffered.clear(),
-                Err(JsonError::Incomplete) if buffered.len() <= max_bytes => {}
-                Err(JsonError::Incomplete) => return Some((Err(JsonError::TooLarge(max_bytes)), None)),
+            match arrived.value() {
+                Ok(Some(value)) => return Some((Ok(value), Some((body, arrived)))),
+                Ok(None) if arrived.text.len() <= max_bytes => {}
+                Ok(None) => return Some((Err(JsonError::TooLarge(max_bytes)), None)),
                 Err(error) => return Some((Err(error), None)),
             }
             match body.frame().await {
-                Some(Ok(frame)) => buffered.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Ok(frame)) => arrived.text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
                 Some(Err(_)) => return Some((Err(JsonError::Body), None)),
-                None if buffered.is_empty() => return None,
+                None if arrived.text.is_empty() => return None,
                 None => return Some((Err(JsonError::Incomplete), None)),
             }
         }
     })
+}
+
+/// What has arrived behind the last value. Each byte is looked at once for the value's end, and parsed at most about three
+/// times, however small the pieces are that it comes in.
+#[derive(Default)]
+struct Arrived {
+    text: BytesMut,
+    /// Up to here the end was looked for.
+    scanned: usize,
+    /// Brackets of either kind that are open there.
+    depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+    /// How much of the text was parsed last. What is no JSON is found when twice as much is there.
+    parsed: usize,
+}
+
+impl Arrived {
+    /// Takes the value, if all of it is there.
+    fn value(&mut self) -> Result<Option<Bytes>, JsonError> {
+        if self.scanned == 0 {
+            let space = self.text.len() - self.text.trim_ascii_start().len();
+            self.text.advance(space);
+        }
+        if self.text.is_empty() {
+            return Ok(None);
+        }
+        if !self.text.starts_with(b"{") {
+            return Err(JsonError::Invalid(serde::de::Error::custom("a message is an object")));
+        }
+        let end = self.end();
+        if end.is_none() && self.text.len() < 2 * self.parsed {
+            return Ok(None);
+        }
+        self.parsed = end.unwrap_or(self.text.len());
+        let text = match end {
+            Some(end) => &self.text[..end],
+            None => without_last_number(&self.text),
+        };
+        match (first(text), end) {
+            (Ok(_), Some(end)) => {
+                let value = self.text.split_to(end).freeze();
+                *self = Arrived { text: std::mem::take(&mut self.text), ..Arrived::default() };
+                Ok(Some(value))
+            }
+            (Ok(_) | Err(JsonError::Incomplete), None) => Ok(None),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Where the first value ends, if it does: where its last bracket is closed.
+    fn end(&mut self) -> Option<usize> {
+        for letter in &self.text[self.scanned..] {
+            self.scanned += 1;
+            match letter {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.in_string => self.is_escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' if self.depth == 1 => return Some(self.scanned),
+                b'}' | b']' => self.depth -= 1,
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+/// A beginning of a value, less the number that it may end in: of one without its digits the parser says that it is none.
+fn without_last_number(text: &[u8]) -> &[u8] {
+    let in_number = |letter: &u8| letter.is_ascii_digit() || b"+-.eE".contains(letter);
+    let number = text.iter().rev().take_while(|letter| in_number(letter)).count();
+    &text[..text.len() - number]
 }
 
 /// The message that a JSON value stands for.
@@ -100,6 +170,8 @@ pub fn without_markup(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use prost_reflect::{DescriptorPool, ReflectMessage};
 
     use super::*;
@@ -169,8 +241,101 @@ mod tests {
         let all = async |chunks| values_of(chunks).collect::<Vec<_>>().await;
         assert_eq!(all(&["{\"a\":", "1}{", "}\n", " "]).await, ["{\"a\":1}", "{}"]);
         assert_eq!(all(&[]).await, [""; 0]);
+        assert_eq!(all(&["{\"a\":-", "1e", "2}"]).await, ["{\"a\":-1e2}"]);
         assert_eq!(all(&["{} {\"a"]).await, ["{}", "! unexpected EOF"]);
         assert_eq!(all(&["{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaa"]).await, ["! a value of more than 16 bytes"]);
         assert_eq!(all(&["{}", "]", "{}"]).await.len(), 2);
+    }
+    /// The values of a text that arrives in pieces of these sizes, over and over; and how often something was parsed.
+    fn in_pieces(text: &[u8], sizes: &[usize]) -> (Vec<Result<Bytes, String>>, usize) {
+        let (mut arrived, mut found, mut parses) = (Arrived::default(), Vec::new(), 0);
+        let (mut rest, mut sizes) = (text, sizes.iter().cycle());
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at((*sizes.next().expect("endless")).clamp(1, rest.len()));
+            rest = behind;
+            arrived.text.extend_from_slice(piece);
+            loop {
+                let before = arrived.parsed;
+                let value = arrived.value();
+                parses += usize::from(arrived.parsed != before);
+                match value {
+                    Ok(None) => break,
+                    Ok(Some(value)) => found.push(Ok(value)),
+                    Err(error) => {
+                        found.push(Err(error.to_string()));
+                        return (found, parses);
+                    }
+                }
+            }
+        }
+        (found, parses)
+    }
+
+    #[test]
+    fn a_value_in_small_pieces_is_not_parsed_with_each() {
+        let text = format!(r#"{{"key":"{}"}}"#, "QUJD".repeat(8 << 10));
+        let (values, parses) = in_pieces(text.as_bytes(), &[1]);
+        assert_eq!(values, [Ok(Bytes::from(text))]);
+        assert!(parses <= 18, "{parses} parses of 32 KiB");
+        // What can be no value is not waited for until it is too large.
+        let (values, parses) = in_pieces(format!("{{\"key\" {}", " x".repeat(8 << 10)).as_bytes(), &[1]);
+        assert!(matches!(&values[..], [Err(_)]), "{values:?}");
+        assert!(parses <= 5, "{parses} parses");
+    }
+
+    proptest! {
+        /// Pieces of any size give what the whole text gives.
+        #[test]
+        fn values_are_the_same_in_any_pieces(text in texts(), sizes in vec(1..40usize, 1..8)) {
+            let (whole, _) = in_pieces(&text, &[text.len()]);
+            let (pieces, _) = in_pieces(&text, &sizes);
+            let values = |found: &[Result<Bytes, String>]| found.iter().filter_map(|one| one.clone().ok()).collect::<Vec<_>>();
+            prop_assert_eq!(values(&whole), values(&pieces));
+            for value in values(&whole) {
+                prop_assert_eq!(first(&value).ok().flatten(), Some(&value[..]));
+            }
+        }
+
+        /// Whatever the text is: a message or an error, and a message can be written and read again.
+        #[test]
+        fn any_text_is_a_message_or_an_error(text in texts(), at in any::<prop::sample::Index>()) {
+            let pool = DescriptorPool::decode(crate::proto::DESCRIPTORS).expect("descriptors");
+            let messages: Vec<_> = pool.all_messages().filter(|message| message.package_name() == "etcdserverpb").collect();
+            let descriptor = at.get(&messages).clone();
+            if let Ok(Some(value)) = first(&text) && let Ok(message) = parse(descriptor.clone(), value) {
+                let json = super::text(&message);
+                let again = parse(descriptor, json.as_bytes());
+                prop_assert_eq!(again.map_err(|error| error.to_string()), Ok(message), "{}", json);
+            }
+        }
+    }
+
+    /// Texts of requests with a few bytes changed, deep nesting, and what has nothing of JSON.
+    fn texts() -> impl Strategy<Value = Vec<u8>> {
+        let valid = prop::sample::select(vec![
+            r#"{"key":"YQ==","limit":"5","sort_order":"DESCEND"} {"rangeEnd":"_-8=","limit":5.0}"#,
+            r#"{"compare":[{"target":"VALUE","key":"YQ==","value":"Yg=="}],"success":[{"request_txn":{}}]}{"a":"\\\"}{"}"#,
+            r#"{"TTL":"-3","ID":9223372036854775807}{"version":-9223372036854775808}{"x":1e999}{"y":[[{"z":"\u0000"}]]}"#,
+            r#"{"create_request":{"key":"YQ==","filters":["NOPUT",1,7],"start_revision":"1"}}"#,
+        ]);
+        let changes = vec(
+            (any::<prop::sample::Index>(), prop_oneof![any::<u8>(), prop::sample::select(&br#"{}[]",:\ e-"#[..])]),
+            0..6,
+        );
+        let changed = (valid, changes, any::<bool>()).prop_map(|(text, changes, insert)| {
+            let mut text = text.as_bytes().to_vec();
+            for (at, byte) in changes {
+                match insert {
+                    true => text.insert(at.index(text.len()), byte),
+                    false => *at.get_mut(&mut text) = byte,
+                }
+            }
+            text
+        });
+        let deep = (1..3000usize).prop_map(|depth| {
+            let open = r#"{"success":[{"request_txn":"#.repeat(depth);
+            (open + "{}" + &"}]}".repeat(depth)).into_bytes()
+        });
+        prop_oneof![6 => changed, 1 => deep, 1 => vec(any::<u8>(), 0..200)]
     }
 }

@@ -31,9 +31,6 @@ use message::Messages;
 /// Base64 takes four bytes for three, and JSON a little more.
 const JSON_OVERHEAD: usize = 2;
 
-/// So much of a body that is too large is read before the answer.
-const MOST_DROPPED_BYTES: usize = 64 << 20;
-
 /// The routes, and how large a request may be.
 pub struct Gateway {
     routes: HashMap<String, Route>,
@@ -139,26 +136,20 @@ impl Gateway {
     }
 }
 
-/// All of a body, if it is not too large. What is above the limit is read as well, up to a bound, and dropped: a client
-/// that is still sending does not see the answer.
-pub(super) async fn whole<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
+/// All of a body, if it is not too large.
+async fn whole<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
 where
     B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
 {
     let mut body = std::pin::pin!(body);
-    let (mut held, mut seen) = (BytesMut::new(), 0);
+    let mut held = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::invalid_argument(error.into().to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
-        seen += data.len();
-        match seen {
-            _ if seen <= max_bytes => held.extend_from_slice(&data),
-            _ if seen <= MOST_DROPPED_BYTES => held = BytesMut::new(),
-            _ => break,
+        if held.len() + data.len() > max_bytes {
+            return Err(too_large());
         }
-    }
-    if seen > max_bytes {
-        return Err(too_large());
+        held.extend_from_slice(&data);
     }
     Ok(held.freeze())
 }

@@ -149,7 +149,7 @@ impl Index {
 
     /// Drops the entries behind `last`.
     pub fn truncate_after(&mut self, last: Option<u64>) {
-        let keep = last.map_or(0, |last| (last + 1).saturating_sub(self.first)) as usize;
+        let keep = last.map_or(0, |last| last.saturating_add(1).saturating_sub(self.first)) as usize;
         while self.slots.len() > keep {
             self.forget_cached(|slots| slots.pop_back());
         }

@@ -13,7 +13,7 @@ use super::index::{Index, Place};
 use super::segment::{self, Kind, Record, Tail};
 use super::writer::{self, Closed, Open, segment_path};
 use crate::proto::peer as pb;
-use crate::raft::types::{LogId, Vote, log_id};
+use crate::raft::types::{LogId, Malformed, Vote, entry_from_wire, maybe_log_id};
 
 /// What the directory holds.
 pub struct Recovered {
@@ -97,22 +97,26 @@ fn read_segment(path: &Path, number: u64, events: &mut Vec<Event>) -> Result<(Op
     Ok((open, tail))
 }
 
-fn take(record: Record<'_>, open: &mut Open, events: &mut Vec<Event>) -> Result<(), prost::DecodeError> {
-    let id = |payload: &[u8]| pb::LogId::decode(payload).map(LogId::from);
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Malformed> {
+    M::decode(payload).map_err(|_| Malformed("record"))
+}
+
+fn take(record: Record<'_>, open: &mut Open, events: &mut Vec<Event>) -> Result<(), Malformed> {
+    let id = |payload: &[u8]| LogId::try_from(decode::<pb::LogId>(payload)?);
     match record.kind {
         Kind::State => {
-            let state = pb::SegmentState::decode(record.payload)?;
-            events.extend(state.vote.map(|vote| Event::Vote(vote.into())));
-            events.extend(state.purged.map(|purged| Event::Purge(purged.into())));
-            events.extend(state.committed.map(|committed| Event::Commit(committed.into())));
+            let state: pb::SegmentState = decode(record.payload)?;
+            events.extend(state.vote.map(Vote::try_from).transpose()?.map(Event::Vote));
+            events.extend(maybe_log_id(state.purged)?.map(Event::Purge));
+            events.extend(maybe_log_id(state.committed)?.map(Event::Commit));
         }
-        Kind::Vote => events.push(Event::Vote(pb::Vote::decode(record.payload)?.into())),
+        Kind::Vote => events.push(Event::Vote(decode::<pb::Vote>(record.payload)?.try_into()?)),
         Kind::Entry => {
-            let entry = pb::Entry::decode(record.payload)?;
+            let entry = entry_from_wire(decode(record.payload)?)?;
             let size = (record.end() - record.offset) as usize;
             let place = Place { file: open.file.clone(), number: open.number, offset: record.offset, size };
-            open.last_index = open.last_index.max(Some(entry.index));
-            events.push(Event::Entry(log_id(entry.term, entry.index), place));
+            open.last_index = open.last_index.max(Some(entry.log_id.index));
+            events.push(Event::Entry(entry.log_id, place));
         }
         Kind::Truncate => {
             let bytes: Option<[u8; 8]> = record.payload.try_into().ok();

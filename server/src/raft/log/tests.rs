@@ -2,9 +2,13 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use openraft::EntryPayload;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use tempfile::TempDir;
 
 use super::*;
+use crate::fuzz::{self, Damage};
 use crate::raft::types::{Request, log_id};
 
 const SEGMENT: u64 = 16 << 10;
@@ -192,4 +196,47 @@ async fn old_entries_are_read_from_disk_when_memory_is_short() {
     }
     assert_eq!(store.try_get_log_entries(0..1).await.unwrap(), [entry(1, 0, 1 << 20)]);
     assert_eq!(store.limited_get_log_entries(0, 40).await.unwrap().len(), 1, "messages to followers stay small");
+}
+
+proptest! {
+    #![proptest_config(fuzz::cases(48))]
+
+    /// A log whose files were damaged is refused, or ends earlier: it has no entry that was not written, and takes new ones.
+    #[test]
+    fn a_damaged_log_is_refused_or_shorter(
+        batches in vec(1..4u64, 1..30),
+        damages in vec((any::<Index>(), Damage::any()), 1..5),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dir = TempDir::new().unwrap();
+        let mut written = Vec::new();
+        runtime.block_on(async {
+            let mut store = open(&dir).unwrap();
+            store.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
+            for count in batches {
+                let next = written.len() as u64;
+                let entries: Vec<_> = (next..next + count).map(|index| entry(1, index, 700)).collect();
+                written.extend(entries.iter().cloned());
+                append(&mut store, entries).await;
+            }
+        });
+        let files = segments(&dir, "wal");
+        for (file, damage) in damages {
+            let file = file.get(&files);
+            let mut data = fs::read(file).unwrap();
+            damage.strike(&mut data);
+            fs::write(file, data).unwrap();
+        }
+        runtime.block_on(async {
+            let Ok(mut store) = open(&dir) else { return };
+            let found = store.try_get_log_entries(..).await.unwrap();
+            assert!(written.starts_with(&found), "{} of {}", found.len(), written.len());
+            let state = store.get_log_state().await.unwrap();
+            assert_eq!(state.last_log_id, found.last().map(|entry| entry.log_id));
+            append(&mut store, [entry(2, found.len() as u64, 10)]).await;
+            drop(store);
+            let mut store = open(&dir).unwrap();
+            assert_eq!(indexes(&mut store).await.len(), found.len() + 1);
+        });
+    }
 }

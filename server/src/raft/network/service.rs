@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::transport::Connection;
-use super::{CLUSTER, FROM, MAX_MESSAGE, REMOVED, TO, snapshot};
+use super::{CLUSTER, FROM, MAX_MESSAGE, Malformed, REMOVED, TO, maybe_log_id, snapshot};
 use crate::proto::peer as pb;
 use crate::proto::peer::peer_server::{Peer, PeerServer};
 use crate::raft::Raft;
@@ -26,7 +26,7 @@ use crate::telemetry::NodeMetrics;
 #[tonic::async_trait]
 pub trait Door: Send + Sync + 'static {
     /// Proposes an encoded command, if this member leads.
-    async fn propose(&self, request: pb::ProposeRequest) -> pb::ProposeResponse;
+    async fn propose(&self, request: pb::ProposeRequest) -> Result<pb::ProposeResponse, Malformed>;
     /// The index to read at, if this member leads and a majority confirms it.
     async fn read_index(&self) -> pb::ReadIndexResponse;
     /// Changes the membership, if this member leads.
@@ -100,7 +100,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("raft stopped: {error}"))
 }
 
-fn malformed(error: super::Malformed) -> Status {
+fn malformed(error: Malformed) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
@@ -181,7 +181,8 @@ impl<D: Door> Peer for PeerService<D> {
         let ready = self.check(&request)?;
         let request = request.into_inner();
         let from = request.from.ok_or_else(|| Status::invalid_argument("no leader"))?;
-        let request = TransferLeaderRequest::new(from.into(), request.to, request.last.map(Into::into));
+        let (from, last) = (from.try_into().map_err(malformed)?, maybe_log_id(request.last).map_err(malformed)?);
+        let request = TransferLeaderRequest::new(from, request.to, last);
         let answer = ready.raft.handle_transfer_leader(request).await.map_err(stopped)?;
         let refused = answer.err().map_or_else(String::new, |error| error.to_string());
         Ok(Response::new(pb::TransferLeaderResponse { refused }))
@@ -201,7 +202,7 @@ impl<D: Door> Peer for PeerService<D> {
 
     async fn propose(&self, request: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeResponse>, Status> {
         let ready = self.check(&request)?;
-        Ok(Response::new(ready.door.propose(request.into_inner()).await))
+        ready.door.propose(request.into_inner()).await.map(Response::new).map_err(malformed)
     }
 
     async fn read_index(

@@ -15,7 +15,7 @@ use super::client::Caller;
 use crate::proto::peer as pb;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::raft::state_machine::{AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
-use crate::raft::types::{LogId, Members, StoredMembers, Vote};
+use crate::raft::types::{LogId, Malformed, Members, StoredMembers, Vote, maybe_log_id};
 
 /// Bytes of a file sent at once.
 const CHUNK: usize = 512 << 10;
@@ -57,7 +57,8 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
     {
         return Err(failed(error));
     }
-    answer?.into_inner().vote.map(Vote::from).ok_or_else(|| failed("answered without a vote"))
+    let vote = answer?.into_inner().vote.ok_or_else(|| failed("answered without a vote"))?;
+    vote.try_into().map_err(failed)
 }
 
 /// While it lives, the log is not purged behind the snapshot.
@@ -148,13 +149,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 fn decode_header(header: pb::SnapshotHeader) -> Result<(Vote, SnapshotMeta), Status> {
     let vote = header.vote.ok_or_else(|| Status::invalid_argument("a snapshot comes with a vote"))?;
-    let members = Members::try_from(header.membership.unwrap_or_default());
-    let members = members.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let malformed = |error: Malformed| Status::invalid_argument(error.to_string());
+    let members = Members::try_from(header.membership.unwrap_or_default()).map_err(malformed)?;
+    let members_id = maybe_log_id(header.membership_log_id).map_err(malformed)?;
     let meta = SnapshotMeta {
-        last_log_id: header.last.map(Into::into),
-        last_membership: StoredMembers::new(header.membership_log_id.map(Into::into), members),
+        last_log_id: maybe_log_id(header.last).map_err(malformed)?,
+        last_membership: StoredMembers::new(members_id, members),
     };
-    let vote = vote.into();
+    let vote = vote.try_into().map_err(malformed)?;
     match may_know(&vote, meta.last_log_id) {
         true => Ok((vote, meta)),
         false => Err(Status::invalid_argument("a snapshot has entries of a later term than its sender's")),

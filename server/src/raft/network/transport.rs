@@ -51,14 +51,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `host:port` of a peer URL, and whether it asks for TLS.
 fn address(url: &str) -> io::Result<(&str, bool)> {
-    let (rest, tls) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+    let (address, tls) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
         (Some(rest), _) => (rest, false),
         (_, Some(rest)) => (rest, true),
         _ => {
             return Err(invalid(format!("{url}: peer URLs begin with http:// or https://")));
         }
     };
-    let address = rest.trim_end_matches('/');
     if !address.contains(':') || address.contains('/') {
         return Err(invalid(format!("{url}: expected a URL such as http://10.0.0.1:2380")));
     }
