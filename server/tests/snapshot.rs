@@ -371,7 +371,7 @@ async fn what_is_no_whole_snapshot_is_refused_and_leaves_nothing() {
         (&whole[..100], "too short"),
         (&b"this is no snapshot at all".repeat(500)[..], "meta page"),
         (&whole[..whole.len() - 32], "snapshot missing hash but --skip-hash-check=false"),
-        (&flipped[..], "SHA-256 is not the one at its end"),
+        (&flipped[..], "expected sha256 ["),
         (&b""[..], "too short"),
     ] {
         std::fs::write(&file, bytes).expect("written");
@@ -385,4 +385,36 @@ async fn what_is_no_whole_snapshot_is_refused_and_leaves_nothing() {
     restore(&target, &file, &["--skip-hash-check"]).expect("restored");
     let (_, said) = restore(&target, &file, &["--skip-hash-check"]).expect_err("refused");
     assert!(said.contains("not empty or could not be read"), "{said}");
+}
+
+/// Clients that take nothing hold a place and a file; neither outlives them.
+#[tokio::test]
+async fn few_snapshots_are_served_at_a_time_and_nothing_is_left_of_them() {
+    let (mut member, mut client) = single().await;
+    for n in 0..10 {
+        client.put(format!("large/{n}"), vec![n; 1_000_000], None).await.expect("put");
+    }
+    let url = member.client_url();
+    let open = || async {
+        // Each over a connection of its own, or those that take nothing would hold up all.
+        let mut client = MaintenanceClient::connect(url.clone()).await.expect("a client");
+        let mut stream = client.snapshot(SnapshotRequest {}).await?.into_inner();
+        stream.message().await.map(|first| (stream, first.expect("a first message")))
+    };
+    let first = open().await.expect("served");
+    let _second = open().await.expect("served");
+    let refused = open().await.expect_err("refused");
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::ResourceExhausted, "etcdserver: too many requests"));
+    drop(first);
+    let _third = eventually("a place is free", || async { open().await.ok() }).await;
+
+    let folder = member.data_dir().join("snapshots");
+    let entries = || std::fs::read_dir(&folder).map_or(0, Iterator::count);
+    assert_eq!(entries(), 0, "a file that is complete has no name any more");
+    // What a killed server leaves behind is gone when the next one starts.
+    member.kill();
+    std::fs::create_dir_all(folder.join("saving-1")).expect("made");
+    std::fs::write(folder.join("saving-1/db"), [0; 4096]).expect("written");
+    start_alone(&mut member).await;
+    assert_eq!(entries(), 0);
 }

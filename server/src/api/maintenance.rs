@@ -106,7 +106,8 @@ impl Maintenance for Api {
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.require_root(&self.open(request).0).await?;
-        Ok(Response::new(super::snapshot::stream(self.node.view(), self.node.snapshot_dir().to_owned())))
+        let place = self.snapshots.clone().try_acquire_owned().map_err(|_| EtcdError::RequestTooManyRequests)?;
+        Ok(Response::new(super::snapshot::stream(self.node.view(), self.node.snapshot_dir().to_owned(), place)))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

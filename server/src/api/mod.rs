@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -110,13 +111,15 @@ pub struct Api {
     limits: Limits,
     metrics: Arc<Metrics>,
     quota: quota::Quota,
+    snapshots: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Api {
     /// Doors to `node`. Streams end when `stop` is cancelled.
     pub fn new(node: Node, identity: Identity, limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
-        Api { quota: quota::Quota::new(limits.quota_bytes), node, identity, limits, metrics, stop }
+        let (quota, snapshots) = (quota::Quota::new(limits.quota_bytes), Arc::new(Semaphore::new(snapshot::AT_ONCE)));
+        Api { quota, snapshots, node, identity, limits, metrics, stop }
     }
 
     /// A header for an answer that was made at `revision`.

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -23,18 +25,29 @@ use crate::storage::ReadView;
 const CHUNK: usize = 32 << 10;
 /// Messages read ahead of the client.
 const AHEAD: usize = 8;
+/// Snapshots at a time: each takes as much space as the live data.
+pub const AT_ONCE: usize = 2;
+/// A client that takes nothing for so long is given up, so that others can have its place.
+const STALLED: Duration = Duration::from_secs(300);
 
 type Chunks = mpsc::Sender<Result<SnapshotResponse, Status>>;
 
 /// The snapshot of a view. The file is written as a whole before its first byte is sent, since its size comes first; it
-/// is gone with the stream.
-pub fn stream(view: ReadView, dir: PathBuf) -> BoxStream<'static, Result<SnapshotResponse, Status>> {
+/// is gone with the stream, and so is its `place` among [`AT_ONCE`].
+pub fn stream(
+    view: ReadView,
+    dir: PathBuf,
+    place: OwnedSemaphorePermit,
+) -> BoxStream<'static, Result<SnapshotResponse, Status>> {
     let (chunks, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
+        let _place = place;
         let sent = write(view, &dir, &chunks).and_then(|file| send(file, &chunks));
         match sent {
             Ok(()) => {}
-            Err(SnapshotError::Abandoned) => tracing::info!("the client of a snapshot went away"),
+            Err(SnapshotError::Abandoned) => {
+                tracing::info!("the client of a snapshot went away, or took nothing for too long")
+            }
             Err(error) => {
                 let status = errors::internal("the snapshot could not be made", error);
                 // The client may be gone too.
@@ -70,9 +83,10 @@ fn write(view: ReadView, dir: &Path, chunks: &Chunks) -> Result<Saved, SnapshotE
 }
 
 fn send(Saved { mut file, size, version }: Saved, chunks: &Chunks) -> Result<(), SnapshotError> {
+    let runtime = Handle::current();
     let push = |remaining_bytes, blob: Bytes| {
         let chunk = SnapshotResponse { header: None, remaining_bytes, blob, version: version.clone() };
-        chunks.blocking_send(Ok(chunk)).map_err(|_| SnapshotError::Abandoned)
+        runtime.block_on(chunks.send_timeout(Ok(chunk), STALLED)).map_err(|_| SnapshotError::Abandoned)
     };
     let io = |source| SnapshotError::Io { path: "the snapshot's file".to_owned(), source };
     file.rewind().map_err(io)?;

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::page::{
     BRANCH, BUCKET_ELEMENT, BucketRoot, FREELIST, HEADER, LEAF, MAX_PAGE_BYTES, Meta, NO_FREELIST, Page, u64_at,
@@ -23,6 +25,7 @@ pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, BoltErro
 pub struct Reader {
     file: File,
     meta: Meta,
+    read_bytes: Arc<AtomicU64>,
 }
 
 /// A bucket of the file.
@@ -64,7 +67,12 @@ impl Reader {
             Some(bytes) if bytes <= length => {}
             _ => return Err(damaged(format!("the file is cut off: {} pages, but {length} bytes", meta.end))),
         }
-        Ok(Self { file, meta })
+        Ok(Self { file, meta, read_bytes: Arc::default() })
+    }
+
+    /// Adds up in `bytes` what is read from now on.
+    pub fn counting_in(self, bytes: Arc<AtomicU64>) -> Self {
+        Self { read_bytes: bytes, ..self }
     }
 
     /// Bytes of the pages in use.
@@ -187,7 +195,10 @@ impl Reader {
             return Err(damaged(format!("page {twice} is used twice")));
         }
         bytes.resize((pages * size) as usize, 0);
-        self.file.read_exact_at(&mut bytes[size as usize..], (id + 1) * size)?;
+        if pages > 1 {
+            self.file.read_exact_at(&mut bytes[size as usize..], (id + 1) * size)?;
+        }
+        self.read_bytes.fetch_add(pages * size, Ordering::Relaxed);
         Ok(bytes)
     }
 }

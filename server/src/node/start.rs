@@ -130,8 +130,7 @@ async fn open(
     lessor.replaced(leases);
     let peers =
         Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout, config.metrics.clone());
-    let machine = StateMachine::new(shared.clone(), lessor.clone(), config.tokens.clone());
-    let machine = machine.warning_after(config.slow_apply);
+    let machine = StateMachine::new(shared.clone(), lessor.clone(), config.tokens.clone(), config.slow_apply);
     let raft_config = Arc::new(raft_config(&config)?);
     let raft = Raft::new(member_id, raft_config, Network(peers.clone()), log, machine).await;
     let raft = raft.map_err(|error| StartError::DataDir(format!("raft cannot start: {error}")))?;

@@ -162,9 +162,6 @@ pub struct StateMachine {
     slow: Duration,
 }
 
-/// Applying that takes longer is logged.
-const SLOW: Duration = Duration::from_millis(100);
-
 /// Entries that are committed to the store together.
 struct Group {
     batch: Batch,
@@ -228,14 +225,14 @@ impl Group {
 }
 
 impl StateMachine {
-    /// A state machine; `leases` hears of leases, `tokens` of logins.
-    pub fn new(shared: Arc<Shared>, leases: Arc<dyn LeaseListener>, tokens: Arc<dyn TokenListener>) -> StateMachine {
-        StateMachine { shared, leases, tokens, slow: SLOW }
-    }
-
-    /// Logs what takes longer than this to apply.
-    pub fn warning_after(self, slow: Duration) -> StateMachine {
-        StateMachine { slow, ..self }
+    /// A state machine; `leases` hears of leases, `tokens` of logins. What takes longer than `slow` to apply is logged.
+    pub fn new(
+        shared: Arc<Shared>,
+        leases: Arc<dyn LeaseListener>,
+        tokens: Arc<dyn TokenListener>,
+        slow: Duration,
+    ) -> StateMachine {
+        StateMachine { shared, leases, tokens, slow }
     }
 
     fn warn_if_slow(&self, what: &str, index: u64, took: Duration) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
@@ -40,7 +41,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
         let hub = Hub::new(store.view().revision(), HubOptions::default());
         let shared = Shared::new(store, hub, dir.path().join("snapshots"), Arc::default()).unwrap();
-        Ok((dir, log, StateMachine::new(shared, Arc::new(NoLeases), Arc::new(NoTokens))))
+        Ok((dir, log, StateMachine::new(shared, Arc::new(NoLeases), Arc::new(NoTokens), Duration::MAX)))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The commands `snapshot restore`, `snapshot status` and `hashkv`, with etcdutl's flags, outputs and exit codes.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::output::{self, Format};
+use super::progress::Progress;
 use super::restore::{self, Restore};
 use super::source::Source;
 use super::{SnapshotError, status};
@@ -38,8 +39,8 @@ Usage:
 const BAD_FEATURE: u8 = 4;
 /// Exit code for wrong arguments.
 const BAD_ARGUMENTS: u8 = 128;
-/// Between two lines of progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often each command reads the whole file.
+const PASSES: u64 = 2;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -163,25 +164,36 @@ fn printed(text: Option<String>) -> Result<String, Failure> {
     text.ok_or(Failure { message, exit_code: BAD_FEATURE })
 }
 
+/// Does something with a file, and shows meanwhile how far it is.
+fn watched<T>(
+    what: &'static str,
+    file: &Path,
+    work: impl FnOnce(&Arc<AtomicU64>) -> Result<T, SnapshotError>,
+) -> Result<T, SnapshotError> {
+    let size = std::fs::metadata(file).map_or(0, |file| file.len());
+    let read_bytes = Arc::default();
+    let _shown = Progress::show(what, size * PASSES, &read_bytes);
+    work(&read_bytes)
+}
+
 fn snapshot_status(given: &Given) -> Result<String, Failure> {
     let file = given.file("snapshot status")?;
     let format = given.format()?;
-    printed(output::status(&status::status(&Source::open(file)?)?, format))
+    let told = watched("reading", file, |read| status::status(&Source::open(file, read)?))?;
+    printed(output::status(&told, format))
 }
 
 fn hash_kv(given: &Given) -> Result<String, Failure> {
     let file = given.file("hashkv")?;
     let format = given.format()?;
     let revision = given.number("rev")?;
-    printed(output::hash_kv(&status::hash_kv(&Source::open(file)?, revision)?, format))
+    let told = watched("reading", file, |read| status::hash_kv(&Source::open(file, read)?, revision))?;
+    printed(output::hash_kv(&told, format))
 }
 
 fn restore(given: &Given) -> Result<String, Failure> {
     let settings = restore_settings(given)?;
-    let size = std::fs::metadata(&settings.snapshot).map_or(0, |file| file.len());
-    let mut told = Progress::new(size);
-    let outcome = restore::restore(&settings, |bytes| told.at(bytes))?;
-    told.end();
+    let outcome = watched("restoring", &settings.snapshot, |read| restore::restore(&settings, read))?;
     eprintln!(
         "restored snapshot {} to {}: member {:x} of cluster {:x}, revision {}",
         settings.snapshot.display(),
@@ -227,32 +239,6 @@ fn restore_settings(given: &Given) -> Result<Restore, Failure> {
         skip_hash_check: given.boolean("skip-hash-check")?,
         bump_revision: (bump > 0).then_some(bump),
     })
-}
-
-/// One line on a terminal that tells how far it is.
-struct Progress {
-    size: u64,
-    shown: bool,
-    last: Instant,
-}
-
-impl Progress {
-    fn new(size: u64) -> Self {
-        Progress { size, shown: std::io::stderr().is_terminal(), last: Instant::now() }
-    }
-
-    fn at(&mut self, bytes: u64) {
-        if self.shown && self.last.elapsed() >= PROGRESS_INTERVAL {
-            self.last = Instant::now();
-            eprint!("\rrestoring: {} of at most {} MB", bytes / 1_000_000, self.size / 1_000_000);
-        }
-    }
-
-    fn end(&self) {
-        if self.shown {
-            eprint!("\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,15 @@
 //! - [`schema`]: etcd's buckets and what is in them;
 //! - [`save`]: the store at one moment becomes a file;
 //! - [`source`]: a file of unknown origin, and its checksum;
+//! - [`chains`]: which version of a key follows which;
 //! - [`status`]: what `snapshot status` and `hashkv` tell of a file;
 //! - [`restore`]: a file becomes the data directory of a new cluster's member;
-//! - [`command`]: the command line.
+//! - [`command`]: the command line, and what it shows on a terminal meanwhile.
 
+pub mod chains;
 pub mod command;
 mod output;
+mod progress;
 pub mod restore;
 pub mod save;
 pub mod schema;

@@ -3,16 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prost::Message;
 
+use super::chains::Chains;
 use super::schema;
 use super::source::Source;
 use super::{SnapshotError, content};
 use crate::mvcc::auth as stored;
 use crate::mvcc::{AlarmMember, LeaseRecord, RevKey, Revision};
 use crate::node::{self, Restored};
-use crate::storage::{Loaded, Loader, StoreOptions};
+use crate::storage::{Loaded, Loader, StoreOptions, Version};
 
 /// What to restore, and as whom.
 #[derive(Debug, Clone)]
@@ -46,53 +49,36 @@ pub struct Outcome {
     pub revision: i64,
 }
 
-/// Restores. `progress` is told again and again how many bytes of the file's history are done.
-pub fn restore(settings: &Restore, mut progress: impl FnMut(u64)) -> Result<Outcome, SnapshotError> {
+/// Restores. The bytes of pages that are read add up in `read_bytes`: about twice the file's, as its history is read twice.
+pub fn restore(settings: &Restore, read_bytes: &Arc<AtomicU64>) -> Result<Outcome, SnapshotError> {
     let wal_dir = settings.wal_dir.as_deref();
     node::check_vacant(&settings.data_dir, wal_dir)?;
     let token = &settings.initial_cluster_token;
     let restored = Restored::new(&settings.name, &settings.peer_urls, &settings.initial_cluster, token)?;
-    let source = Source::open(&settings.snapshot)?;
-    if !settings.skip_hash_check {
-        source.verify_checksum()?;
-    }
+    let source = Source::open(&settings.snapshot, read_bytes)?;
     let mut revision = 0;
     node::restore(&settings.data_dir, wal_dir, &restored, |store_dir| {
-        revision = fill(store_dir, &source, &restored, settings.bump_revision, &mut progress)?;
-        Ok::<_, SnapshotError>(())
+        std::thread::scope(|scope| {
+            let sum = (!settings.skip_hash_check).then(|| scope.spawn(|| source.verify_checksum()));
+            let filled = fill(store_dir, &source, &restored, settings.bump_revision);
+            if let Some(sum) = sum {
+                // What is wrong with a damaged file is first of all that.
+                sum.join().map_err(|_| content("the checksum could not be computed"))??;
+            }
+            revision = filled?;
+            Ok::<_, SnapshotError>(())
+        })
     })?;
     Ok(Outcome { restored, revision })
 }
 
 /// Makes the store; answers its newest revision.
-fn fill(
-    dir: &Path,
-    source: &Source,
-    restored: &Restored,
-    bump: Option<i64>,
-    progress: &mut impl FnMut(u64),
-) -> Result<i64, SnapshotError> {
+fn fill(dir: &Path, source: &Source, restored: &Restored, bump: Option<i64>) -> Result<i64, SnapshotError> {
     let compacted = source.compacted()?.scheduled;
     let mut loader = Loader::create(dir, &StoreOptions::default())?;
     leases(source, &mut loader)?;
     auth(source, &mut loader)?;
-    let mut revision = compacted.max(1);
-    let mut bytes = 0;
-    loader.history(|add| {
-        source.history(|place, kv| {
-            add(place, kv)?;
-            revision = revision.max(place.revision.main);
-            bytes += kv.len() as u64;
-            progress(bytes);
-            Ok(())
-        })?;
-        if let Some(bump) = bump {
-            revision = revision.checked_add(bump).ok_or_else(|| content("--bump-revision is too large"))?;
-            // etcd remembers the revision by a version of no key.
-            add(RevKey { revision: Revision { main: revision, sub: 0 }, tombstone: false }, &[])?;
-        }
-        Ok::<_, SnapshotError>(())
-    })?;
+    let revision = history(source, dir, &mut loader, compacted.max(1), bump)?;
     let compact_revision = match bump {
         Some(_) => Some(revision),
         None => (compacted >= 0).then_some(compacted),
@@ -100,6 +86,39 @@ fn fill(
     let alarms = alarms(source)?;
     let (applied, members) = (restored.applied()?, restored.members.clone());
     loader.finish(Loaded { revision, compact_revision, applied, alarms, members })?;
+    Ok(revision)
+}
+
+/// Answers the newest revision: `revision`, if no version is newer.
+fn history(
+    source: &Source,
+    dir: &Path,
+    loader: &mut Loader,
+    mut revision: i64,
+    bump: Option<i64>,
+) -> Result<i64, SnapshotError> {
+    let mut chains = Chains::new(source.reader().size(), dir);
+    source.history(|place, kv| {
+        revision = revision.max(place.revision.main);
+        chains.add(place, kv)
+    })?;
+    let mut bumped = None;
+    if let Some(bump) = bump {
+        revision = revision.checked_add(bump).ok_or_else(|| content("--bump-revision is too large"))?;
+        // etcd remembers the revision by a version of no key.
+        let place = RevKey { revision: Revision { main: revision, sub: 0 }, tombstone: false };
+        chains.add(place, &[])?;
+        bumped = Some(place);
+    }
+    let mut links = chains.link()?;
+    loader.history(|give| {
+        let mut add = |place, kv: &[u8]| {
+            let link = links.next(place, kv)?;
+            Ok::<_, SnapshotError>(give(Version { place, kv, previous: link.previous, newest: link.newest })?)
+        };
+        source.history(&mut add)?;
+        bumped.map_or(Ok(()), |place| add(place, &[]))
+    })?;
     Ok(revision)
 }
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use sha2::{Digest, Sha256};
 
@@ -32,10 +34,10 @@ pub struct Compacted {
 }
 
 impl Source {
-    /// Opens a file.
-    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+    /// Opens a file; the bytes of pages that are read add up in `read_bytes`.
+    pub fn open(path: &Path, read_bytes: &Arc<AtomicU64>) -> Result<Self, SnapshotError> {
         std::fs::metadata(path).map_err(io_error(path))?;
-        Ok(Self { path: path.to_owned(), reader: Reader::open(path)? })
+        Ok(Self { path: path.to_owned(), reader: Reader::open(path)?.counting_in(read_bytes.clone()) })
     }
 
     /// The pages behind it.
@@ -46,7 +48,7 @@ impl Source {
     /// Compares the file with the checksum at its end. A file without one was copied from a data directory.
     pub fn verify_checksum(&self) -> Result<(), SnapshotError> {
         let failed = io_error(&self.path);
-        let compare = || -> std::io::Result<Option<bool>> {
+        let sums = || -> std::io::Result<Option<[Vec<u8>; 2]>> {
             let mut file = File::open(&self.path)?;
             let length = file.metadata()?.len();
             if length % SECTOR_BYTES != SUM_BYTES {
@@ -57,11 +59,14 @@ impl Source {
             file.seek(SeekFrom::Start(length - SUM_BYTES))?;
             let mut expected = [0; SUM_BYTES as usize];
             file.read_exact(&mut expected)?;
-            Ok(Some(sum.finalize()[..] == expected))
+            Ok(Some([expected.to_vec(), sum.finalize().to_vec()]))
         };
-        match compare().map_err(failed)? {
-            Some(true) => Ok(()),
-            Some(false) => Err(content("the snapshot is damaged: its SHA-256 is not the one at its end")),
+        match sums().map_err(failed)? {
+            Some([expected, found]) if expected == found => Ok(()),
+            Some([expected, found]) => {
+                let bytes = |sum: Vec<u8>| sum.iter().map(u8::to_string).collect::<Vec<_>>().join(" ");
+                Err(content(format!("expected sha256 [{}], got [{}]", bytes(expected), bytes(found))))
+            }
             None => Err(content("snapshot missing hash but --skip-hash-check=false")),
         }
     }

@@ -1,14 +1,13 @@
 //! What a file tells of itself: `snapshot status` and `hashkv`.
 
-use std::collections::{HashMap, HashSet};
+use std::env::temp_dir;
 
-use prost::Message;
-
+use super::chains::Chains;
 use super::source::Source;
 use super::{SnapshotError, content, schema};
 use crate::error::EtcdError;
 use crate::mvcc::hash::KeyValueHash;
-use crate::mvcc::{KeyValue, ReadError, RevKey};
+use crate::mvcc::{ReadError, RevKey};
 
 /// What `snapshot status` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub fn status(source: &Source) -> Result<Status, SnapshotError> {
         total_bytes: source.reader().size(),
         version: source.storage_version()?,
     };
-    let mut keys = HashSet::new();
+    let mut chains = Chains::new(status.total_bytes, &temp_dir());
     for bucket in source.reader().buckets()? {
         status.hash = crc32c::crc32c_append(status.hash, &bucket.name);
         let name = String::from_utf8_lossy(&bucket.name).into_owned();
@@ -49,15 +48,10 @@ pub fn status(source: &Source) -> Result<Status, SnapshotError> {
             }
             let place = schema::rev_key(key).ok_or_else(|| content(format!("cannot parse revision key: {key:?}")))?;
             status.revision = place.revision.main;
-            let told = key_of(value)?;
-            match place.tombstone {
-                true => keys.remove(&told),
-                false => keys.insert(told),
-            };
-            Ok(())
+            chains.add(place, value)
         })?;
     }
-    status.total_keys = keys.len() as u64;
+    status.total_keys = chains.link()?.alive();
     Ok(status)
 }
 
@@ -65,13 +59,11 @@ pub fn status(source: &Source) -> Result<Status, SnapshotError> {
 pub fn hash_kv(source: &Source, revision: i64) -> Result<KeyValueHash, SnapshotError> {
     let compact_revision = source.compacted()?.scheduled;
     let mut current = compact_revision.max(1);
-    let mut newest: HashMap<Vec<u8>, RevKey> = HashMap::new();
+    let mut chains = Chains::new(source.reader().size(), &temp_dir());
+    let counts = |place: RevKey| revision <= 0 || place.revision.main <= revision;
     source.history(|place, value| {
         current = current.max(place.revision.main);
-        if revision <= 0 || place.revision.main <= revision {
-            newest.insert(key_of(value)?, place);
-        }
-        Ok(())
+        if counts(place) { chains.add(place, value) } else { Ok(()) }
     })?;
     let refused = |error: EtcdError| Err(ReadError::Refused(error).into());
     let hash_revision = match revision {
@@ -80,24 +72,24 @@ pub fn hash_kv(source: &Source, revision: i64) -> Result<KeyValueHash, SnapshotE
         _ if revision > current => return refused(EtcdError::FutureRev),
         _ => revision,
     };
-    let keep: HashSet<RevKey> = newest.into_values().filter(|place| !place.tombstone).collect();
+    let mut links = chains.link()?;
+    let keep_all = links.alive() == 0;
     let mut hash = crc32c::crc32c(schema::KEY.as_bytes());
     source.history(|place, value| {
+        if !counts(place) {
+            return Ok(());
+        }
         let main = place.revision.main;
+        let link = links.next(place, value)?;
         // As etcd: when nothing is to be kept, nothing is left out but a deletion exactly at the compacted revision.
-        let counts = match keep.is_empty() {
+        let kept = match keep_all {
             true => !(main == compact_revision && place.tombstone),
-            false => keep.contains(&place),
+            false => link.newest && !place.tombstone,
         };
-        if main <= hash_revision && (main > compact_revision || counts) {
+        if main > compact_revision || kept {
             hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &place.encode()), value);
         }
         Ok(())
     })?;
     Ok(KeyValueHash { hash, compact_revision, hash_revision })
-}
-
-fn key_of(value: &[u8]) -> Result<Vec<u8>, SnapshotError> {
-    let told = KeyValue::decode(value).map_err(|error| content(format!("cannot unmarshal value: {error}")))?;
-    Ok(told.key.into())
 }

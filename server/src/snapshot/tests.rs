@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::sync::Arc;
 
 use prost::Message;
 
@@ -81,7 +82,7 @@ fn write(path: &Path, buckets: &BTreeMap<&str, Entries>) {
 
 fn read(path: &Path, bucket: &str) -> Entries {
     let mut entries = Vec::new();
-    let source = Source::open(path).unwrap();
+    let source = Source::open(path, &Arc::default()).unwrap();
     source
         .for_each(bucket, |key, value| {
             entries.push((key.to_vec(), value.to_vec()));
@@ -113,7 +114,7 @@ fn what_was_restored_is_saved_again() {
     let buckets = buckets();
     write(&first, &buckets);
     let settings = settings(dir.path(), &first);
-    let outcome = restore(&settings, |_| ()).unwrap();
+    let outcome = restore(&settings, &Arc::default()).unwrap();
     assert_eq!(outcome.revision, 6);
 
     let store = Store::open(&settings.data_dir.join("store"), StoreOptions::default()).unwrap();
@@ -137,11 +138,15 @@ fn what_was_restored_is_saved_again() {
     assert_eq!(meta[schema::TERM.as_bytes()], 1_u64.to_be_bytes());
 
     // A file and the store made of it have the same sums at every revision that can be read.
-    let source = Source::open(&first).unwrap();
+    let source = Source::open(&first, &Arc::default()).unwrap();
     for revision in [0, 4, 5, 6] {
         let sum = hash_kv(&store.view(), revision).unwrap();
         assert_eq!(status::hash_kv(&source, revision).unwrap(), sum, "{revision}");
-        assert_eq!(status::hash_kv(&Source::open(&second).unwrap(), revision).unwrap(), sum, "{revision}");
+        assert_eq!(
+            status::hash_kv(&Source::open(&second, &Arc::default()).unwrap(), revision).unwrap(),
+            sum,
+            "{revision}"
+        );
     }
     assert_eq!(store.view().lease(7).unwrap().map(|lease| lease.remaining_seconds), Some(20));
     assert_ne!(hash(&store.view()).unwrap(), 0);
@@ -153,7 +158,7 @@ fn nobody_waits_for_a_file_that_nobody_wants() {
     let first = dir.path().join("first");
     write(&first, &buckets());
     let settings = settings(dir.path(), &first);
-    restore(&settings, |_| ()).unwrap();
+    restore(&settings, &Arc::default()).unwrap();
     let store = Store::open(&settings.data_dir.join("store"), StoreOptions::default()).unwrap();
     let saved = save(&store.view(), std::io::Cursor::new(Vec::new()), || false);
     assert!(matches!(saved, Err(SnapshotError::Abandoned)));
@@ -165,7 +170,7 @@ fn files_with_wrong_content_are_refused() {
     let wrong: [(&str, (&'static str, Entries)); 6] = [
         ("cannot parse revision key", (schema::KEY, vec![(b"short".to_vec(), vec![])])),
         ("cannot parse revision key", (schema::KEY, vec![(vec![0xff; 17], vec![])])),
-        ("a key-value", (schema::KEY, vec![(schema::revision(2), vec![0xff])])),
+        ("cannot unmarshal value", (schema::KEY, vec![(schema::revision(2), vec![0xff])])),
         ("a lease", (schema::LEASE, vec![(vec![1; 8], vec![0xff])])),
         ("an alarm", (schema::ALARM, vec![(vec![0xff], vec![])])),
         ("finishedCompactRev is not a revision", (schema::META, vec![(schema::FINISHED_COMPACT.into(), vec![1])])),
@@ -177,7 +182,7 @@ fn files_with_wrong_content_are_refused() {
         buckets.insert(name, entries);
         write(&file, &buckets);
         let settings = settings(dir.path(), &file);
-        let error = restore(&settings, |_| ()).unwrap_err().to_string();
+        let error = restore(&settings, &Arc::default()).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
         assert!(!settings.data_dir.exists() && !dir.path().join("wal").exists(), "{message}");
     }

@@ -33,7 +33,7 @@ mod read;
 mod tests;
 
 pub use batch::Batch;
-pub use load::{Loaded, Loader};
+pub use load::{Loaded, Loader, Version};
 pub use read::ReadView;
 
 use columns::{Column, Database, meta};
