@@ -186,7 +186,8 @@ impl Hub {
         let skip = state.recent.partition_point(|published| published.revision < from);
         for published in state.recent.iter().skip(skip) {
             let picks = interest.picks(published.revision, &published.events);
-            if !picks.is_empty() && !mailbox.deliver(published.delivery(watch_id, picks), published.bytes) {
+            let delivery = |picks| Delivery { store_revision: state.revision, ..published.delivery(watch_id, picks) };
+            if !picks.is_empty() && !mailbox.deliver(delivery(picks), published.bytes) {
                 // It is behind already, and said so in the mailbox.
                 return true;
             }
@@ -210,7 +211,7 @@ impl Hub {
 impl Published {
     fn delivery(&self, watch_id: i64, picks: Vec<u32>) -> Delivery {
         let events = Arc::clone(&self.events);
-        Delivery { watch_id, revision: self.revision, events, picks }
+        Delivery { watch_id, revision: self.revision, store_revision: self.revision, events, picks }
     }
 }
 

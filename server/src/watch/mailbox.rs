@@ -19,6 +19,8 @@ pub struct Delivery {
     pub watch_id: i64,
     /// The revision.
     pub revision: i64,
+    /// Where the store stood when this was delivered: later than the revision if it was missed first.
+    pub store_revision: i64,
     /// All events of the revision.
     pub events: Arc<[Event]>,
     /// Which of them are the watcher's.

@@ -218,7 +218,7 @@ impl<S: Source> WatchStream<S> {
                 continue;
             };
             let events = delivery.picks.iter().map(|at| watcher.show(&delivery.events[*at as usize]));
-            outbox.add(delivery.watch_id, delivery.revision, events.collect());
+            outbox.add(delivery.watch_id, delivery.store_revision, events.collect());
         }
         self.send_events(outbox, out).await
     }
@@ -290,11 +290,11 @@ impl<S: Source> WatchStream<S> {
             *from = (*from).max(found.through + 1);
         }
         let mut outbox = Outbox::default();
-        let finished = found.through == hub_revision;
-        for (id, revision, events) in found.events {
+        for (id, _, events) in found.events {
             let watcher = &self.watchers[&id];
             let events = events.iter().map(|event| watcher.show(event)).collect();
-            outbox.add(id, if finished { hub_revision } else { revision }, events);
+            // As etcd's, the header tells where the store is, though more of the history may follow.
+            outbox.add(id, hub_revision, events);
         }
         self.send_events(outbox, out).await
     }

@@ -220,6 +220,34 @@ async fn the_past_comes_from_the_history_whole_revisions_in_order() {
     assert_eq!(client.events(1).await[0].r#type(), EventType::Delete);
 }
 
+/// Wherever the past comes from: the hub, the history as a whole, a piece of it.
+#[tokio::test]
+async fn headers_tell_where_the_store_is_while_a_watcher_catches_up() {
+    let memory = Memory::new(HubOptions::default());
+    memory.put("a", "1");
+    memory.put("a", "2");
+    memory.put("b", "1");
+    let mut client = Client::open(&memory);
+    client.create(on("a", "", 2)).await;
+    assert_eq!(revision(&client.next().await), 4);
+    memory.hub.reset(4);
+    client.create(on("a", "", 2)).await;
+    assert_eq!(revision(&client.next().await), 4);
+    // More than one go through the history takes.
+    let mut last = 4;
+    for n in 0..10_100 {
+        last = memory.commit(put("c", &n.to_string())).0;
+    }
+    memory.hub.reset(last);
+    client.create(on("c", "", 2)).await;
+    let mut events = 0;
+    while events < 10_100 {
+        let response = client.next().await;
+        assert_eq!(revision(&response), last, "{events} of the events before");
+        events += response.events.len();
+    }
+}
+
 #[tokio::test]
 async fn a_compacted_start_cancels_the_watcher_but_the_compacted_revision_itself_is_there() {
     let memory = Memory::new(HubOptions::default());
