@@ -36,12 +36,15 @@ pub fn hash_kv<V: View>(view: &V, revision: i64) -> Result<KeyValueHash, ReadErr
         }
         let bytes = place.encode();
         let add = |sum| crc32c::crc32c_append(crc32c::crc32c_append(sum, &bytes), &record.kv);
-        let kept = !place.tombstone && is_newest(view, place, &record, hash_revision)?;
+        let compacted = place.revision.main <= compact_revision;
+        // Looking is dear, and behind the compacted revision nothing more is to be learned once something was kept.
+        let looks = !place.tombstone && (compacted || !kept_any);
+        let kept = looks && is_newest(view, place, &record, hash_revision)?;
         kept_any |= kept;
-        if place.revision.main > compact_revision || kept {
+        if !compacted || kept {
             hash = add(hash);
         }
-        if place.revision.main > compact_revision || survives(view, place, &record)? {
+        if !kept_any && (!compacted || survives(view, place, &record)?) {
             hash_all = add(hash_all);
         }
         Ok(ControlFlow::Continue(()))
