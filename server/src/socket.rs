@@ -1,9 +1,10 @@
-//! Binding TCP addresses as Go programs do, which is what etcd's users know.
+//! Binding addresses as Go programs do, which is what etcd's users know.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, UnixListener, UnixStream, lookup_host};
 
 /// As many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -24,6 +25,35 @@ pub async fn listen(address: impl ToSocketAddrs, reuse_port: bool) -> io::Result
         }
     }
     Err(last)
+}
+
+/// A Unix socket whose file is removed at the end.
+pub struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl UnixSocket {
+    /// Binds; a file that nobody listens on any more is replaced.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        if std::os::unix::net::UnixStream::connect(path).is_err() {
+            // Nobody answers: a leftover, or nothing at all.
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {

@@ -272,3 +272,21 @@ async fn five_members_and_a_foreign_data_directory() {
     member.start(&[&list, "--initial-cluster-state=existing"]);
     assert_eq!(member.exit().await, Some(1), "{}", member.log());
 }
+
+#[tokio::test]
+async fn members_talk_over_unix_sockets() {
+    let mut members: Vec<_> = (0..3).map(|n| Member::new(format!("m{n}"))).collect();
+    members.iter_mut().for_each(|member| member.schemes.1 = "unix");
+    let list: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer_url())).collect();
+    let flag = format!("--initial-cluster={}", list.join(","));
+    members.iter_mut().for_each(|member| member.start(&[&flag]));
+    let first = members[0].client().await;
+    put(&first, "a", "1").await;
+    // The file that a killed member leaves behind is replaced.
+    members[2].kill();
+    assert!(members[2].folder.path().join("peer.sock").exists());
+    put(&first, "a", "2").await;
+    members[2].start(&[&flag]);
+    let mut last = members[2].client().await;
+    assert_eq!(value(&mut last, "a").await.as_deref(), Some("2"));
+}

@@ -397,8 +397,14 @@ async fn members_verify_each_other_while_their_authority_changes() {
 
 #[tokio::test]
 async fn members_make_certificates_for_themselves() {
+    for peers in ["https", "unixs"] {
+        make_certificates(peers).await;
+    }
+}
+
+async fn make_certificates(peers: &'static str) {
     let mut members: Vec<_> = (0..3).map(|n| Member::new(format!("m{n}"))).collect();
-    members.iter_mut().for_each(|member| member.schemes = ("https", "https"));
+    members.iter_mut().for_each(|member| member.schemes = ("https", peers));
     let list: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer_url())).collect();
     let list = format!("--initial-cluster={}", list.join(","));
     let start = |member: &mut Member| member.start(&[&list, "--auto-tls", "--peer-auto-tls"]);

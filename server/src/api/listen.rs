@@ -1,7 +1,6 @@
 //! Listening sockets and the connections on them, in plaintext or under TLS.
 
 use std::io;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -12,13 +11,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::unread::{self, Lent};
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
+use crate::socket::UnixSocket;
 use crate::tls::{Handshakes, Remote};
 
 /// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
@@ -49,17 +49,7 @@ pub struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: Unlink },
-}
-
-/// Removes the socket's file at the end.
-struct Unlink(PathBuf);
-
-impl Drop for Unlink {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = std::fs::remove_file(&self.0);
-    }
+    Unix(UnixSocket),
 }
 
 impl Listener {
@@ -81,13 +71,7 @@ impl Listener {
                 *port = listener.local_addr()?.port();
                 Socket::Tcp(listener)
             }
-            ListenAddress::Unix(path) => {
-                if std::os::unix::net::UnixStream::connect(&*path).is_err() {
-                    // Nobody answers: a leftover, or nothing at all.
-                    let _ = std::fs::remove_file(&*path);
-                }
-                Socket::Unix { listener: UnixListener::bind(&*path)?, _file: Unlink(path.clone()) }
-            }
+            ListenAddress::Unix(path) => Socket::Unix(UnixSocket::listen(path)?),
         };
         Ok(Listener { socket, url, traffic, tls })
     }
@@ -109,7 +93,7 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Box::new(stream), Remote::tcp(address)))
             }
-            Socket::Unix { listener, .. } => Ok((Box::new(listener.accept().await?.0), Remote::Unix)),
+            Socket::Unix(socket) => Ok((Box::new(socket.accept().await?), Remote::Unix)),
         }
     }
 }

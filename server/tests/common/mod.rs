@@ -71,7 +71,10 @@ impl Member {
     }
 
     pub fn peer_url(&self) -> String {
-        format!("{}://{}:2380", self.schemes.1, self.address)
+        match self.schemes.1 {
+            scheme @ ("unix" | "unixs") => format!("{scheme}://{}", self.folder.path().join("peer.sock").display()),
+            scheme => format!("{scheme}://{}:2380", self.address),
+        }
     }
 
     pub fn metrics_url(&self) -> String {

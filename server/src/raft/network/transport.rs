@@ -1,18 +1,20 @@
-//! Byte streams between members: plain TCP, or TLS when it is configured.
+//! Byte streams between members: TCP or Unix sockets, plain or under TLS when that is configured.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::socket::UnixSocket;
 use crate::tls::{self, ClientTls, Handshakes, Remote};
 
 /// Certificates and trust between members; given for `https` peer URLs.
@@ -49,19 +51,41 @@ const BACKLOG: usize = 64;
 /// A peer that is connected but silent is given up after this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `host:port` of a peer URL, and whether it asks for TLS.
-fn address(url: &str) -> io::Result<(&str, bool)> {
-    let (address, tls) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
-        (Some(rest), _) => (rest, false),
-        (_, Some(rest)) => (rest, true),
-        _ => {
-            return Err(invalid(format!("{url}: peer URLs begin with http:// or https://")));
+/// Where a peer listens.
+#[derive(Debug, PartialEq)]
+enum Address<'a> {
+    /// Host and port.
+    Tcp(&'a str),
+    /// Path of a socket; etcd knows only those that look like `host:port`.
+    Unix(&'a str),
+}
+
+impl Address<'_> {
+    /// The name that the peer's certificate is for.
+    fn host(&self) -> &str {
+        let (Address::Tcp(address) | Address::Unix(address)) = self;
+        match address.rsplit_once(':') {
+            Some((host, _)) => host.trim_matches(['[', ']']),
+            None => "localhost",
         }
-    };
-    if !address.contains(':') || address.contains('/') {
-        return Err(invalid(format!("{url}: expected a URL such as http://10.0.0.1:2380")));
     }
-    Ok((address, tls))
+}
+
+/// Where a peer URL leads, and whether it asks for TLS.
+fn address(url: &str) -> io::Result<(Address<'_>, bool)> {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let tls = matches!(scheme, "https" | "unixs");
+    match scheme {
+        "http" | "https" => {
+            if !rest.contains(':') || rest.contains('/') {
+                return Err(invalid(format!("{url}: expected a URL such as http://10.0.0.1:2380")));
+            }
+            Ok((Address::Tcp(rest), tls))
+        }
+        "unix" | "unixs" if !rest.is_empty() => Ok((Address::Unix(rest), tls)),
+        "unix" | "unixs" => Err(invalid(format!("{url}: expected a URL such as unix:///run/peer.sock"))),
+        _ => Err(invalid(format!("{url}: peer URLs begin with http://, https://, unix:// or unixs://"))),
+    }
 }
 
 fn invalid(message: String) -> io::Error {
@@ -128,14 +152,19 @@ async fn dial(urls: Vec<String>, tls: Option<PeerTls>, told: &Told) -> Result<To
 
 async fn dial_one(url: &str, tls: Option<&PeerTls>) -> io::Result<Connection> {
     let (address, wants_tls) = address(url)?;
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    let stream: Connection = match address {
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    };
     if !wants_tls {
-        return Ok(Box::new(stream));
+        return Ok(stream);
     }
     let tls = tls.ok_or_else(|| missing_tls(url))?;
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(address.host().to_owned()).map_err(io::Error::other)?;
     Ok(Box::new(TlsConnector::from(tls.client.config().await).connect(name, stream).await?))
 }
 
@@ -190,36 +219,55 @@ pub async fn listen(
         if wants_tls && handshakes.is_none() {
             return Err(missing_tls(url));
         }
-        let listener = crate::socket::listen(address, reuse_port)
-            .await
+        let listener = match address {
+            Address::Tcp(address) => crate::socket::listen(address, reuse_port).await.map(Listener::Tcp),
+            Address::Unix(path) => UnixSocket::listen(Path::new(path)).map(Listener::Unix),
+        };
+        let listener = listener
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen for peers on {url}: {error}")))?;
         tokio::spawn(accept(listener, handshakes, accepted.clone()));
     }
     Ok(connections)
 }
 
-async fn accept(listener: TcpListener, tls: Option<Handshakes>, accepted: mpsc::Sender<io::Result<Connection>>) {
+/// A bound socket.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Connection, Remote)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                // An option that only speeds things up.
+                drop(stream.set_nodelay(true));
+                Ok((Box::new(stream), Remote::tcp(remote)))
+            }
+            Listener::Unix(socket) => Ok((Box::new(socket.accept().await?), Remote::Unix)),
+        }
+    }
+}
+
+async fn accept(listener: Listener, tls: Option<Handshakes>, accepted: mpsc::Sender<io::Result<Connection>>) {
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
             () = accepted.closed() => return,
         };
         match stream {
-            Ok((stream, remote)) => {
-                // An option that only speeds things up.
-                drop(stream.set_nodelay(true));
-                match &tls {
-                    None => drop(accepted.send(Ok(Box::new(stream) as Connection)).await),
-                    Some(tls) => {
-                        let (tls, accepted) = (tls.clone(), accepted.clone());
-                        tokio::spawn(async move {
-                            if let Some(shaken) = tls.accept(stream, Remote::tcp(remote)).await {
-                                drop(accepted.send(Ok(Box::new(shaken.stream) as Connection)).await);
-                            }
-                        });
-                    }
+            Ok((stream, remote)) => match &tls {
+                None => drop(accepted.send(Ok(stream)).await),
+                Some(tls) => {
+                    let (tls, accepted) = (tls.clone(), accepted.clone());
+                    tokio::spawn(async move {
+                        if let Some(shaken) = tls.accept(stream, remote).await {
+                            drop(accepted.send(Ok(Box::new(shaken.stream) as Connection)).await);
+                        }
+                    });
                 }
-            }
+            },
             Err(error) => {
                 tracing::warn!(%error, "accepting a peer's connection failed");
                 // Mostly too many open files: waiting is all that helps.
