@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Cluster, Member, eventually, refusal, watch};
+use common::{Cluster, DEADLINE, Member, eventually, refusal, watch};
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use etcd_client::{Client, GetOptions, WatchOptions};
 use keelson_server::proto::etcdserverpb::PutRequest;
@@ -289,4 +290,55 @@ async fn members_talk_over_unix_sockets() {
     members[2].start(&[&flag]);
     let mut last = members[2].client().await;
     assert_eq!(value(&mut last, "a").await.as_deref(), Some("2"));
+}
+
+/// Types and labels, too, of every metric that etcd has and differences.md does not except.
+#[tokio::test]
+async fn metrics_have_etcds_names_types_and_labels() {
+    let mut members: Vec<_> = (0..3).map(|n| Member::new(format!("m{n}"))).collect();
+    let list: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer_url())).collect();
+    let flag = format!("--initial-cluster={}", list.join(","));
+    members.iter_mut().for_each(|member| member.start(&[&flag, "--metrics=extensive"]));
+    put(&members[0].client().await, "a", "1").await;
+    let missing = |text: &str| -> Vec<&str> {
+        let rows = include_str!("metrics.tsv").lines().filter(|line| !line.starts_with('#'));
+        rows.filter(|row| !has_metric(text, row)).collect()
+    };
+    // Together, since only the leader knows how long messages take; some come with the first message.
+    let begun = Instant::now();
+    loop {
+        let mut all = String::new();
+        for member in &members {
+            let mut client = member.client().await;
+            assert_eq!(value(&mut client, "a").await.as_deref(), Some("1"));
+            all += &member.get("/metrics").await.expect("served").1;
+        }
+        let missing = missing(&all);
+        if missing.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < DEADLINE, "missing: {missing:#?}");
+    }
+}
+
+/// Whether a scrape has a metric of this name, type and labels (`le` aside).
+fn has_metric(text: &str, row: &str) -> bool {
+    let mut columns = row.split('\t');
+    let (name, kind, wanted) = (columns.next().unwrap(), columns.next().unwrap(), columns.next().unwrap());
+    let labels_of = |line: &str| -> Option<Vec<String>> {
+        let rest = line.strip_prefix(name)?;
+        let rest = rest.strip_prefix("_bucket").filter(|_| kind == "histogram").unwrap_or(rest);
+        let labels = match rest.strip_prefix('{') {
+            Some(labels) => labels.split_once('}')?.0,
+            None => rest.starts_with(' ').then_some("")?,
+        };
+        // No value among etcd's has a comma in it.
+        let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+        let mut names: Vec<String> = names.filter(|name| name != "le").collect();
+        names.sort();
+        Some(names)
+    };
+    let wanted: Vec<&str> = wanted.split(',').filter(|label| !label.is_empty()).collect();
+    let typed = text.lines().any(|line| line == format!("# TYPE {name} {kind}"));
+    typed && text.lines().filter_map(labels_of).any(|labels| labels == wanted)
 }

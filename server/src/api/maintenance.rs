@@ -83,7 +83,9 @@ impl Maintenance for Api {
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         self.require_root(&self.open(request).0).await?;
+        let begun = Instant::now();
         let (revision, hash) = self.read(true, |view| Ok((view.revision(), save::hash(view)))).await?;
+        self.metrics.requests.hash_seconds.observe(begun.elapsed().as_secs_f64());
         let hash = hash.map_err(|error| errors::internal("the store cannot be read", error))?;
         Ok(Response::new(HashResponse { header: Some(self.header(revision)), hash }))
     }
@@ -107,7 +109,9 @@ impl Maintenance for Api {
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.require_root(&self.open(request).0).await?;
         let place = self.snapshots.clone().try_acquire_owned().map_err(|_| EtcdError::RequestTooManyRequests)?;
-        Ok(Response::new(super::snapshot::stream(self.node.view(), self.node.snapshot_dir().to_owned(), place)))
+        let (view, dir) = (self.node.view(), self.node.snapshot_dir().to_owned());
+        let seconds = self.metrics.node.snapshot_sent_seconds.clone();
+        Ok(Response::new(super::snapshot::stream(view, dir, place, seconds)))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

@@ -203,6 +203,8 @@ impl Api {
             revision: view.revision(),
             compact_revision: view.compact_revision(),
             auth_revision: view.auth().revision,
+            cluster_version: self.cluster_version().unwrap_or_default(),
+            active_peers: self.node.active_peers(),
             pending_events: self.node.hub().pending_events(),
             peers: self.node.members().iter().map(|member| member.id).filter(|id| *id != status.member_id).collect(),
         }

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use prometheus_client::metrics::histogram::Histogram;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -33,16 +34,19 @@ const STALLED: Duration = Duration::from_secs(300);
 type Chunks = mpsc::Sender<Result<SnapshotResponse, Status>>;
 
 /// The snapshot of a view. The file is written as a whole before its first byte is sent, since its size comes first; it
-/// is gone with the stream, and so is its `place` among [`AT_ONCE`].
+/// is gone with the stream, and so is its `place` among [`AT_ONCE`]; `seconds` are
+/// told of the whole of it.
 pub fn stream(
     view: ReadView,
     dir: PathBuf,
     place: OwnedSemaphorePermit,
+    seconds: Histogram,
 ) -> BoxStream<'static, Result<SnapshotResponse, Status>> {
     let (chunks, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
-        let _place = place;
+        let (_place, begun) = (place, Instant::now());
         let sent = write(view, &dir, &chunks).and_then(|file| send(file, &chunks));
+        seconds.observe(begun.elapsed().as_secs_f64());
         match sent {
             Ok(()) => {}
             Err(SnapshotError::Abandoned) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::Precondition;
-use openraft::{ChangeMembers, EntryPayload, Instant as _};
+use openraft::{ChangeMembers, EntryPayload, Instant as _, RaftMetrics};
 
 use super::leader::{Leader, Miss, miss, told};
 use super::{Inner, bootstrap};
@@ -15,12 +15,18 @@ use crate::mvcc::View;
 use crate::proto::etcdserverpb::Member;
 use crate::proto::peer as pb;
 use crate::proto::peer::membership_request::Change;
-use crate::raft::types::{Members, PeerNode, StoredMembers};
+use crate::raft::types::{Members, PeerNode, StoredMembers, TypeConfig};
 
 /// A member that did not answer the leader for this long counts as down (etcd's health interval).
 const HEALTH: Duration = Duration::from_secs(5);
 /// A learner is ready when its log has this part of the leader's, in percent.
 const READY_PERCENT: u64 = 90;
+
+/// Those that answered the leader lately; none on other members.
+fn answered(metrics: &RaftMetrics<TypeConfig>) -> impl Iterator<Item = u64> + '_ {
+    let beats = metrics.heartbeat.iter().flatten();
+    beats.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < HEALTH)).map(|(id, _)| *id)
+}
 
 /// The members a change is decided on.
 pub struct Roster {
@@ -303,14 +309,20 @@ impl Inner {
         }
     }
 
+    /// The others that this member knows to be there: as the leader, those that answered it lately; otherwise the leader.
+    pub fn active_peers(&self) -> BTreeSet<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.into_iter();
+        answered(&metrics).chain(leader).filter(|id| *id != self.member_id).collect()
+    }
+
     fn roster(&self) -> (Roster, StoredMembers) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let stored = StoredMembers::clone(&metrics.membership_config);
         let members = stored.membership();
-        let beats = metrics.heartbeat.iter().flatten();
-        let answered = beats.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < HEALTH)).map(|(id, _)| *id);
-        let active = answered.chain([self.member_id]).collect();
+        let active = answered(&metrics).chain([self.member_id]).collect();
         let attributes = self.shared.store.view().members().unwrap_or_default();
         let roster = Roster {
             voters: members.voter_ids().collect(),

@@ -160,6 +160,11 @@ impl Node {
         self.inner.members()
     }
 
+    /// The other members that this one knows to be there.
+    pub fn active_peers(&self) -> std::collections::BTreeSet<u64> {
+        self.inner.active_peers()
+    }
+
     /// Adds a member, as a learner or as a voter. Answers the new member and all members.
     pub async fn member_add(
         &self,

@@ -147,6 +147,11 @@ impl Shared {
         self.state.lock().expect("no holder of this lock panics").clone()
     }
 
+    /// Counts of this member.
+    pub fn metrics(&self) -> &NodeMetrics {
+        &self.metrics
+    }
+
     fn publish(&self, state: AppliedState) {
         let index = state.index();
         *self.state.lock().expect("no holder of this lock panics") = Arc::new(state);

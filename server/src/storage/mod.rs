@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use prost::Message;
 use rocksdb::{Cache, checkpoint::Checkpoint};
@@ -294,6 +295,7 @@ impl Store {
     /// One step of removing superseded versions; returns how far the removal got.
     fn remove_some(&self) -> Result<i64, StorageError> {
         let _writer = self.writer();
+        let begun = Instant::now();
         let view = self.view();
         let database = Arc::clone(&self.head().database);
         let done = database.number(meta::REMOVED_REVISION)?.unwrap_or(-1);
@@ -301,6 +303,7 @@ impl Store {
         // All but the note of how far it got.
         self.options.metrics.compacted_keys.inc_by(batch.len().saturating_sub(1) as u64);
         database.write(batch)?;
+        self.options.metrics.compaction_pause_milliseconds.observe(begun.elapsed().as_millis() as f64);
         Ok(done)
     }
 

@@ -1,5 +1,6 @@
 //! The metrics that dashboards and alerts for etcd read, one registry for each member.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,7 +49,7 @@ struct Pair {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClusterVersion {
-    cluster_version: &'static str,
+    cluster_version: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,9 +61,6 @@ struct ServerId {
 struct ServerVersion {
     server_version: &'static str,
 }
-
-/// The minor version that all members speak.
-const CLUSTER_VERSION: &str = "3.7";
 
 /// What is looked up when somebody asks for the metrics.
 #[derive(Debug, Clone, Default)]
@@ -95,8 +93,12 @@ pub struct Observed {
     pub auth_revision: u64,
     /// Events that wait to be sent to watchers.
     pub pending_events: usize,
+    /// The version that the members agree on, such as 3.7.0.
+    pub cluster_version: String,
     /// Ids of the other members.
     pub peers: Vec<u64>,
+    /// Those of them that this member knows to be there.
+    pub active_peers: BTreeSet<u64>,
 }
 
 /// Histograms by labels.
@@ -145,6 +147,8 @@ struct LookedUp {
     auth_revision: Gauge,
     pending_events: Gauge,
     known_peers: Family<Pair, Gauge>,
+    active_peers: Family<Pair, Gauge>,
+    cluster_version: Family<ClusterVersion, Gauge>,
     server_id: Family<ServerId, Gauge>,
     resident: Gauge,
     virtual_bytes: Gauge,
@@ -213,9 +217,6 @@ impl LookedUp {
             add(registry, "etcd_server_version", "The version that clients see, as a label");
         let version = crate::config::ETCD_VERSION;
         versions.get_or_create(&ServerVersion { server_version: version }).set(1);
-        let clusters: Family<ClusterVersion, Gauge> =
-            add(registry, "etcd_cluster_version", "The version that the members agree on, as a label");
-        clusters.get_or_create(&ClusterVersion { cluster_version: CLUSTER_VERSION }).set(1);
         LookedUp {
             has_leader: add(registry, "etcd_server_has_leader", "Whether a leader is known"),
             is_leader: add(registry, "etcd_server_is_leader", "Whether this member leads"),
@@ -248,6 +249,8 @@ impl LookedUp {
                 "Events that wait to be sent to watchers",
             ),
             known_peers: add(registry, "etcd_network_known_peers", "The other members, by their ids"),
+            active_peers: add(registry, "etcd_network_active_peers", "Whether this member knows another to be there"),
+            cluster_version: add(registry, "etcd_cluster_version", "The version that the members agree on, as a label"),
             server_id: add(registry, "etcd_server_id", "The member's id, as a label"),
             resident: add(registry, "process_resident_memory_bytes", "Resident memory"),
             virtual_bytes: add(registry, "process_virtual_memory_bytes", "Virtual memory"),
@@ -280,11 +283,21 @@ impl LookedUp {
         self.pending_events.set(observed.pending_events as i64);
         let server_id = format!("{:x}", observed.member_id);
         self.known_peers.clear();
+        self.active_peers.clear();
         for peer in &observed.peers {
             let pair = Pair { Local: server_id.clone(), Remote: format!("{peer:x}") };
             self.known_peers.get_or_create(&pair).set(1);
+            // Only the leader hears of all the others.
+            let active = observed.active_peers.contains(peer);
+            if active || observed.is_leader {
+                self.active_peers.get_or_create(&pair).set(active.into());
+            }
         }
         self.server_id.get_or_create(&ServerId { server_id }).set(1);
+        // As etcd's label, without the patch.
+        let cluster_version = observed.cluster_version.rsplit_once('.').map_or("", |(minor, _)| minor).to_owned();
+        self.cluster_version.clear();
+        self.cluster_version.get_or_create(&ClusterVersion { cluster_version }).set(1);
         let usage = process::usage();
         self.resident.set(usage.resident_bytes);
         self.virtual_bytes.set(usage.virtual_bytes);
@@ -365,6 +378,7 @@ mod tests {
             leader_changes: 3,
             committed_index: 9,
             total_bytes: 4096,
+            cluster_version: "3.7.0".into(),
             ..Observed::default()
         };
         let text = metrics.render(&observed);

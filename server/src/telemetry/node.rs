@@ -46,6 +46,12 @@ pub struct NodeMetrics {
     pub slow_applies: Counter,
     /// Snapshots that are being taken over.
     pub snapshots_being_applied: Gauge,
+    /// Time to give a snapshot to a client or a member.
+    pub snapshot_sent_seconds: Histogram,
+    /// Time to receive a snapshot from the leader.
+    pub snapshot_received_seconds: Histogram,
+    /// Time of syncs of a received snapshot's files.
+    pub snapshot_fsync_seconds: Histogram,
     /// What commands and reads did.
     pub operations: OperationMetrics,
     /// Leases granted.
@@ -72,12 +78,29 @@ pub struct NodeMetrics {
     pub slow_watchers: Gauge,
     /// Events sent to watchers.
     pub events: Counter,
+    /// Time to send events to clients.
+    pub watch_loop: WatchLoopMetrics,
     /// Versions that compactions removed.
     pub compacted_keys: Counter,
     /// Time of compactions.
     pub compaction_milliseconds: Histogram,
+    /// Time for which a step of a compaction held up commits.
+    pub compaction_pause_milliseconds: Histogram,
     /// When the last compaction ended, since the epoch; 0 before the first.
     pub last_compaction_seconds: Gauge,
+}
+
+/// Times of a watch stream's loop.
+#[derive(Debug, Clone)]
+pub struct WatchLoopMetrics {
+    /// A response with events.
+    pub events_seconds: Histogram,
+    /// The same for each of the events.
+    pub event_seconds: Histogram,
+    /// An answer to a request of the client's.
+    pub answer_seconds: Histogram,
+    /// What idle watchers are told now and then.
+    pub progress_seconds: Histogram,
 }
 
 /// Operations on keys.
@@ -101,6 +124,9 @@ impl Default for NodeMetrics {
             apply_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 20))),
             slow_applies: Counter::default(),
             snapshots_being_applied: Gauge::default(),
+            snapshot_sent_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 17)),
+            snapshot_received_seconds: Histogram::new(exponential_buckets(0.1, 2.0, 10)),
+            snapshot_fsync_seconds: disk_seconds(),
             operations: OperationMetrics::default(),
             leases_granted: Counter::default(),
             leases_revoked: Counter::default(),
@@ -114,8 +140,15 @@ impl Default for NodeMetrics {
             watchers: Gauge::default(),
             slow_watchers: Gauge::default(),
             events: Counter::default(),
+            watch_loop: WatchLoopMetrics {
+                events_seconds: disk_seconds(),
+                event_seconds: disk_seconds(),
+                answer_seconds: disk_seconds(),
+                progress_seconds: disk_seconds(),
+            },
             compacted_keys: Counter::default(),
             compaction_milliseconds: Histogram::new(exponential_buckets(100.0, 2.0, 14)),
+            compaction_pause_milliseconds: Histogram::new(exponential_buckets(1.0, 2.0, 13)),
             last_compaction_seconds: Gauge::default(),
         }
     }
@@ -129,6 +162,7 @@ impl NodeMetrics {
         metrics.register_store(registry);
         metrics.register_leases(registry);
         metrics.register_watches(registry);
+        metrics.register_snapshots(registry);
         metrics.peers.register(registry);
         metrics
     }
@@ -177,6 +211,12 @@ impl NodeMetrics {
         );
         put(
             to,
+            "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+            "Time for which a step of a compaction held up commits",
+            it.compaction_pause_milliseconds,
+        );
+        put(
+            to,
             "etcd_debugging_mvcc_db_compaction_last",
             "When the last compaction ended, 0 before the first",
             it.last_compaction_seconds,
@@ -203,6 +243,37 @@ impl NodeMetrics {
         put(to, "etcd_debugging_mvcc_watcher_total", "Watchers", it.watchers);
         put(to, "etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind", it.slow_watchers);
         put(to, "etcd_debugging_mvcc_events", "Events sent to watchers", it.events);
+        for (name, help, times) in [
+            ("watch_stream_duration_seconds", "Time of responses with events", it.watch_loop.events_seconds),
+            ("watch_stream_duration_per_event_seconds", "The same for each event", it.watch_loop.event_seconds),
+            ("control_stream_duration_seconds", "Time of answers to requests", it.watch_loop.answer_seconds),
+            ("progress_duration_seconds", "Time of progress told to idle watchers", it.watch_loop.progress_seconds),
+        ] {
+            put(to, &format!("etcd_debugging_server_watch_send_loop_{name}"), help, times);
+        }
+    }
+
+    fn register_snapshots(&self, to: &mut Registry) {
+        let it = self.clone();
+        for (name, help, times) in [
+            (
+                "etcd_disk_backend_snapshot_duration_seconds",
+                "Time to give a snapshot to a client or a member",
+                it.snapshot_sent_seconds,
+            ),
+            (
+                "etcd_snap_db_save_total_duration_seconds",
+                "Time to receive a snapshot from the leader",
+                it.snapshot_received_seconds,
+            ),
+            (
+                "etcd_snap_db_fsync_duration_seconds",
+                "Time of syncs of a received snapshot's files",
+                it.snapshot_fsync_seconds,
+            ),
+        ] {
+            put(to, name, help, times);
+        }
     }
 
     /// A command was applied, and `deleted` keys with it.

@@ -117,6 +117,11 @@ impl RequestMetrics {
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
         let range_seconds: Histograms<Success> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 20)));
+        let scraped: Family<Scraped, Counter> = Family::default();
+        for code in ["200", "500", "503"] {
+            // As etcd's, they are there before the first.
+            drop(scraped.get_or_create(&Scraped { code }));
+        }
         RequestMetrics {
             clients: add(to, "etcd_server_client_requests", "Calls by the clients' versions"),
             messages_received: add(to, "grpc_server_msg_received", "gRPC messages received"),
@@ -148,7 +153,7 @@ impl RequestMetrics {
                 slow_seconds(),
             ),
             scrapes: add(to, "promhttp_metric_handler_requests_in_flight", "Scrapes under way"),
-            scraped: add(to, "promhttp_metric_handler_requests", "Scrapes answered"),
+            scraped: put(to, "promhttp_metric_handler_requests", "Scrapes answered", scraped),
         }
     }
 }

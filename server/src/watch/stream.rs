@@ -93,7 +93,12 @@ impl<S: Source> WatchStream<S> {
         loop {
             let awaits_revision = self.progress_asked || !self.progress_due.is_empty();
             let result = tokio::select! {
-                Some(request) = requests.next() => self.handle(request, &out).await,
+                Some(request) = requests.next() => {
+                    let begun = Instant::now();
+                    let handled = self.handle(request, &out).await;
+                    self.hub.options().metrics.watch_loop.answer_seconds.observe(begun.elapsed().as_secs_f64());
+                    handled
+                }
                 () = mailbox.filled() => Ok(()),
                 () = std::future::ready(()), if !self.behind.is_empty() => Ok(()),
                 Ok(()) = revisions.changed(), if awaits_revision => Ok(()),
@@ -229,7 +234,8 @@ impl<S: Source> WatchStream<S> {
                 continue;
             };
             watcher.busy = true;
-            self.hub.options().metrics.events.inc_by(response.events.len() as u64);
+            let (count, begun) = (response.events.len(), Instant::now());
+            self.hub.options().metrics.events.inc_by(count as u64);
             let parts = match watcher.fragment {
                 true => fragments(response, self.hub.options().fragment_bytes),
                 false => vec![response],
@@ -237,6 +243,9 @@ impl<S: Source> WatchStream<S> {
             for part in parts {
                 send(out, part).await?;
             }
+            let (times, took) = (&self.hub.options().metrics.watch_loop, begun.elapsed().as_secs_f64());
+            times.events_seconds.observe(took);
+            times.event_seconds.observe(took / count.max(1) as f64);
         }
         Ok(())
     }
@@ -316,12 +325,16 @@ impl<S: Source> WatchStream<S> {
         let Some(revision) = self.hub.delivered(&self.mailbox) else {
             return Ok(());
         };
-        let due = std::mem::take(&mut self.progress_due);
+        let (due, begun) = (std::mem::take(&mut self.progress_due), Instant::now());
+        let told = !due.is_empty();
         for id in due {
             // A start in the future: the client must not take a revision below it for granted.
             if self.watchers.get(&id).is_some_and(|watcher| watcher.interest.start_revision <= revision) {
                 send(out, response(id, revision)).await?;
             }
+        }
+        if told {
+            self.hub.options().metrics.watch_loop.progress_seconds.observe(begun.elapsed().as_secs_f64());
         }
         let reached = self.watchers.values().all(|watcher| watcher.interest.start_revision <= revision);
         if self.progress_asked && reached {

@@ -193,7 +193,7 @@ impl<D: Door> Peer for PeerService<D> {
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
         let ready = self.check(&request)?;
-        let (vote, snapshot) = snapshot::receive(&ready.snapshot_dir, request.into_inner()).await?;
+        let (vote, snapshot) = snapshot::receive(&ready.snapshot_dir, request.into_inner(), &ready.metrics).await?;
         tracing::info!(meta = %snapshot.meta, "received a snapshot");
         let response = ready.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         ready.door.heard_leader();

@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -16,6 +18,7 @@ use crate::proto::peer as pb;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::raft::state_machine::{AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
 use crate::raft::types::{LogId, Malformed, Members, StoredMembers, Vote, maybe_log_id};
+use crate::telemetry::NodeMetrics;
 
 /// Bytes of a file sent at once.
 const CHUNK: usize = 512 << 10;
@@ -31,7 +34,8 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
     let SnapshotFiles::Live(shared) = snapshot.snapshot else {
         return Err(failed("only the store itself can be sent"));
     };
-    let _sending = Sending::begin(&shared);
+    let (_sending, begun) = (Sending::begin(&shared), Instant::now());
+    let seconds = shared.metrics().snapshot_sent_seconds.clone();
     let (chunks, receiver) = mpsc::channel(AHEAD);
     let reading = tokio::task::spawn_blocking(move || {
         let copy = TempPath::new(&shared.snapshot_dir, "sending")?;
@@ -51,6 +55,7 @@ pub async fn send(mut client: Caller, vote: Vote, snapshot: Snapshot) -> Result<
     });
     let answer = client.install_snapshot(ReceiverStream::new(receiver)).await;
     let read = reading.await.map_err(failed)?;
+    seconds.observe(begun.elapsed().as_secs_f64());
     // A reader that failed ends the stream early; its own error tells more than the receiver's.
     if let Err(error) = read
         && error.kind() != io::ErrorKind::BrokenPipe
@@ -118,13 +123,18 @@ fn read_file(path: &Path, name: &str, push: &impl Fn(Part) -> io::Result<()>) ->
 }
 
 /// Receives a snapshot into a new directory in `parent`.
-pub async fn receive(parent: &Path, mut chunks: Streaming<pb::SnapshotChunk>) -> Result<(Vote, Snapshot), Status> {
+pub async fn receive(
+    parent: &Path,
+    mut chunks: Streaming<pb::SnapshotChunk>,
+    metrics: &NodeMetrics,
+) -> Result<(Vote, Snapshot), Status> {
+    let begun = Instant::now();
     let Some(Part::Header(header)) = next(&mut chunks).await? else {
         return Err(Status::invalid_argument("a snapshot begins with its header"));
     };
     let (vote, meta) = decode_header(header)?;
     let dir = TempPath::new(parent, "receiving").map_err(failed)?;
-    let mut incoming = Incoming::new(dir.path()).map_err(failed)?;
+    let mut incoming = Incoming::new(dir.path(), metrics.snapshot_fsync_seconds.clone()).map_err(failed)?;
     loop {
         match next(&mut chunks).await? {
             Some(Part::File(chunk)) => {
@@ -132,6 +142,7 @@ pub async fn receive(parent: &Path, mut chunks: Streaming<pb::SnapshotChunk>) ->
             }
             Some(Part::End(end)) => {
                 blocking(move || incoming.finish(&end)).await?;
+                metrics.snapshot_received_seconds.observe(begun.elapsed().as_secs_f64());
                 return Ok((vote, Snapshot { meta, snapshot: SnapshotFiles::Received(dir) }));
             }
             _ => return Err(Status::invalid_argument("the snapshot is incomplete")),
@@ -169,12 +180,13 @@ struct Incoming {
     current: Option<(String, File, u64)>,
     files: u32,
     bytes: u64,
+    fsync_seconds: Histogram,
 }
 
 impl Incoming {
-    fn new(dir: &Path) -> io::Result<Incoming> {
+    fn new(dir: &Path, fsync_seconds: Histogram) -> io::Result<Incoming> {
         fs::create_dir(dir)?;
-        Ok(Incoming { dir: dir.into(), current: None, files: 0, bytes: 0 })
+        Ok(Incoming { dir: dir.into(), current: None, files: 0, bytes: 0, fsync_seconds })
     }
 
     fn write(&mut self, chunk: &pb::FileChunk) -> io::Result<()> {
@@ -203,7 +215,13 @@ impl Incoming {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.current.take().map_or(Ok(()), |(_, file, _)| file.sync_all())
+        let Some((_, file, _)) = self.current.take() else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        file.sync_all()?;
+        self.fsync_seconds.observe(begun.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Everything is on disk when this returns.
