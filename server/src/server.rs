@@ -91,26 +91,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Server> {
 /// Certificates between members, made if that is asked for.
 fn peer_tls(config: &mut Config) -> anyhow::Result<PeerTls> {
     let (tls, protocol) = (&mut config.peer_tls, &config.tls_protocol);
-    let folder = config.data_dir.join("fixtures").join("peer");
-    if tls.auto && !tls.is_empty() {
-        tracing::warn!("ignoring peer auto TLS since certs given");
-    }
-    let made = tls::provide(tls, &folder, &config.listen_peer_urls, protocol.self_signed_cert_validity_years)
+    let made = tls::prepare(Endpoint::Peer, tls, &config.data_dir, &config.listen_peer_urls, protocol)
         .context("--peer-auto-tls")?;
-    for url in config.listen_peer_urls.iter().filter(|url| !url.tls) {
-        if !tls.is_empty() {
-            let text = "scheme is HTTP while key and cert files are present; ignoring key and cert files";
-            tracing::warn!("peer-url" = %url, "{text}");
-        }
-        if tls.client_cert_auth {
-            let text =
-                "scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL";
-            tracing::warn!("peer-url" = %url, "{text}");
-        }
-    }
-    if !tls.is_empty() {
-        tracing::info!("tls-info" = %tls, "cipher-suites" = ?protocol.cipher_suites, "starting with peer TLS");
-    }
     let server = ServerTls::open(tls, protocol).context("TLS between members")?;
     let server = server.map(|server| Handshakes::new(server, Endpoint::Peer, true));
     let client = ClientTls::open(tls, protocol, made).context("TLS between members")?;
@@ -120,26 +102,8 @@ fn peer_tls(config: &mut Config) -> anyhow::Result<PeerTls> {
 /// Certificates towards clients, made if that is asked for.
 fn client_tls(config: &mut Config) -> anyhow::Result<Option<Arc<ServerTls>>> {
     let (tls, protocol) = (&mut config.client_tls, &config.tls_protocol);
-    let folder = config.data_dir.join("fixtures").join("client");
     let urls = [config.listen_client_urls.as_slice(), &config.listen_client_http_urls].concat();
-    if tls.auto && !tls.is_empty() {
-        tracing::warn!("ignoring client auto TLS since certs given");
-    }
-    tls::provide(tls, &folder, &urls, protocol.self_signed_cert_validity_years).context("--auto-tls")?;
-    for url in urls.iter().filter(|url| !url.tls) {
-        if !tls.is_empty() {
-            let text = "scheme is http or unix while key and cert files are present; ignoring key and cert files";
-            tracing::warn!("client-url" = %url, "{text}");
-        }
-        if tls.client_cert_auth {
-            let text =
-                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL";
-            tracing::warn!("client-url" = %url, "{text}");
-        }
-    }
-    if !tls.is_empty() {
-        tracing::info!("tls-info" = %tls, "cipher-suites" = ?protocol.cipher_suites, "starting with client TLS");
-    }
+    tls::prepare(Endpoint::Client, tls, &config.data_dir, &urls, protocol).context("--auto-tls")?;
     ServerTls::open(tls, protocol).context("TLS towards clients")
 }
 

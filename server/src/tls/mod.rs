@@ -6,6 +6,7 @@ mod address;
 mod files;
 mod lookup;
 mod material;
+mod prepare;
 mod reason;
 mod self_signed;
 mod verify;
@@ -26,8 +27,9 @@ use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 pub use self::accept::{Accepted, Endpoint, Handshakes, Remote};
 use self::files::Reloaded;
 use self::material::{Revoked, Roots};
+pub use self::prepare::prepare;
 pub use self::reason::{is_tls, words};
-pub use self::self_signed::provide;
+use self::self_signed::provide;
 use self::verify::{ClientVerifier, Rules, ServerVerifier};
 use crate::config::{TlsConfig, TlsProtocol, TlsVersion};
 
