@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, UnixListener, UnixStream, lookup_host};
@@ -34,10 +35,11 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Binds; a file that nobody listens on any more is replaced.
+    /// Binds; a socket that nobody listens on any more is replaced, any other file is not.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        if std::os::unix::net::UnixStream::connect(path).is_err() {
-            // Nobody answers: a leftover, or nothing at all.
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+            // It may be gone meanwhile.
             let _ = std::fs::remove_file(path);
         }
         Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
@@ -102,5 +104,21 @@ mod tests {
                 assert!(TcpStream::connect(("::1", port)).await.is_ok());
             }
         }
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        std::fs::write(&path, "precious").expect("written");
+        assert!(UnixSocket::listen(&path).is_err());
+        assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
+        std::fs::remove_file(&path).expect("removed");
+        drop(UnixListener::bind(&path).expect("bound"));
+        assert!(path.exists(), "a leftover");
+        let socket = UnixSocket::listen(&path).expect("bound");
+        assert!(UnixSocket::listen(&path).is_err(), "somebody listens");
+        drop(socket);
+        assert!(!path.exists());
     }
 }

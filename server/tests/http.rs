@@ -149,6 +149,16 @@ async fn a_refusal_is_seen_by_a_client_that_still_sends() {
         let answer = posted(address, path, host, "").await;
         assert_eq!(answer.expect("no broken pipe"), status, "{path} {host}");
     }
+    // Over HTTP/2 a stream that is reset may end before its answer is seen.
+    let body = member.folder.path().join("body");
+    std::fs::write(&body, vec![b' '; 4 << 20]).expect("written");
+    let (body, url) = (format!("@{}", body.display()), format!("{}/v3/kv/range", member.client_url()));
+    for _ in 0..20 {
+        let arguments = ["--http2-prior-knowledge", "-H", "Host: evil.example", "--data-binary", &body, &url];
+        let output = Command::new("curl").args(["-sS", "-i", "-m", "20"]).args(arguments).output().expect("curl runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && output.stdout.starts_with(b"HTTP/2 421"), "{said}");
+    }
 }
 
 /// The value of a sample, by its name and labels as they stand in the text.

@@ -95,6 +95,11 @@ const FOR_LEARNERS: &[&str] = &[
     "/grpc.health.v1.Health/Watch",
 ];
 
+/// Whether these are the headers of a call of gRPC.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Everything behind one port. Clones are cheap; each connection has one.
 #[derive(Clone)]
 pub struct Gate {
@@ -150,11 +155,9 @@ impl Gate {
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
-        let kind = request.headers().get(CONTENT_TYPE);
-        let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        match (is_grpc, self.traffic) {
+        match (is_grpc(request.headers()), self.traffic) {
             (true, Traffic::All | Traffic::Grpc) => Ok(self.call(request).await),
-            (false, Traffic::Grpc) => Ok(not_grpc(kind)),
+            (false, Traffic::Grpc) => Ok(not_grpc(request.headers().get(CONTENT_TYPE))),
             _ => self.http(request).await,
         }
     }

@@ -34,8 +34,7 @@ const STALLED: Duration = Duration::from_secs(300);
 type Chunks = mpsc::Sender<Result<SnapshotResponse, Status>>;
 
 /// The snapshot of a view. The file is written as a whole before its first byte is sent, since its size comes first; it
-/// is gone with the stream, and so is its `place` among [`AT_ONCE`]; `seconds` are
-/// told of the whole of it.
+/// is gone with the stream, and so is its `place` among [`AT_ONCE`]. `seconds` observes how long all of it takes.
 pub fn stream(
     view: ReadView,
     dir: PathBuf,

@@ -1,16 +1,18 @@
 //! What a door leaves of a request's body. It is read before the answer goes out: a client that is still sending when the
-//! connection closes reports that, not the answer. So does Go's server.
+//! connection closes, or its stream is reset, reports that, not the answer. So does Go's server.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use http::header::EXPECT;
-use http::{Request, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
+
+use super::gate::is_grpc;
 
 /// Bytes that are read and dropped at most.
 const MOST_BYTES: usize = 64 << 20;
@@ -27,11 +29,11 @@ pub struct Lent<B: Body + Unpin> {
 /// Where it comes back.
 pub struct Unread<B>(oneshot::Receiver<B>);
 
-/// Lends a request's body to a door. Over HTTP/2 the answer arrives whatever becomes of the request, and a client that
-/// waits to be asked for the body (`Expect`) is better not asked: there nothing is read.
+/// Lends a request's body to a door. A client that waits to be asked for the body (`Expect`) is better not asked, and
+/// calls of gRPC may have no end before their answer: there nothing is read.
 pub fn lend<B: Body + Unpin>(request: Request<B>) -> (Request<Lent<B>>, Unread<B>) {
     let (back, returned) = oneshot::channel();
-    let is_sent = request.version() < Version::HTTP_2 && !request.headers().contains_key(EXPECT);
+    let is_sent = !request.headers().contains_key(EXPECT) && !is_grpc(request.headers());
     let back = is_sent.then_some(back);
     (request.map(|inner| Lent { inner: Some(inner), back }), Unread(returned))
 }

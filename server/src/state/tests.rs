@@ -405,7 +405,7 @@ fn refusal<T>(result: Result<T, ReadError>) -> Result<T, EtcdError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..fuzz::cases(300) })]
 
     #[test]
     fn commands_and_ranges_do_what_the_model_does(
@@ -423,7 +423,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(12) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..fuzz::cases(12) })]
 
     /// Also: HashKV does not depend on whether superseded versions are removed yet.
     #[test]

@@ -246,6 +246,7 @@ mod tests {
         assert_eq!(all(&["{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaa"]).await, ["! a value of more than 16 bytes"]);
         assert_eq!(all(&["{}", "]", "{}"]).await.len(), 2);
     }
+
     /// The values of a text that arrives in pieces of these sizes, over and over; and how often something was parsed.
     fn in_pieces(text: &[u8], sizes: &[usize]) -> (Vec<Result<Bytes, String>>, usize) {
         let (mut arrived, mut found, mut parses) = (Arrived::default(), Vec::new(), 0);

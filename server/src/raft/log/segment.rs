@@ -257,6 +257,7 @@ mod tests {
         let (_, tail) = scan_all(&data, 9);
         assert_eq!(tail, Tail::Corrupt { end: offsets[1] });
     }
+
     /// Were each of them summed up by itself, this would take hours.
     #[test]
     fn what_looks_like_records_is_not_summed_up_over_and_over() {
