@@ -74,6 +74,7 @@ generate: ## write crds/ from the Rust types, docs/flags.md from the table of fl
 	$(programs)/keelson-operator crds >crds/etcdclusters.yaml
 	$(programs)/keelson-server --help=markdown >docs/flags.md
 
-bench: ## puts on ours and on etcd in turn, 1 and 3 members
+bench: ## ours and etcd under the same load in turn, 15 minutes; ARGS="--list" and others (docs/performance.md)
 	@deploy/prerequisites.sh test
-	tests/bench/run.sh
+	@$(MAKE) --no-print-directory build
+	@$(programs)/keelson-bench $(ARGS)

@@ -1,8 +1,8 @@
-//! Compiles the server's wire API to a client.
+//! Compiles the messages of etcd's API; what carries them is `src/wire`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../../server/proto/etcd");
     let descriptors = protox::compile(["etcd/rpc.proto"], ["../../server/proto"])?;
-    tonic_prost_build::configure().bytes(".").build_server(false).compile_fds(descriptors)?;
+    prost_build::Config::new().compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,0 +1,65 @@
+//! The two programs that are compared.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Keelson,
+    Etcd,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Keelson => "keelson",
+            Kind::Etcd => "etcd",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Server {
+    pub kind: Kind,
+    #[serde(skip)]
+    pub program: PathBuf,
+    pub version: String,
+    /// Flags beyond those that both get.
+    pub flags: Vec<String>,
+}
+
+impl Server {
+    /// # Errors
+    /// There is no such program.
+    pub fn find(kind: Kind, named: Option<&Path>, flags: &str) -> Result<Self> {
+        let program = match named {
+            Some(path) if path.is_file() => path.to_owned(),
+            Some(path) => bail!("{}: no such program; `make bench` builds ours and fetches etcd", path.display()),
+            None => match kind {
+                Kind::Keelson => beside_this_program("keelson-server")?,
+                Kind::Etcd => on_the_path("etcd").context("no etcd: KEELSON_REFERENCE_ETCD=/path/to/etcd names one")?,
+            },
+        };
+        let output = Command::new(&program).arg("--version").env_clear().output();
+        let output = output.with_context(|| program.display().to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap_or_default().to_owned();
+        Ok(Self { kind, program, version, flags: flags.split_whitespace().map(str::to_owned).collect() })
+    }
+}
+
+/// In the folder of this program, or above it, where tests are.
+fn beside_this_program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("no {name} beside {}: `make build` makes it", own.display()))
+}
+
+fn on_the_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}

@@ -1,0 +1,115 @@
+//! Markdown that reads well on a terminal too.
+
+use super::{METRICS, Outcome, Report};
+use crate::cluster::Kind;
+use crate::progress::grouped;
+
+/// What was measured on what, and a table for each environment.
+pub fn markdown(report: &Report) -> String {
+    let settings = &report.settings;
+    let servers = report.servers.iter().map(|server| {
+        let flags = if server.flags.is_empty() { String::new() } else { format!(" {}", server.flags.join(" ")) };
+        format!("{} {}{flags}", server.kind.name(), server.version)
+    });
+    let mut text = format!(
+        "{}; {}. {}; rounds of {} s, {} at most; medians.\n",
+        report.started.format("%Y-%m-%d"),
+        report.machine,
+        servers.collect::<Vec<_>>().join(", "),
+        settings.length.as_secs_f64(),
+        settings.rounds
+    );
+    for (environment, outcomes) in report.groups() {
+        text += &format!("\n### {}\n\n", environment.title());
+        text += &aligned(&rows(outcomes));
+    }
+    if !report.failures.is_empty() {
+        text += &format!("\nMissing:\n- {}\n", report.failures.join("\n- "));
+    }
+    text
+}
+
+fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
+    let header = ["workload", "server"].into_iter().chain(METRICS.iter().map(|metric| metric.column));
+    let mut rows = vec![header.map(str::to_owned).collect()];
+    for outcome in outcomes {
+        let mut title = outcome.case.title();
+        for server in [Kind::Keelson, Kind::Etcd] {
+            let rounds = outcome.of(server);
+            if rounds.is_empty() {
+                continue;
+            }
+            let failed: u64 = rounds.iter().map(|figures| figures.failed).sum();
+            let failed = if failed > 0 { format!(", {} failed", grouped(failed)) } else { String::new() };
+            let figures = METRICS.iter().map(|metric| outcome.median(server, metric).map_or(String::new(), figure));
+            let start = [std::mem::take(&mut title), format!("{}{failed}", server.name())];
+            rows.push(start.into_iter().chain(figures).collect());
+        }
+        let ratios: Vec<_> = METRICS.iter().map(|metric| outcome.ratio(metric)).collect();
+        if ratios.iter().any(Option::is_some) {
+            let ratios =
+                ratios.iter().map(|ratio| ratio.map_or(String::new(), |ratio| format!("**{}**", figure(ratio))));
+            rows.push([String::new(), "**ratio**".to_owned()].into_iter().chain(ratios).collect());
+        }
+    }
+    rows
+}
+
+/// Three significant digits, or all of a large number.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        large if large >= 99.5 => grouped(value.round() as u64),
+        tens if tens >= 9.95 => format!("{value:.1}"),
+        ones if ones >= 0.1 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+/// The first row is the header; figures stand to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
+    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            text += &if column < 2 { format!("| {cell:width$} ") } else { format!("| {cell:>width$} ") };
+        }
+        text += "|\n";
+        if index == 0 {
+            for (column, width) in widths.iter().enumerate() {
+                let dashes = "-".repeat(width + 1);
+                text += &if column < 2 { format!("|{dashes}-") } else { format!("|{dashes}:") };
+            }
+            text += "|\n";
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report;
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits_that_matter() {
+        let cases = [(12_345.6, "12,346"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (0.0123, "0.0123")];
+        for (value, text) in cases {
+            assert_eq!(figure(value), text);
+        }
+    }
+
+    #[test]
+    fn the_table_has_medians_ratios_and_failures() {
+        let text = markdown(&report());
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        assert_eq!(rows[2], ["put, 100 clients", "keelson, 2 failed", "30,000", "4.00"]);
+        assert_eq!(rows[3], ["etcd", "10,000", "16.0"]);
+        assert_eq!(rows[4], ["**ratio**", "**3.00**", "**0.25**"]);
+        assert!(text.contains("### 3 members, 1,000 keys of 256 B"), "{text}");
+    }
+}

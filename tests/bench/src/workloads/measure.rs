@@ -1,0 +1,154 @@
+//! Runs clients against a cluster, and makes figures of what came of it and what the servers used.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{Figures, Scene};
+use crate::case::On;
+use crate::cluster::Usage;
+use crate::load::{Client, Load, Measured, Observer, Watches, Window};
+use crate::progress::{Progress, grouped};
+
+/// Who works, and how their work is counted.
+pub struct Plan {
+    pub clients: Vec<Box<dyn Client>>,
+    /// Bytes of keys and values that an operation writes.
+    pub user_bytes: usize,
+    /// What an operation counts for.
+    pub units: u64,
+    /// Shown as progress.
+    pub goal: Option<u64>,
+    /// The clients end by themselves, at most so late; otherwise the time is the settings'.
+    pub until_done: Option<Duration>,
+    pub watches: Option<Watches>,
+}
+
+impl Plan {
+    /// One for clients that go on as long as they may.
+    pub fn of(clients: Vec<Box<dyn Client>>, user_bytes: usize) -> Self {
+        Self { clients, user_bytes, units: 1, goal: None, until_done: None, watches: None }
+    }
+}
+
+/// What goes on beside clients, again and again while they are measured.
+pub type Action = fn(&mut Scene<'_>) -> Result<()>;
+
+pub fn measure(scene: &mut Scene<'_>, plan: Plan, action: Option<Action>) -> Result<Figures> {
+    let endpoints = scene.cluster.endpoints()?;
+    let chosen = match scene.case.on {
+        On::Leader => &endpoints[..1],
+        On::Followers => &endpoints[1..],
+        On::All => &endpoints[..],
+    };
+    let mut load = Load::new(chosen, scene.settings.connections, plan.clients)?;
+    if let Some(watches) = &plan.watches {
+        load.watch(chosen, watches)?;
+    }
+    let done = AtomicBool::new(action.is_none());
+    let window = Window {
+        warm_up: if plan.until_done.is_some() { Duration::ZERO } else { scene.settings.warm_up },
+        length: plan.until_done.unwrap_or(scene.settings.length),
+        rate: if plan.until_done.is_some() { None } else { scene.case.rate },
+        held_by: Some(&done),
+    };
+    let mut meter = Meter::new(scene, plan.units, plan.goal);
+    let (measured, actions) = std::thread::scope(|scope| {
+        let loading = scope.spawn(|| {
+            let _ = rustix::thread::set_current_timer_slack(Some(1.try_into().expect("not zero")));
+            load.run(&window, &mut meter)
+        });
+        let actions = action.map(|action| repeat(scene, action, &window));
+        done.store(true, Ordering::Release);
+        let measured = loading.join().expect("the load thread does not panic");
+        (measured, actions.transpose())
+    });
+    let (measured, actions) = (measured?, actions?);
+    let mut figures = meter.figures(&measured, plan.user_bytes, plan.watches.is_some())?;
+    figures.seconds = actions;
+    Ok(figures)
+}
+
+/// Does it from the end of the warm-up to the end of the window, at least once; the mean time that it took.
+fn repeat(scene: &mut Scene<'_>, action: Action, window: &Window<'_>) -> Result<f64> {
+    std::thread::sleep(window.warm_up);
+    let begun = Instant::now();
+    let mut times = 0;
+    while times == 0 || begun.elapsed() < window.length {
+        action(scene)?;
+        times += 1;
+    }
+    Ok(begun.elapsed().as_secs_f64() / f64::from(times))
+}
+
+/// Looks at the processes when the window begins and ends.
+struct Meter {
+    pids: Vec<u32>,
+    units: u64,
+    goal: Option<u64>,
+    progress: Progress,
+    shown: (u64, Instant),
+    begin: Option<(Usage, Usage)>,
+    end: Option<(Usage, Usage)>,
+}
+
+impl Meter {
+    fn new(scene: &Scene<'_>, units: u64, goal: Option<u64>) -> Self {
+        let (pids, progress) = (scene.cluster.pids(), scene.progress.clone());
+        Self { pids, units, goal, progress, shown: (0, Instant::now()), begin: None, end: None }
+    }
+
+    /// Of the servers, and of this process.
+    fn look(&self) -> Option<(Usage, Usage)> {
+        let sum = self.pids.iter().try_fold(Usage::default(), |sum, pid| anyhow::Ok(sum.plus(Usage::of(*pid)?)));
+        Some((sum.ok()?, Usage::of(std::process::id()).ok()?))
+    }
+
+    fn figures(&self, measured: &Measured, user_bytes: usize, is_watch: bool) -> Result<Figures> {
+        let begin = self.begin.context("a server ended before the measurement")?;
+        let end = self.end.context("a server ended during the measurement")?;
+        let (servers, own) = (end.0 - begin.0, end.1 - begin.1);
+        let (count, latencies) = match is_watch {
+            true => (measured.events, &measured.event_latencies),
+            false => (measured.operations, &measured.latencies),
+        };
+        let units = (count * self.units) as f64;
+        let per_unit = |cpu: Duration| (count > 0).then(|| cpu.as_secs_f64() * 1e6 / units);
+        let written = (measured.operations as usize * user_bytes) as f64;
+        Ok(Figures {
+            per_second: Some(units / measured.seconds),
+            p50_ms: latencies.quantile_ms(0.5),
+            p99_ms: latencies.quantile_ms(0.99),
+            p999_ms: latencies.quantile_ms(0.999),
+            max_ms: latencies.quantile_ms(1.0),
+            cpu_us: per_unit(servers.cpu),
+            written_per_byte: (written > 0.0).then(|| servers.written as f64 / written),
+            generator_cpu_us: per_unit(own.cpu),
+            failed: measured.failed,
+            error: measured.error.clone(),
+            ..Figures::default()
+        }
+        .with_memory(&servers))
+    }
+}
+
+impl Observer for Meter {
+    fn begins(&mut self) {
+        self.begin = self.look();
+    }
+
+    fn ends(&mut self) {
+        self.end = self.look();
+    }
+
+    fn progress(&mut self, done: u64) {
+        let (before, then) = std::mem::replace(&mut self.shown, (done, Instant::now()));
+        let rate = done.saturating_sub(before) as f64 * self.units as f64 / then.elapsed().as_secs_f64();
+        let done = grouped(done * self.units);
+        self.progress.show(&match self.goal {
+            Some(goal) => format!("{done} of {}, {}/s", grouped(goal), grouped(rate as u64)),
+            None => format!("{}/s", grouped(rate as u64)),
+        });
+    }
+}
