@@ -77,4 +77,4 @@ generate: ## write crds/ from the Rust types, docs/flags.md from the table of fl
 bench: ## ours and etcd under the same load in turn, 15 minutes; ARGS="--list" and others (docs/performance.md)
 	@deploy/prerequisites.sh test
 	@$(MAKE) --no-print-directory build
-	@$(programs)/keelson-bench $(ARGS)
+	@KEELSON_REVISION=$$(git describe --always --dirty) $(programs)/keelson-bench $(ARGS)

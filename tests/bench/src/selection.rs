@@ -15,9 +15,9 @@ pub struct Group {
 }
 
 /// Members, TLS, keys, bytes of a value; workloads with their numbers of clients.
-type Default = (usize, bool, u64, usize, &'static [(&'static str, &'static [usize])]);
+type Selected = (usize, bool, u64, usize, &'static [(&'static str, &'static [usize])]);
 
-const DEFAULT: &[Default] = &[
+const DEFAULT: &[Selected] = &[
     (
         3,
         false,
@@ -99,7 +99,7 @@ impl Options {
             warm_up: Duration::from_secs_f64(self.warm_up.unwrap_or(warm_up)),
             length: Duration::from_secs_f64(self.seconds.unwrap_or(length)),
             settle: Duration::from_secs_f64(settle),
-            rounds: if self.quick { 1 } else { self.rounds },
+            rounds: if self.quick { 1 } else { self.rounds.max(1) },
             connections: self.connections.max(1),
             leases: if self.quick { self.leases.min(100) } else { self.leases }.max(1),
         }
@@ -153,6 +153,7 @@ fn cases(
             (_, [], chosen) => chosen.to_vec(),
             (_, chosen, _) => chosen.to_vec(),
         };
+        ensure!(workload.clients == 0 || !clients.contains(&0), "--clients 0: somebody has to do it");
         let on = if options.on.is_empty() { vec![workload.on] } else { options.on.clone() };
         for clients in clients {
             for (on, rate) in on.iter().flat_map(|on| rates.iter().map(|rate| (*on, *rate))) {
@@ -200,6 +201,7 @@ mod tests {
         assert!(titles("--workload get-linearizable-followers --members 1").is_err());
         assert!(titles("--workload put --keys 10").is_err());
         assert!(titles("--workload put --rate 0").is_err());
+        assert!(titles("--workload put --clients 0").is_err());
     }
 
     #[test]

@@ -27,7 +27,10 @@ pub struct Server {
     pub kind: Kind,
     #[serde(skip)]
     pub program: PathBuf,
+    /// Of etcd's API.
     pub version: String,
+    /// What else says which program it is.
+    pub build: String,
     /// Flags beyond those that both get.
     pub flags: Vec<String>,
 }
@@ -47,8 +50,14 @@ impl Server {
         let output = Command::new(&program).arg("--version").env_clear().output();
         let output = output.with_context(|| program.display().to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap_or_default().to_owned();
-        Ok(Self { kind, program, version, flags: flags.split_whitespace().map(str::to_owned).collect() })
+        let value =
+            |line: usize| text.lines().nth(line).and_then(|line| line.split_once(": ")).map_or("", |(_, value)| value);
+        let mut build = value(1).to_owned();
+        if let (Kind::Keelson, Ok(revision)) = (kind, std::env::var("KEELSON_REVISION")) {
+            build = format!("{build}, {revision}");
+        }
+        let flags = flags.split_whitespace().map(str::to_owned).collect();
+        Ok(Self { kind, program, version: value(0).to_owned(), build, flags })
     }
 }
 

@@ -8,8 +8,10 @@ use crate::progress::grouped;
 pub fn markdown(report: &Report) -> String {
     let settings = &report.settings;
     let servers = report.servers.iter().map(|server| {
-        let flags = if server.flags.is_empty() { String::new() } else { format!(" {}", server.flags.join(" ")) };
-        format!("{} {}{flags}", server.kind.name(), server.version)
+        let named = [server.kind.name(), &server.version].into_iter().map(str::to_owned);
+        let build =
+            (!server.build.contains(' ') || server.kind == Kind::Keelson).then(|| format!("({})", server.build));
+        named.chain(build).chain(server.flags.clone()).collect::<Vec<_>>().join(" ")
     });
     let mut text = format!(
         "{}; {}. {}; rounds of {} s, {} at most; medians.\n",

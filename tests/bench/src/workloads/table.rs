@@ -50,11 +50,11 @@ pub static WORKLOADS: &[Workload] = &[
     Workload {
         name: "list-page",
         about: "500 keys of all that follow",
-        clients: 8,
+        clients: 1,
         on: Leader,
         kind: Load(list::list_page),
     },
-    Workload { name: "count", about: "count_only of all keys", clients: 8, on: Leader, kind: Load(list::count) },
+    Workload { name: "count", about: "count_only of all keys", clients: 1, on: Leader, kind: Load(list::count) },
     Workload { name: "put", about: "random keys that exist", clients: 100, on: Leader, kind: Load(kv::put) },
     Workload { name: "mix", about: "90 linearizable gets for 10 puts", clients: 100, on: Leader, kind: Load(kv::mix) },
     Workload {
