@@ -8,6 +8,7 @@
 #[repr(u8)]
 pub enum Code {
     Canceled = 1,
+    Unknown = 2,
     InvalidArgument = 3,
     DeadlineExceeded = 4,
     NotFound = 5,
@@ -97,6 +98,7 @@ error_table! {
     RoleNotFound, FailedPrecondition, "etcdserver: role name not found";
     RoleEmpty, InvalidArgument, "etcdserver: role name is empty";
     AuthFailed, InvalidArgument, "etcdserver: authentication failed, invalid user ID or password";
+    NoPasswordUser, Unknown, "auth: authentication failed, password was given for no password user";
     PermissionNotGiven, InvalidArgument, "etcdserver: permission not given";
     PermissionDenied, PermissionDenied, "etcdserver: permission denied";
     RoleNotGranted, FailedPrecondition, "etcdserver: role is not granted to the user";

@@ -123,8 +123,10 @@ impl Auth {
         let roles = user.roles.iter().filter_map(|name| self.role(name));
         let permissions: Vec<&Permission> = roles.flat_map(|role| &role.key_permission).collect();
         let ranges = |wanted: Type| {
+            // A type that is not known permits nothing, as in etcd.
             let fits = |permission: &&&Permission| {
-                permission.perm_type() == Type::Readwrite || permission.perm_type() == wanted
+                let kind = Type::try_from(permission.perm_type);
+                kind == Ok(Type::Readwrite) || kind == Ok(wanted)
             };
             Ranges::merged(permissions.iter().filter(fits).map(|permission| &**permission))
         };
@@ -220,18 +222,18 @@ impl Ranges {
         Ranges(merged)
     }
 
-    /// Whether every key of the range is covered. A range that cannot hold a key is covered where both its bounds are,
-    /// as etcd has it.
+    /// Whether every key of the range is covered. A range that cannot hold a key is covered where its start is, as etcd has
+    /// it for most forms of its tree.
     pub fn cover(&self, range: &KeyRange) -> bool {
         let start = range.start();
         let at = self.0.partition_point(|(first, _)| first <= start);
-        let Some((first, end)) = at.checked_sub(1).map(|at| &self.0[at]) else {
+        let Some((_, end)) = at.checked_sub(1).map(|at| &self.0[at]) else {
             return false;
         };
         let inside = end.as_ref().is_none_or(|end| start < end);
         match range {
             KeyRange::One(_) => inside,
-            KeyRange::Span(_, wanted) => inside && wanted > first && reaches(end.as_deref(), Some(wanted)),
+            KeyRange::Span(_, wanted) => inside && reaches(end.as_deref(), Some(wanted)),
             KeyRange::From(_) => end.is_none(),
         }
     }
@@ -290,8 +292,9 @@ mod tests {
             (&[("\0", "\0")], ("\0", "\0"), true),
             (&[], ("a", ""), false),
             // Ranges without a key.
-            (&[("A", "zz")], ("z", "a"), true),
-            (&[("a", "zz")], ("z", "a"), false),
+            (&[("a", "zz")], ("z", "a"), true),
+            (&[("a", "c"), ("d", "zz")], ("z", "b"), true),
+            (&[("a", "c")], ("z", "b"), false),
         ] {
             let range = KeyRange::new(asked.0.into(), asked.1.into());
             assert_eq!(ranges(granted).cover(&range), covered, "{granted:?} {asked:?}");
@@ -330,6 +333,10 @@ mod tests {
         assert!(auth.user("u").unwrap().readable.cover(&one) && auth.user("u").unwrap().writable.cover(&one));
         auth.put_role(role("r", &[permission(Type::Write, "k", "")]));
         assert!(!auth.user("u").unwrap().readable.cover(&one) && auth.user("u").unwrap().writable.cover(&one));
+        let unknown = Permission { perm_type: 9, ..permission(Type::Read, "k", "") };
+        auth.put_role(role("r", &[unknown]));
+        assert!(!auth.user("u").unwrap().readable.cover(&one) && !auth.user("u").unwrap().writable.cover(&one));
+        auth.put_role(role("r", &[permission(Type::Write, "k", "")]));
         auth.remove_role("r");
         assert!(!auth.user("u").unwrap().writable.cover(&one) && !auth.user("u").unwrap().has_role("r"));
     }

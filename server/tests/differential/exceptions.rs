@@ -92,6 +92,49 @@ const EXCEPTIONS: &[Exception] = &[
         },
     },
     Exception {
+        until: Some((3, 6)),
+        reason: "the role root is shown with what it permits from 3.6 on, before with what it was granted",
+        apply: |exchange, request, _, etcd| {
+            let shows_root = exchange.step.name() == "Auth/RoleGet" && request["role"] == "root";
+            if shows_root && !etcd["answer"].is_null() {
+                etcd["answer"]["perm"] = json!([{ "permType": "READWRITE", "range_end": "\\x00" }]);
+            }
+        },
+    },
+    Exception {
+        until: Some((3, 7)),
+        reason: "before 3.7, only root may ask for the status of authentication",
+        apply: |exchange, _, ours, etcd| {
+            let is_on = ours["answer"]["enabled"] == true;
+            if exchange.step.name() == "Auth/AuthStatus" && is_on && is_for_root_alone(etcd) {
+                *etcd = ours.clone();
+            }
+        },
+    },
+    Exception {
+        until: Some((3, 7)),
+        reason: "only root may ask for a member's status in some versions before 3.7, among them 3.5.30",
+        apply: |exchange, _, ours, etcd| {
+            let is_told = !ours["answer"].is_null();
+            if exchange.step.name() == "Maintenance/Status" && is_told && is_for_root_alone(etcd) {
+                *etcd = ours.clone();
+            }
+        },
+    },
+    Exception {
+        until: Some((3, 6)),
+        reason: "before 3.6, the refusal of some calls that only root may make is told in the words of etcd's inner parts",
+        apply: |exchange, _, _, etcd| {
+            let calls = ["Maintenance/Defragment", "Maintenance/Hash", "Maintenance/HashKV"];
+            if calls.contains(&&*exchange.step.name()) {
+                let known = INNER_WORDS.iter().find(|(inner, ..)| etcd["message"] == *inner);
+                if let Some((_, code, message)) = known {
+                    *etcd = json!({ "code": code, "message": message });
+                }
+            }
+        },
+    },
+    Exception {
         until: Some((3, 7)),
         reason: "of several reasons to refuse a put or a txn, 3.7 names the first operation's, a lease before a key",
         apply: |exchange, _, ours, etcd| {
@@ -100,6 +143,14 @@ const EXCEPTIONS: &[Exception] = &[
             }
         },
     },
+];
+
+/// What etcd says of callers inside, and to clients.
+const INNER_WORDS: &[(&str, &str, &str)] = &[
+    ("auth: invalid auth token", "Unauthenticated", "etcdserver: invalid auth token"),
+    ("auth: user name is empty", "InvalidArgument", "etcdserver: user name is empty"),
+    ("auth: user not found", "FailedPrecondition", "etcdserver: user name not found"),
+    ("auth: permission denied", "PermissionDenied", "etcdserver: permission denied"),
 ];
 
 /// Applies every exception that the reference needs.
@@ -148,8 +199,16 @@ fn without_leases_in_txn(request: &Json, answer: &mut Json) {
     }
 }
 
+/// Refused because the caller is not root.
+fn is_for_root_alone(answer: &Json) -> bool {
+    ends_in(answer, &["user name is empty", "user name not found", "permission denied"])
+}
+
 /// Refused for what is in the store.
 fn is_checked(answer: &Json) -> bool {
-    let reasons = ["lease not found", "key not found", "has been compacted", "a future revision"];
+    ends_in(answer, &["lease not found", "key not found", "has been compacted", "a future revision"])
+}
+
+fn ends_in(answer: &Json, reasons: &[&str]) -> bool {
     answer["message"].as_str().is_some_and(|message| reasons.iter().any(|reason| message.ends_with(reason)))
 }

@@ -12,13 +12,18 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
+mod caller;
+mod coverage;
 mod exceptions;
 mod json;
 mod normal;
+mod observe;
 mod pair;
 mod programs;
+mod queue;
 mod server;
 mod shrink;
+mod side;
 mod step;
 mod watch;
 mod wire;

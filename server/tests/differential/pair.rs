@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::time::Instant;
 
-use keelson_server::proto::etcdserverpb::RangeRequest;
-use prost_reflect::DynamicMessage;
-use serde_json::{Value as Json, json};
-use tonic::Status;
+use serde_json::Value as Json;
 
 use super::exceptions::{self, Exchange};
 use super::json;
 use super::normal;
+use super::observe::Observer;
 use super::programs::epilogue;
-use super::server::{DEADLINE, OURS, Server};
-use super::step::{CLIENT_URL, CLUSTER, LEASE, MEMBER, Names, PEER_URL, Step, resolve_revisions};
-use super::wire::{self, Stream};
+use super::queue::Waiting;
+use super::server::{DEADLINE, OURS};
+use super::side::Side;
+use super::step::{COMPACTED, ELECTED, LEASE, NOW, Names, Step, resolve_revisions};
 
 /// A step that the servers answered differently.
 #[derive(Debug, Clone)]
@@ -37,14 +35,6 @@ pub struct Reference<'a> {
     pub version: (u32, u32),
 }
 
-/// One of the two servers, and the client's streams to it.
-pub struct Side {
-    pub server: Server,
-    pub names: Names,
-    keep_alive: Option<Stream>,
-    pub watches: BTreeMap<usize, Stream>,
-}
-
 /// Ours and etcd's.
 pub struct Pair {
     pub sides: [Side; 2],
@@ -55,6 +45,13 @@ pub struct Pair {
     pub fence: i64,
     compactions: Vec<i64>,
     leases: i64,
+    /// Authentication is enabled.
+    pub guarded: bool,
+    /// Calls that wait for their turn in a queue of keys.
+    pub waiting: Vec<Waiting>,
+    pub observers: BTreeMap<usize, Observer>,
+    /// Keys that lead elections, and their create revisions, as candidates were told.
+    elected: BTreeMap<String, i64>,
 }
 
 /// Runs a program on two fresh servers.
@@ -62,10 +59,9 @@ pub async fn run(program: &[Step], reference: Reference<'_>) -> Result<(), Diffe
     let mut pair = Pair::start(reference).await;
     let mut lines: Vec<String> = Vec::new();
     for (at, step) in program.iter().chain(&epilogue()).enumerate() {
-        let mut resolved = step.clone();
-        resolve_revisions(&mut resolved.request, pair.revision, pair.compacted());
-        lines.push(format!("{at:5}  {resolved}"));
-        let found = tokio::time::timeout(2 * DEADLINE, pair.step(&resolved)).await;
+        let step = pair.resolve(step);
+        lines.push(format!("{at:5}  {step}"));
+        let found = tokio::time::timeout(2 * DEADLINE, pair.step(&step)).await;
         let found = found.unwrap_or_else(|_| Err(vec!["no answer in time".to_owned()]));
         if let Err(differences) = found {
             let text = format!("{}\n       {}", lines.join("\n"), differences.join("\n       "));
@@ -73,68 +69,6 @@ pub async fn run(program: &[Step], reference: Reference<'_>) -> Result<(), Diffe
         }
     }
     Ok(())
-}
-
-impl Side {
-    async fn start(program: &Path) -> Self {
-        let server = Server::start(program);
-        let mut side = Self { server, names: Names::default(), keep_alive: None, watches: BTreeMap::new() };
-        let range = Step::new("etcdserverpb.KV/Range", &RangeRequest { key: "a".into(), ..Default::default() });
-        let begun = Instant::now();
-        let answers = loop {
-            match wire::call(&side.server.channel, &range.method, &range.request).await {
-                Ok(answers) => break answers,
-                Err(status) => assert!(begun.elapsed() < DEADLINE, "{} is not ready: {status}", program.display()),
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        };
-        let header = json::of(&answers[0], &side.names)["header"].clone();
-        let id = |name: &str| header[name].as_u64().expect("an id in the header");
-        side.names.number(MEMBER, id("member_id"));
-        side.names.number(CLUSTER, id("cluster_id"));
-        side.names.text(CLIENT_URL, side.server.client_url.clone());
-        side.names.text(PEER_URL, side.server.peer_url.clone());
-        side
-    }
-
-    fn show(&self, answer: Result<DynamicMessage, Status>) -> Json {
-        match answer {
-            Ok(message) => json!({ "answer": json::of(&message, &self.names) }),
-            Err(status) => json!({ "code": format!("{:?}", status.code()), "message": status.message() }),
-        }
-    }
-
-    pub(super) async fn call(&self, step: &Step) -> Json {
-        let mut request = step.request.clone();
-        self.names.resolve(&mut request);
-        let answers = wire::call(&self.server.channel, &step.method, &request).await;
-        match answers {
-            Ok(answers) if step.method.is_server_streaming() => {
-                json!({ "answers": answers.iter().map(|answer| json::of(answer, &self.names)).collect::<Vec<_>>() })
-            }
-            Ok(mut answers) if answers.len() == 1 => self.show(Ok(answers.remove(0))),
-            Ok(answers) => json!({ "answers": answers.len() }),
-            Err(status) => self.show(Err(status)),
-        }
-    }
-
-    /// One request on a stream that answers each.
-    async fn keep_alive(&mut self, step: &Step) -> Json {
-        let mut request = step.request.clone();
-        self.names.resolve(&mut request);
-        let mut stream = match self.keep_alive.take() {
-            Some(stream) => stream,
-            None => Stream::open(&self.server.channel, &step.method),
-        };
-        let before = stream.answers().len();
-        stream.send(&request);
-        stream.wait(|answers| answers.len() > before).await;
-        let answer = stream.answers().pop().expect("an answer or an end");
-        if answer.is_ok() {
-            self.keep_alive = Some(stream);
-        }
-        self.show(answer)
-    }
 }
 
 impl Pair {
@@ -147,24 +81,60 @@ impl Pair {
             fence: 0,
             compactions: Vec::new(),
             leases: 0,
+            guarded: false,
+            waiting: Vec::new(),
+            observers: BTreeMap::new(),
+            elected: BTreeMap::new(),
         }
+    }
+
+    /// A step with the revisions of this run.
+    fn resolve(&self, step: &Step) -> Step {
+        let mut step = step.clone();
+        let leader = json::of(&step.request, &Names::default())["leader"]["key"].clone();
+        let elected = leader.as_str().and_then(|key| self.elected.get(key)).copied().unwrap_or(0);
+        let compacted = self.compactions.last().copied().unwrap_or(0);
+        resolve_revisions(&mut step.request, &[(NOW, self.revision), (COMPACTED, compacted), (ELECTED, elected)]);
+        step
     }
 
     /// One step on both; says in what the answers differ.
     async fn step(&mut self, step: &Step) -> Result<(), Vec<String>> {
-        if step.name() == "Watch/Watch" {
-            return self.watch(step).await;
+        match &*step.name() {
+            "Watch/Watch" => return self.watch(step).await,
+            "Election/Observe" => return self.observe(step).await,
+            "Lock/Lock" | "Election/Campaign" => self.enter(step).await?,
+            "KV/Compact" => {
+                // What a compaction takes away, a watcher of etcd's may not have been sent yet, nor a watch been made on it.
+                self.settle().await?;
+                self.observers.clear();
+                self.call(step).await?;
+            }
+            // Those who wait would need rights to go on; what becomes of their keys otherwise is a known difference.
+            "Auth/AuthEnable" if !self.waiting.is_empty() => return Ok(()),
+            "Auth/AuthEnable" => {
+                self.settle().await?;
+                self.observers.clear();
+                self.call(step).await?;
+            }
+            _ => self.call(step).await?,
         }
-        if step.name() == "KV/Compact" {
-            // What a compaction takes away, a watcher of etcd's may not have been sent yet.
-            self.settle().await?;
-        }
+        self.turns().await?;
+        self.observed().await
+    }
+
+    async fn call(&mut self, step: &Step) -> Result<(), Vec<String>> {
         let [ours, etcd] = &mut self.sides;
         let for_etcd = exceptions::for_reference(step, self.version);
-        let (mut got, mut wanted) = match step.method.is_client_streaming() {
+        let (got, wanted) = match step.method.is_client_streaming() {
             true => tokio::join!(ours.keep_alive(step), etcd.keep_alive(&for_etcd)),
             false => tokio::join!(ours.call(step), etcd.call(&for_etcd)),
         };
+        self.compare(step, got, wanted)
+    }
+
+    /// Learns from the answers to a step, and says in what they differ.
+    pub fn compare(&mut self, step: &Step, mut got: Json, mut wanted: Json) -> Result<(), Vec<String>> {
         self.learn(step, &got, &wanted);
         for answer in [&mut got, &mut wanted] {
             normal::answer(step, answer);
@@ -175,20 +145,15 @@ impl Pair {
         if differences.is_empty() { Ok(()) } else { Err(differences) }
     }
 
-    fn compacted(&self) -> i64 {
-        self.compactions.last().copied().unwrap_or(0)
-    }
-
     /// Remembers what later steps refer to. Steps whose answers differ are the last ones, so one side's will do.
     fn learn(&mut self, step: &Step, ours: &Json, etcd: &Json) {
         let request = json::of(&step.request, &Names::default());
         if let Some(revision) = etcd["answer"]["header"]["revision"].as_i64() {
             self.revision = self.revision.max(revision);
         }
+        let done = etcd["code"].is_null();
         match &*step.name() {
-            "KV/Compact" if etcd["code"].is_null() => {
-                self.compactions.push(request["revision"].as_i64().unwrap_or(0));
-            }
+            "KV/Compact" if done => self.compactions.push(request["revision"].as_i64().unwrap_or(0)),
             "Lease/LeaseGrant" if request["ID"].is_null() => {
                 let ids = [ours, etcd].map(|answer| answer["answer"]["ID"].as_i64());
                 if let [Some(ours), Some(etcd)] = ids {
@@ -197,6 +162,22 @@ impl Pair {
                     for (side, id) in self.sides.iter_mut().zip([ours, etcd]) {
                         side.names.number(name, id as u64);
                     }
+                }
+            }
+            "Auth/AuthEnable" if done => self.guarded = true,
+            "Auth/AuthDisable" if done => self.guarded = false,
+            "Auth/Authenticate" => {
+                let user = request["name"].as_str().unwrap_or_default();
+                for (side, answer) in self.sides.iter_mut().zip([ours, etcd]) {
+                    if let Some(token) = answer["answer"]["token"].as_str() {
+                        side.tokens.insert(user.to_owned(), token.to_owned());
+                    }
+                }
+            }
+            "Election/Campaign" => {
+                let leader = &etcd["answer"]["leader"];
+                if let (Some(key), Some(revision)) = (leader["key"].as_str(), leader["rev"].as_i64()) {
+                    self.elected.insert(key.to_owned(), revision);
                 }
             }
             _ => {}

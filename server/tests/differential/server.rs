@@ -50,7 +50,8 @@ impl Server {
         let process = Command::new(program)
             .env_clear()
             .arg(format!("--data-dir={}", folder.path().join("data").display()))
-            .args(["--name=one", "--log-level=error"])
+            // The least that a password may cost.
+            .args(["--name=one", "--log-level=error", "--bcrypt-cost=4"])
             .arg(format!("--listen-client-urls={client_url}"))
             .arg(format!("--advertise-client-urls={client_url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))

@@ -5,6 +5,7 @@ use std::fmt;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
 
+use super::caller::Caller;
 use super::json;
 use super::wire::method;
 
@@ -18,12 +19,14 @@ pub const LEASE: i64 = 1 << 42;
 pub const MEMBER: u64 = 1 << 43;
 /// The cluster's id.
 pub const CLUSTER: u64 = (1 << 43) + 1;
+/// The create revision of a key that leads an election, as its candidate was told.
+pub const ELECTED: i64 = 1 << 44;
 /// The member's URL for clients.
 pub const CLIENT_URL: &str = "client-url";
 /// The member's URL for peers.
 pub const PEER_URL: &str = "peer-url";
 
-/// How far from [`NOW`] and [`COMPACTED`] a number still means them.
+/// How far from the name of a revision a number still means it.
 const NEAR: i64 = 1 << 20;
 
 /// One request.
@@ -32,6 +35,7 @@ pub struct Step {
     pub method: MethodDescriptor,
     /// Which of the client's streams it goes to; 0 for calls without.
     pub stream: usize,
+    pub caller: Caller,
     pub request: DynamicMessage,
 }
 
@@ -41,7 +45,7 @@ impl Step {
         let method = method(name);
         let mut dynamic = DynamicMessage::new(method.input());
         dynamic.transcode_from(request).expect("a request of the method's type");
-        Self { method, stream: 0, request: dynamic }
+        Self { method, stream: 0, caller: Caller::Nobody, request: dynamic }
     }
 
     /// The same for one of several streams.
@@ -49,15 +53,22 @@ impl Step {
         Self { stream, ..self }
     }
 
+    /// The same from somebody.
+    pub fn by(self, caller: Caller) -> Self {
+        Self { caller, ..self }
+    }
+
     /// The method's name without the package.
     pub fn name(&self) -> String {
         format!("{}/{}", self.method.parent_service().name(), self.method.name())
     }
 
-    /// Simpler forms of the request: without a field or an element, or with a shorter or smaller one.
+    /// Simpler forms of the step: from nobody, or with a request without a field or an element, or with a shorter or smaller
+    /// one.
     pub fn simpler(&self) -> Vec<Self> {
+        let from_nobody = (self.caller != Caller::Nobody).then(|| self.clone().by(Caller::Nobody));
         let simpler = simpler(&self.request).into_iter();
-        simpler.map(|request| Self { request, ..self.clone() }).collect()
+        from_nobody.into_iter().chain(simpler.map(|request| Self { request, ..self.clone() })).collect()
     }
 }
 
@@ -65,7 +76,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stream = if self.method.is_client_streaming() { format!("#{}", self.stream) } else { String::new() };
         let request = json::of(&self.request, &Names::default());
-        write!(f, "{}{stream} {}", self.name(), json::brief(&request))
+        write!(f, "{}{}{stream} {}", self.caller, self.name(), json::brief(&request))
     }
 }
 
@@ -158,11 +169,11 @@ impl Names {
     }
 }
 
-/// Puts revisions in the place of [`NOW`] and [`COMPACTED`].
-pub fn resolve_revisions(message: &mut DynamicMessage, now: i64, compacted: i64) {
+/// Puts revisions in the place of names, and of the numbers near them.
+pub fn resolve_revisions(message: &mut DynamicMessage, revisions: &[(i64, i64)]) {
     each_value(message, &mut |value| {
         if let Value::I64(number) = value {
-            for (name, revision) in [(NOW, now), (COMPACTED, compacted)] {
+            for &(name, revision) in revisions {
                 if number.abs_diff(name) < NEAR as u64 {
                     *number = *number - name + revision;
                 }

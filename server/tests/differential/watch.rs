@@ -9,8 +9,9 @@ use serde_json::{Value as Json, json};
 
 use super::json;
 use super::normal;
-use super::pair::{Pair, Side};
+use super::pair::Pair;
 use super::server::DEADLINE;
+use super::side::Side;
 use super::step::{Names, Step};
 use super::wire::{Answers, Stream};
 
@@ -24,19 +25,23 @@ const REST: Duration = Duration::from_secs(2);
 
 impl Pair {
     /// A request on a watch stream. Between watchers there is no order, nor between what one server sends and the other is
-    /// asked next; so nothing is asked of a stream that has something to send.
+    /// asked next; so nothing is asked of a stream that has something to send. Under authentication that cannot be found out,
+    /// so watchers are only created then, and compared later.
     pub(super) async fn watch(&mut self, step: &Step) -> Result<(), Vec<String>> {
         let creates = json::of(&step.request, &Names::default()).get("create_request").is_some();
+        if self.guarded && !creates {
+            return Ok(());
+        }
         for side in &mut self.sides {
+            let credentials = side.credentials(step.caller);
             let stream = side.watches.entry(step.stream);
-            stream.or_insert_with(|| Stream::open(&side.server.channel, &step.method));
+            stream.or_insert_with(|| Stream::open(&side.server.channel, &step.method, &credentials));
         }
         if !creates {
             self.settle().await?;
         }
         for side in &mut self.sides {
-            let mut request = step.request.clone();
-            side.names.resolve(&mut request);
+            let request = side.request(step);
             let stream = side.watches.get_mut(&step.stream).expect("opened above");
             let created = count_created(&stream.answers());
             stream.send(&request);
@@ -57,7 +62,7 @@ impl Pair {
     /// A key is put, and a watcher on each stream is created behind that: it finds the put in the history, and so is sent it
     /// in etcd's next round through those who are behind. What was before in the stream, or in that round, has been sent then.
     pub(super) async fn settle(&mut self) -> Result<(), Vec<String>> {
-        if self.sides[0].watches.is_empty() {
+        if self.guarded || self.sides[0].watches.is_empty() {
             return Ok(());
         }
         let put = Step::new("etcdserverpb.KV/Put", &PutRequest { key: FENCE.into(), ..Default::default() });

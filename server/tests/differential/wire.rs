@@ -1,6 +1,6 @@
 //! Calls of any method by its name: messages are known by their descriptors, so one piece of code serves every RPC.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
@@ -14,21 +14,27 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::caller::Credentials;
+
 /// Larger than anything that is answered here.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
-/// The method of that name, `package.Service/Method`.
-pub fn method(name: &str) -> MethodDescriptor {
+/// The API's descriptors.
+pub fn descriptors() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    let pool = POOL.get_or_init(|| {
+    POOL.get_or_init(|| {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
         let folder = std::fs::read_dir(format!("{root}/etcd")).expect("the folder of protos");
         let files = folder.map(|entry| entry.expect("a file").path());
         let files = protox::compile(files, [root]).expect("protos that compile");
         DescriptorPool::from_file_descriptor_set(files).expect("descriptors")
-    });
+    })
+}
+
+/// The method of that name, `package.Service/Method`.
+pub fn method(name: &str) -> MethodDescriptor {
     let (service, method) = name.split_once('/').expect("package.Service/Method");
-    let service = pool.get_service_by_name(service).unwrap_or_else(|| panic!("no service {service}"));
+    let service = descriptors().get_service_by_name(service).unwrap_or_else(|| panic!("no service {service}"));
     service.methods().find(|found| found.name() == method).unwrap_or_else(|| panic!("no method {name}"))
 }
 
@@ -85,13 +91,22 @@ fn decode(method: &MethodDescriptor, bytes: Bytes) -> DynamicMessage {
     DynamicMessage::decode(method.output(), bytes).expect("an answer of the method's type")
 }
 
+fn request<T>(message: T, credentials: &Credentials) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some((key, token)) = credentials {
+        request.metadata_mut().insert(*key, token.parse().expect("a token in ASCII"));
+    }
+    request
+}
+
 /// Sends one request; all answers, which is one unless the method streams them.
 pub async fn call(
     channel: &Channel,
     method: &MethodDescriptor,
-    request: &DynamicMessage,
+    message: &DynamicMessage,
+    credentials: &Credentials,
 ) -> Result<Vec<DynamicMessage>, Status> {
-    let request = Request::new(Bytes::from(request.encode_to_vec()));
+    let request = request(Bytes::from(message.encode_to_vec()), credentials);
     let answers = client(channel).await?.server_streaming(request, path(method), Raw).await?;
     let answers = answers.into_inner().map(|answer| Ok(decode(method, answer?)));
     answers.collect::<Vec<_>>().await.into_iter().collect()
@@ -100,24 +115,40 @@ pub async fn call(
 /// What a stream has answered so far; an error is its end.
 pub type Answers = Vec<Result<DynamicMessage, Status>>;
 
-/// A call that streams both ways.
+/// A call whose answers come one by one.
 pub struct Stream {
-    requests: mpsc::UnboundedSender<Bytes>,
+    /// None once all requests were sent.
+    requests: Option<mpsc::UnboundedSender<Bytes>>,
     answers: watch::Receiver<Answers>,
 }
 
 impl Stream {
     /// Begins the call. etcd does not even answer that it began before the first answer, so that is not waited for.
-    pub fn open(channel: &Channel, method: &MethodDescriptor) -> Self {
+    pub fn open(channel: &Channel, method: &MethodDescriptor, credentials: &Credentials) -> Self {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let (sender, answers) = watch::channel(Vec::new());
-        tokio::spawn(listen(channel.clone(), method.clone(), outgoing, Arc::new(sender)));
-        Self { requests, answers }
+        let outgoing = request(UnboundedReceiverStream::new(outgoing), credentials);
+        tokio::spawn(listen(channel.clone(), method.clone(), outgoing, sender));
+        Self { requests: Some(requests), answers }
+    }
+
+    /// Begins a call that has one request.
+    pub fn ask(
+        channel: &Channel,
+        method: &MethodDescriptor,
+        message: &DynamicMessage,
+        credentials: &Credentials,
+    ) -> Self {
+        let stream = Self::open(channel, method, credentials);
+        stream.send(message);
+        Self { requests: None, ..stream }
     }
 
     /// Sends a request; that the stream has ended shows in the answers.
     pub fn send(&self, request: &DynamicMessage) {
-        let _ = self.requests.send(request.encode_to_vec().into());
+        if let Some(requests) = &self.requests {
+            let _ = requests.send(request.encode_to_vec().into());
+        }
     }
 
     /// What was answered so far.
@@ -136,11 +167,10 @@ impl Stream {
 async fn listen(
     channel: Channel,
     method: MethodDescriptor,
-    requests: mpsc::UnboundedReceiver<Bytes>,
-    answers: Arc<watch::Sender<Answers>>,
+    requests: Request<UnboundedReceiverStream<Bytes>>,
+    answers: watch::Sender<Answers>,
 ) {
     let heard = async {
-        let requests = Request::new(UnboundedReceiverStream::new(requests));
         let incoming = client(&channel).await?.streaming(requests, path(&method), Raw).await?;
         let mut incoming = incoming.into_inner();
         while let Some(answer) = incoming.message().await? {
@@ -148,6 +178,12 @@ async fn listen(
         }
         Err(Status::ok("the stream has ended"))
     };
-    let Err(end): Result<(), Status> = heard.await else { return };
-    answers.send_modify(|answers| answers.push(Err(end)));
+    tokio::select! {
+        heard = heard => {
+            let Err(end): Result<(), Status> = heard else { return };
+            answers.send_modify(|answers| answers.push(Err(end)));
+        }
+        // The call ends with the one who listens.
+        () = answers.closed() => {}
+    }
 }

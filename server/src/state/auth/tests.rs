@@ -194,6 +194,25 @@ fn users_and_roles_change_as_in_etcd() {
 }
 
 #[test]
+fn hashes_are_decoded_as_gos_base64_is() {
+    let with = |name: &str, hash: &str| {
+        let (name, hashed_password) = (name.into(), hash.into());
+        Op::UserChangePassword(AuthUserChangePasswordRequest { name, hashed_password, ..Default::default() })
+    };
+    let mut memory = Memory::new();
+    memory.run(add_user("u")).unwrap();
+    for (hash, stored) in [("aGFzaA==", "hash"), ("aGF\r\nzaA==\n", "hash"), ("aGFzaB==", "hash"), ("", "")] {
+        assert_eq!(memory.run(with("u", hash)), Ok(()), "{hash}");
+        assert_eq!(memory.auth().user("u").unwrap().user.password, stored, "{hash}");
+    }
+    for hash in ["%", "aGFzaA", "aGFzaA=", "aGF zaA=="] {
+        assert_eq!(memory.run(with("u", hash)), Err(NoPasswordUser), "{hash}");
+    }
+    // Who it is for is looked at first.
+    assert_eq!(memory.run(with("nobody", "%")), Err(UserNotFound));
+}
+
+#[test]
 fn a_user_without_a_password_never_gets_one() {
     let mut memory = Memory::new();
     memory.run(add_user_without_password("u")).unwrap();

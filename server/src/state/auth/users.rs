@@ -1,7 +1,8 @@
 //! Commands on users.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
 use crate::error::EtcdError;
@@ -90,10 +91,17 @@ fn change(auth: &mut Auth, user: User) {
     auth.revision += 1;
 }
 
-/// The hash to store. What does not decode was refused before it was proposed.
+/// The hash to store.
 fn password(options: Option<&UserAddOptions>, hashed: &str) -> Result<Bytes, EtcdError> {
     if options.is_some_and(|options| options.no_password) {
         return Ok(Bytes::new());
     }
-    STANDARD.decode(hashed).map(Bytes::from).map_err(|_| EtcdError::AuthFailed)
+    decode(hashed).ok_or(EtcdError::NoPasswordUser)
+}
+
+/// Decodes Base64 as Go does: line breaks do not count, nor do bits behind the last byte.
+fn decode(text: &str) -> Option<Bytes> {
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+    LENIENT.decode(text.replace(['\r', '\n'], "")).ok().map(Bytes::from)
 }

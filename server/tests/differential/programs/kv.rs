@@ -6,6 +6,7 @@ use keelson_server::proto::etcdserverpb::request_op::Request;
 use keelson_server::proto::etcdserverpb::*;
 
 use super::{Dice, Family};
+use crate::queue::keys_of;
 use crate::step::{COMPACTED, LEASE, NOW, Step};
 
 /// Around the most that one request may have.
@@ -32,6 +33,15 @@ pub fn everything() -> Vec<Step> {
         RangeRequest { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), ..Default::default() };
     let at = |revision| Step::new("etcdserverpb.KV/Range", &RangeRequest { revision, ..all.clone() });
     vec![at(0), at(COMPACTED), at(COMPACTED - 1)]
+}
+
+/// Deletes all keys of queues.
+pub fn without_queues(names: &[&[u8]]) -> Vec<Step> {
+    let delete = |name: &&[u8]| {
+        let RangeRequest { key, range_end, .. } = keys_of(name);
+        Step::new("etcdserverpb.KV/DeleteRange", &DeleteRangeRequest { key, range_end, prev_kv: true })
+    };
+    names.iter().map(delete).collect()
 }
 
 fn put(dice: &mut Dice) -> PutRequest {

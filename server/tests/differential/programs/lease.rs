@@ -34,7 +34,8 @@ pub fn id(dice: &mut Dice) -> i64 {
     dice.pick(&[1, 1, 2, 2, 3, LEASE, LEASE + 1, 4, -1])
 }
 
-fn grant(id: i64, ttl: i64) -> Step {
+/// Grants a lease for so many seconds.
+pub fn grant(id: i64, ttl: i64) -> Step {
     Step::new("etcdserverpb.Lease/LeaseGrant", &LeaseGrantRequest { id, ttl })
 }
 

@@ -2,26 +2,33 @@
 
 use keelson_server::proto::etcdserverpb::alarm_request::AlarmAction;
 use keelson_server::proto::etcdserverpb::*;
+use keelson_server::proto::health::HealthCheckRequest;
 
 use super::{Dice, kv, lease};
 use crate::step::{MEMBER, Step};
 
 /// One request, or a time under an alarm.
 pub fn steps(dice: &mut Dice) -> Vec<Step> {
-    match dice.below(12) {
+    if dice.one_in(6) { under_an_alarm(dice) } else { request(dice) }
+}
+
+/// One request.
+pub fn request(dice: &mut Dice) -> Vec<Step> {
+    vec![match dice.below(11) {
         0..5 => {
             let revision = if dice.one_in(2) { dice.revision() } else { 0 };
-            vec![Step::new("etcdserverpb.Maintenance/HashKV", &HashKvRequest { revision })]
+            Step::new("etcdserverpb.Maintenance/HashKV", &HashKvRequest { revision })
         }
-        5 => vec![Step::new("etcdserverpb.Maintenance/Hash", &HashRequest {})],
-        6 => vec![Step::new("etcdserverpb.Maintenance/Status", &StatusRequest {})],
-        7 => vec![Step::new("etcdserverpb.Maintenance/Defragment", &DefragmentRequest {})],
-        8 => {
-            vec![Step::new("etcdserverpb.Maintenance/MoveLeader", &MoveLeaderRequest { target_id: dice.pick(&[0, 7]) })]
+        5 => Step::new("etcdserverpb.Maintenance/Hash", &HashRequest {}),
+        6 => Step::new("etcdserverpb.Maintenance/Status", &StatusRequest {}),
+        7 => Step::new("etcdserverpb.Maintenance/Defragment", &DefragmentRequest {}),
+        8 => Step::new("etcdserverpb.Maintenance/MoveLeader", &MoveLeaderRequest { target_id: dice.pick(&[0, 7]) }),
+        9 => alarm(AlarmAction::Get, 0, dice.below(3) as i32),
+        _ => {
+            let service = dice.pick(&["", "", "unknown"]).to_owned();
+            Step::new("grpc.health.v1.Health/Check", &HealthCheckRequest { service })
         }
-        9 => vec![alarm(AlarmAction::Get, 0, dice.below(3) as i32)],
-        _ => under_an_alarm(dice),
-    }
+    }]
 }
 
 /// An alarm is raised, some requests follow, and it is disarmed again. Nothing here waits for watchers, which takes a put.

@@ -9,9 +9,12 @@ use rand::{Rng, SeedableRng};
 
 use super::step::{COMPACTED, NOW, Step};
 
+mod auth;
 mod cluster;
+mod election;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod watch;
 
@@ -19,8 +22,17 @@ mod watch;
 type Family = fn(&mut Dice) -> Vec<Step>;
 
 /// How often a family's turn comes.
-const FAMILIES: &[(u32, Family)] =
-    &[(76, kv::steps), (10, lease::steps), (3, maintenance::steps), (1, cluster::steps), (10, watch::steps)];
+const FAMILIES: &[(u32, Family)] = &[
+    (72, kv::steps),
+    (10, lease::steps),
+    (3, maintenance::steps),
+    (1, cluster::steps),
+    (10, watch::steps),
+    (4, auth::steps),
+];
+
+/// The same for programs with queues of keys, which go before others here.
+const QUEUES: &[(u32, Family)] = &[(20, lock::steps), (20, election::steps)];
 
 /// A program of at least so many steps.
 pub fn program(seed: u64, length: usize) -> Vec<Step> {
@@ -28,18 +40,23 @@ pub fn program(seed: u64, length: usize) -> Vec<Step> {
     let large = random.random_range(0..12) == 0;
     let chosen_leases = random.random_range(0..4) == 0;
     let open_deletions = random.random_range(0..3) == 0;
-    let mut dice = Dice { random, large, chosen_leases, open_deletions };
+    let queues = random.random_range(0..2) == 0;
+    let permissions = random.random_range(0..100);
+    let mut dice = Dice { random, large, chosen_leases, open_deletions, queues, permissions };
+    let families = [FAMILIES, if queues { QUEUES } else { &[] }].concat();
     let mut steps = Vec::new();
     while steps.len() < length {
-        let family = dice.weighted(FAMILIES);
+        let family = dice.weighted(&families);
         steps.extend(family(&mut dice));
     }
     steps
 }
 
-/// What ends every program: alarms off, and a look at everything that it left.
+/// What ends every program: authentication, alarms and queues are ended, and a look at everything that is left.
 pub fn epilogue() -> Vec<Step> {
-    [maintenance::all_alarms_off(), kv::everything(), lease::everything(), watch::everything()].concat()
+    let ended = [auth::disabled(), maintenance::all_alarms_off(), kv::without_queues(&[lock::NAME, election::NAME])];
+    let left = [kv::everything(), lease::everything(), watch::everything(), auth::everything()];
+    [ended.concat(), left.concat()].concat()
 }
 
 /// The choices of one program.
@@ -52,6 +69,10 @@ pub struct Dice {
     /// Txns delete ranges without an end. etcd does not see that such a range has a key that is also put, and falls over if
     /// that put ignores the value or lease of the key which is gone then; so txns have no such puts.
     open_deletions: bool,
+    /// The program has locks and elections, and fewer other keys in turn.
+    queues: bool,
+    /// Which ends permissions' ranges have.
+    permissions: usize,
 }
 
 impl Dice {
@@ -83,7 +104,10 @@ impl Dice {
 
     /// A key; rarely none. They are few: with more than 12, etcd sorts equal ones in an order of its own.
     pub fn key(&mut self) -> Bytes {
-        let keys: &[&[u8]] = &[b"a", b"aa", b"a\0", b"b", b"bb", b"c", b"d\0", b"\xff", b"\xff\xff"];
+        let keys: &[&[u8]] = match self.queues {
+            true => &[b"a", b"aa", b"b", b"c", b"\xff"],
+            false => &[b"a", b"aa", b"a\0", b"b", b"bb", b"c", b"d\0", b"\xff", b"\xff\xff"],
+        };
         match self.one_in(60) {
             true => Bytes::new(),
             false => Bytes::from_static(self.pick(keys)),

@@ -5,10 +5,12 @@ use keelson_server::proto::etcdserverpb::watch_request::RequestUnion;
 use keelson_server::proto::etcdserverpb::*;
 
 use super::Dice;
-use crate::step::{COMPACTED, Step};
+use crate::step::{COMPACTED, NOW, Step};
 
 /// Streams of one program.
 const STREAMS: usize = 3;
+/// Further streams for times under authentication.
+const STREAMS_OF_CALLERS: usize = 12;
 
 /// One request.
 pub fn steps(dice: &mut Dice) -> Vec<Step> {
@@ -23,6 +25,16 @@ pub fn steps(dice: &mut Dice) -> Vec<Step> {
         _ => None,
     };
     vec![step(request, stream)]
+}
+
+/// A watcher on another stream, which its first caller has opened. It need not catch up, for nothing can wait for that.
+pub fn created(dice: &mut Dice) -> Vec<Step> {
+    let mut create = WatchCreateRequest { start_revision: dice.pick(&[0, 0, NOW + 1]), ..create(dice) };
+    if create.range_end == "\0" {
+        // Before 3.7, who may read a key may watch all keys from it on.
+        create.range_end = Bytes::from_static(b"\xff\xff\xff");
+    }
+    vec![step(Some(RequestUnion::CreateRequest(create)), STREAMS + 1 + dice.below(STREAMS_OF_CALLERS))]
 }
 
 /// The whole history, from the first revision that is there.
