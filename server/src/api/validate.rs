@@ -1,8 +1,6 @@
 //! Requests are refused here, before Raft, for what can be seen without the store. The rules are etcd's.
 
-use std::collections::BTreeSet;
-
-use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -78,7 +76,9 @@ fn operations(request: &TxnRequest, max_ops: usize, max_nesting: usize) -> Resul
 #[derive(Default)]
 struct Writes<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deletes: Vec<(&'a Bytes, &'a Bytes)>,
+    deleted_keys: BTreeSet<&'a [u8]>,
+    /// Their starts and ends. They do not overlap, so one look finds the only one that may have a key.
+    deleted_ranges: BTreeMap<&'a [u8], &'a [u8]>,
 }
 
 impl<'a> Writes<'a> {
@@ -88,7 +88,7 @@ impl<'a> Writes<'a> {
         let mut writes = Writes::default();
         for operation in operations {
             if let Some(Request::RequestDeleteRange(request)) = &operation.request {
-                writes.deletes.push((&request.key, &request.range_end));
+                writes.delete(&request.key, &request.range_end);
             }
         }
         for operation in operations {
@@ -96,17 +96,17 @@ impl<'a> Writes<'a> {
                 let success = Writes::of(&request.success)?;
                 let failure = Writes::of(&request.failure)?;
                 writes.add_puts(success.puts.union(&failure.puts).copied())?;
-                writes.deletes.extend(success.deletes);
-                writes.deletes.extend(failure.deletes);
+                for branch in [success, failure] {
+                    writes.deleted_keys.extend(branch.deleted_keys);
+                    branch.deleted_ranges.into_iter().for_each(|(start, end)| writes.delete(start, end));
+                }
             }
         }
         let puts = operations.iter().filter_map(|operation| match &operation.request {
             Some(Request::RequestPut(request)) => Some(&request.key[..]),
             _ => None,
         });
-        for key in puts {
-            writes.add_puts([key])?;
-        }
+        writes.add_puts(puts)?;
         Ok(writes)
     }
 
@@ -119,12 +119,28 @@ impl<'a> Writes<'a> {
         Ok(())
     }
 
+    /// "\0" as an end is every key from the start on, but etcd takes it as it is here: an empty range, which has no key.
+    fn delete(&mut self, mut start: &'a [u8], mut end: &'a [u8]) {
+        if end.is_empty() {
+            self.deleted_keys.insert(start);
+            return;
+        }
+        if start >= end {
+            return;
+        }
+        while let Some((&other, &other_end)) = self.deleted_ranges.range(..=end).next_back() {
+            if other_end < start {
+                break;
+            }
+            self.deleted_ranges.remove(other);
+            (start, end) = (start.min(other), end.max(other_end));
+        }
+        self.deleted_ranges.insert(start, end);
+    }
+
     fn deletes(&self, key: &[u8]) -> bool {
-        self.deletes.iter().any(|(start, end)| match &end[..] {
-            [] => key == &start[..],
-            // "\0" is every key from the start on, but etcd takes it as it is here: an empty range, which has no key.
-            end => key >= &start[..] && key < end,
-        })
+        let range = self.deleted_ranges.range(..=key).next_back();
+        self.deleted_keys.contains(key) || range.is_some_and(|(_, end)| key < *end)
     }
 }
 
@@ -139,6 +155,9 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::proto::etcdserverpb::Compare;
 
@@ -212,6 +231,20 @@ mod tests {
         assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![], vec![put_op("a")])]), duplicate);
         assert_eq!(check(vec![txn_op(vec![delete_op("a", "")], vec![]), put_op("a")]), duplicate);
         assert_eq!(check(vec![txn_op(vec![delete_op("a", "")], vec![put_op("a")])]), Ok(()));
+    }
+
+    proptest! {
+        /// Ranges that meet, overlap or lie within each other have the keys that each of them has.
+        #[test]
+        fn deleted_ranges_have_their_keys(ranges in vec(("[a-c]{0,2}", "[a-c]{0,2}"), 0..8), key in "[a-c]{1,2}") {
+            let mut writes = Writes::default();
+            ranges.iter().for_each(|(start, end)| writes.delete(start.as_bytes(), end.as_bytes()));
+            let is_in = |(start, end): &(String, String)| match end.is_empty() {
+                true => *start == key,
+                false => *start <= key && key < *end,
+            };
+            prop_assert_eq!(writes.deletes(key.as_bytes()), ranges.iter().any(is_in));
+        }
     }
 
     #[test]

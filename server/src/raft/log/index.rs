@@ -11,7 +11,7 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use prost::Message;
 
-use super::segment::{self, Kind};
+use super::segment::{self, Key, Kind};
 use crate::proto::peer as pb;
 use crate::raft::types::{Entry, LogId, Vote, entry_from_wire, log_id};
 
@@ -20,8 +20,8 @@ use crate::raft::types::{Entry, LogId, Vote, entry_from_wire, log_id};
 pub struct Place {
     /// The segment's file.
     pub file: Arc<File>,
-    /// The segment's number.
-    pub number: u64,
+    /// The segment's key.
+    pub key: Key,
     /// The record's offset in it.
     pub offset: u64,
     /// Length of the record with header and padding.
@@ -32,10 +32,10 @@ impl Place {
     fn read(&self) -> io::Result<Entry> {
         let mut data = vec![0; self.size];
         self.file.read_exact_at(&mut data, self.offset)?;
-        let record = segment::get(&data, self.number, self.offset, self.offset)
+        let record = segment::get(&data, self.key, self.offset, self.offset)
             .filter(|record| record.kind == Kind::Entry)
             .ok_or_else(|| {
-                let message = format!("segment {:016x}: no valid entry at offset {}", self.number, self.offset);
+                let message = format!("segment {:016x}: no valid entry at offset {}", self.key.number, self.offset);
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?;
         let entry = pb::Entry::decode(Bytes::copy_from_slice(record.payload)).map_err(io::Error::other)?;

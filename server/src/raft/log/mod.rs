@@ -5,6 +5,7 @@
 
 mod index;
 mod recovery;
+mod salt;
 mod segment;
 mod writer;
 
@@ -53,13 +54,13 @@ pub enum LogError {
         /// Where it breaks.
         offset: u64,
     },
-    /// A segment between others is gone.
+    /// A segment between others is gone, or the salt of all.
     #[error(
-        "{}: a segment of the raft log is missing. Remove this member from the cluster, delete its data directory, \
+        "{}: a file of the raft log is missing. Remove this member from the cluster, delete its data directory, \
          and add it again", path.display()
     )]
     Missing {
-        /// The segment.
+        /// The file.
         path: PathBuf,
     },
     /// Records contradict each other.
@@ -123,7 +124,7 @@ impl LogStore {
         let fresh = found.open.is_none();
         let open = match found.open {
             Some(open) => open,
-            None => writer::create(dir, found.next_number, found.spares.pop()).map_err(fail)?,
+            None => writer::create(dir, found.next, found.spares.pop()).map_err(fail)?,
         };
         let index = Arc::new(Mutex::new(found.index));
         let mut writer = Writer {

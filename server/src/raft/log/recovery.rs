@@ -10,7 +10,8 @@ use prost::Message;
 
 use super::LogError;
 use super::index::{Index, Place};
-use super::segment::{self, Kind, Record, Tail};
+use super::salt::salt;
+use super::segment::{self, Key, Kind, Record, Tail};
 use super::writer::{self, Closed, Open, segment_path};
 use crate::proto::peer as pb;
 use crate::raft::types::{LogId, Malformed, Vote, entry_from_wire, maybe_log_id};
@@ -23,8 +24,8 @@ pub struct Recovered {
     pub closed: VecDeque<Closed>,
     /// The segment to go on with, if there is any.
     pub open: Option<Open>,
-    /// Number of the next segment if there is no open one.
-    pub next_number: u64,
+    /// Key of the next segment if there is no open one.
+    pub next: Key,
     /// Files for reuse.
     pub spares: Vec<PathBuf>,
 }
@@ -40,6 +41,7 @@ enum Event {
 /// Reads all of `dir`. Cuts a torn tail; refuses what cannot be explained by a crash.
 pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
     let (numbers, spares) = list(dir).map_err(|source| LogError::Io { path: dir.into(), source })?;
+    let salt = salt(dir, !numbers.is_empty())?;
     let mut events = Vec::new();
     let mut closed = VecDeque::new();
     let mut open = None;
@@ -49,7 +51,7 @@ pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
             return Err(LogError::Missing { path: segment_path(dir, number - 1) });
         }
         let last = at + 1 == numbers.len();
-        let (found, tail) = read_segment(&path, number, &mut events)?;
+        let (found, tail) = read_segment(&path, Key { number, salt }, &mut events)?;
         match tail {
             Tail::Sealed => closed.push_back(Closed { number, last_index: found.last_index }),
             Tail::Corrupt { end } => return Err(LogError::Corrupt { path, offset: end }),
@@ -60,8 +62,8 @@ pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
             Tail::Clean { .. } | Tail::Torn { .. } => open = Some(resume(found, tail, &path)?),
         }
     }
-    let next_number = numbers.last().map_or(1, |number| number + 1);
-    Ok(Recovered { index: replay(events, dir)?, closed, open, next_number, spares })
+    let next = Key { number: numbers.last().map_or(1, |number| number + 1), salt };
+    Ok(Recovered { index: replay(events, dir)?, closed, open, next, spares })
 }
 
 fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
@@ -81,13 +83,13 @@ fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
     Ok((numbers, spares))
 }
 
-fn read_segment(path: &Path, number: u64, events: &mut Vec<Event>) -> Result<(Open, Tail), LogError> {
+fn read_segment(path: &Path, key: Key, events: &mut Vec<Event>) -> Result<(Open, Tail), LogError> {
     let fail = |source| LogError::Io { path: path.into(), source };
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
     let data = fs::read(path).map_err(fail)?;
     let allocated = data.len() as u64;
-    let mut open = Open { file: Arc::new(file), number, start: 0, offset: 0, synced: 0, allocated, last_index: None };
-    let tail = segment::scan(&data, number, |record| {
+    let mut open = Open { file: Arc::new(file), key, start: 0, offset: 0, synced: 0, allocated, last_index: None };
+    let tail = segment::scan(&data, key, |record| {
         if record.offset == 0 {
             open.start = record.end();
         }
@@ -114,7 +116,7 @@ fn take(record: Record<'_>, open: &mut Open, events: &mut Vec<Event>) -> Result<
         Kind::Entry => {
             let entry = entry_from_wire(decode(record.payload)?)?;
             let size = (record.end() - record.offset) as usize;
-            let place = Place { file: open.file.clone(), number: open.number, offset: record.offset, size };
+            let place = Place { file: open.file.clone(), key: open.key, offset: record.offset, size };
             open.last_index = open.last_index.max(Some(entry.log_id.index));
             events.push(Event::Entry(entry.log_id, place));
         }

@@ -15,7 +15,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 
 use super::index::{Index, Place};
-use super::segment::{self, Kind};
+use super::segment::{self, Key, Kind};
 use crate::proto::peer as pb;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote, entry_to_wire};
 use crate::telemetry::NodeMetrics;
@@ -84,8 +84,8 @@ pub struct Closed {
 pub struct Open {
     /// Its file.
     pub file: Arc<File>,
-    /// Its number.
-    pub number: u64,
+    /// Its key.
+    pub key: Key,
     /// Where the records behind the first one start.
     pub start: u64,
     /// Where the next record goes.
@@ -186,8 +186,8 @@ impl Writer {
     }
 
     fn put(&self, batch: &mut Batch, kind: Kind, payload: &[u8]) {
-        let Open { number, offset, synced, .. } = self.open;
-        batch.last = segment::put(&mut batch.bytes, number, offset, synced, kind, payload);
+        let Open { key, offset, synced, .. } = self.open;
+        batch.last = segment::put(&mut batch.bytes, key, offset, synced, kind, payload);
     }
 
     /// Keeps what later segments must tell, and where entries went.
@@ -201,7 +201,7 @@ impl Writer {
                 let end = self.open.offset + batch.bytes.len() as u64;
                 let place = Place {
                     file: self.open.file.clone(),
-                    number: self.open.number,
+                    key: self.open.key,
                     offset: batch.last,
                     size: (end - batch.last) as usize,
                 };
@@ -252,8 +252,9 @@ impl Writer {
         let mut batch = Batch::default();
         self.put(&mut batch, Kind::End, &[]);
         self.flush(&mut batch)?;
-        self.closed.push_back(Closed { number: self.open.number, last_index: self.open.last_index });
-        self.open = create(&self.dir, self.open.number + 1, self.spares.pop())?;
+        self.closed.push_back(Closed { number: self.open.key.number, last_index: self.open.last_index });
+        let next = Key { number: self.open.key.number + 1, ..self.open.key };
+        self.open = create(&self.dir, next, self.spares.pop())?;
         self.begin()
     }
 
@@ -296,16 +297,16 @@ struct Batch {
     last: u64,
 }
 
-/// Creates segment `number`, from a used-up file if there is one.
-pub fn create(dir: &Path, number: u64, spare: Option<PathBuf>) -> io::Result<Open> {
-    let path = segment_path(dir, number);
+/// Creates the key's segment, from a used-up file if there is one.
+pub fn create(dir: &Path, key: Key, spare: Option<PathBuf>) -> io::Result<Open> {
+    let path = segment_path(dir, key.number);
     if let Some(spare) = spare {
         fs::rename(spare, &path)?;
     }
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
     let allocated = file.metadata()?.len();
     sync_dir(dir)?;
-    Ok(Open { file: Arc::new(file), number, start: 0, offset: 0, synced: 0, allocated, last_index: None })
+    Ok(Open { file: Arc::new(file), key, start: 0, offset: 0, synced: 0, allocated, last_index: None })
 }
 
 /// Fills `from..to` with zeros.
