@@ -8,13 +8,17 @@ use base64::Engine as _;
 use bytes::Bytes;
 use common::{Member, eventually, single};
 use etcd_client::Client;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// A request to a member and its answer, whose body is still to come.
 async fn open<B>(request: Request<B>) -> Response<Incoming>
@@ -214,6 +218,89 @@ async fn a_watch_takes_requests_and_gives_lines() {
     client.delete("a", None).await.expect("deleted");
     let deleted = r#""events":[{"type":"DELETE","kv":{"key":"YQ==","mod_revision":"3"},"prev_kv":{"key":"YQ==","create_revision":"2","mod_revision":"2","version":"1","value":"PA=="}}]"#;
     assert_eq!(next().await, format!("{{\"result\":{},{deleted}}}}}", header(3)));
+}
+
+type WebSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn web_socket(member: &Member, path: &str, headers: &[(&'static str, String)]) -> (WebSocket, HeaderMap) {
+    let url = member.client_url().replacen("http", "ws", 1) + path;
+    let mut request = url.into_client_request().expect("a request");
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().expect("a header's value"));
+    }
+    let (socket, response) = tokio_tungstenite::connect_async(request).await.expect("a websocket");
+    (socket, response.headers().clone())
+}
+
+/// The next message; none if the server closes the websocket.
+async fn told(socket: &mut WebSocket) -> Option<String> {
+    match tokio::time::timeout(common::DEADLINE, socket.next()).await.expect("in time") {
+        Some(Ok(Message::Text(text))) => Some(text.to_string()),
+        None | Some(Ok(Message::Close(_))) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_watch_on_a_websocket_ends_with_it() {
+    let (member, mut client) = single().await;
+    let ids = Ids::of(&mut client, &member).await;
+    let (mut socket, _) = web_socket(&member, "/v3/watch", &[]).await;
+    socket.send(r#"{"create_request":{"key":"#.into()).await.expect("open");
+    socket.send(r#""YQ=="}}{"create_request":{"key":"Yg==","watch_id":"5"}}"#.into()).await.expect("open");
+    let created = told(&mut socket).await.expect("a watcher");
+    let header = |revision: i64| format!("{{\"header\":{{IDS,\"revision\":\"{revision}\",\"raft_term\":\"T\"}}");
+    assert_eq!(ids.replaced(&created), format!("{{\"result\":{},\"created\":true}}}}", header(1)));
+    let created = told(&mut socket).await.expect("a watcher");
+    assert_eq!(ids.replaced(&created), format!("{{\"result\":{},\"watch_id\":\"5\",\"created\":true}}}}", header(1)));
+    client.put("a", "<", None).await.expect("put");
+    let event = told(&mut socket).await.expect("an event");
+    assert!(event.contains(r#""kv":{"key":"YQ==","create_revision":"2""#), "{event}");
+    socket.send(Message::binary(r#"{"cancel_request":{"watch_id":5}}"#)).await.expect("open");
+    let canceled = told(&mut socket).await.expect("an answer");
+    assert!(canceled.contains(r#""watch_id":"5","canceled":true"#), "{canceled}");
+    let watchers = || async {
+        let (_, metrics) = member.get("/metrics").await?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "))?;
+        line.parse::<u32>().ok()
+    };
+    assert_eq!(watchers().await, Some(1));
+    socket.close(None).await.expect("closed");
+    eventually("the watch ends", || async { (watchers().await? == 0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_rpc_on_a_websocket_is_its_callers() {
+    let (member, mut client) = single().await;
+    for [user, role] in [["root", "root"], ["reader", "nothing"]] {
+        client.user_add(user, "secret", None).await.expect("a user");
+        client.role_add(role).await.expect("a role");
+        client.user_grant_role(user, role).await.expect("granted");
+    }
+    client.auth_enable().await.expect("enabled");
+    let token = async |user: &str| {
+        let (_, answer) =
+            ask(&member, "/v3/auth/authenticate", &format!(r#"{{"name":"{user}","password":"secret"}}"#)).await;
+        let (_, token) = answer.split_once(r#""token":""#).expect("a token");
+        token.trim_end_matches(['"', '}']).to_owned()
+    };
+    let range = async |headers: &[(&'static str, String)]| {
+        let (mut socket, answered) = web_socket(&member, "/v3/kv/range", headers).await;
+        socket.send(r#"{"key":"YQ=="}"#.into()).await.expect("open");
+        let told_first = told(&mut socket).await.expect("an answer");
+        assert_eq!(told(&mut socket).await, None, "one request has one answer");
+        (told_first, answered.get("sec-websocket-protocol").cloned())
+    };
+    let root = token("root").await;
+    let (answer, protocol) = range(&[("sec-websocket-protocol", format!("Bearer, {root}"))]).await;
+    assert!(answer.starts_with(r#"{"header":"#), "{answer}");
+    assert_eq!(protocol, Some("Bearer".parse().expect("a value")));
+    let (answer, _) = range(&[("cookie", format!("token={root}"))]).await;
+    assert!(answer.starts_with(r#"{"header":"#), "{answer}");
+    let (answer, _) = range(&[("cookie", format!("token={}", token("reader").await))]).await;
+    assert_eq!(answer, r#"{"code":7,"message":"etcdserver: permission denied"}"#);
+    let (answer, _) = range(&[]).await;
+    assert_eq!(answer, r#"{"code":3,"message":"etcdserver: user name is empty"}"#);
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ impl Connections {
                 answered
             }
         };
-        let connection = self.http.serve_connection(TokioIo::new(stream), service_fn(answer));
+        let connection = self.http.serve_connection_with_upgrades(TokioIo::new(stream), service_fn(answer));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,

@@ -25,7 +25,7 @@ pub enum JsonError {
 }
 
 /// The first JSON value of a text, without what follows; `None` if there is nothing but white space.
-pub fn first(text: &[u8]) -> Result<Option<&[u8]>, JsonError> {
+fn first(text: &[u8]) -> Result<Option<&[u8]>, JsonError> {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
     match values.next() {
         None => Ok(None),

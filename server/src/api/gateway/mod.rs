@@ -9,19 +9,20 @@ mod json;
 mod message;
 mod reply;
 mod routes;
+mod websocket;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
+use tonic::Status;
 use tonic::client::Grpc;
-use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 
 use super::Gate;
@@ -55,8 +56,21 @@ impl Gateway {
         Gateway { routes: routes.collect(), max_body_bytes: max_message_bytes.saturating_mul(JSON_OVERHEAD) }
     }
 
-    /// Answers one request, whose path is below `/v3/` or `/v3beta/`.
-    pub async fn answer<B>(&self, gate: Gate, request: Request<B>) -> Response<Body>
+    /// Answers one request, whose path is below `/v3/` or `/v3beta/`, or opens a websocket for one.
+    pub async fn answer<B>(self: Arc<Self>, gate: Gate, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+    {
+        if websocket::is_asked_for(request.headers()) {
+            let (head, _) = request.into_parts();
+            let max_message_bytes = self.max_body_bytes;
+            let answer = move |request| async move { self.respond(gate, request).await };
+            return websocket::open(head, max_message_bytes, answer).await;
+        }
+        self.respond(gate, request).await
+    }
+
+    async fn respond<B>(&self, gate: Gate, request: Request<B>) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
@@ -106,19 +120,20 @@ impl Gateway {
         })
     }
 
-    /// The message in a body; an empty body is an empty message, and what follows the message does not count.
+    /// The first message of a body, which may go on; an empty body is an empty message.
     async fn only_message<B>(&self, route: &Route, body: B) -> Result<DynamicMessage, Status>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
-        let body = whole(body, self.max_body_bytes).await?;
-        let value = json::first(&body).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match value {
-            Some(value) => {
-                json::parse(route.method.input(), value).map_err(|error| Status::invalid_argument(error.to_string()))
-            }
+        let mut values = std::pin::pin!(json::values(body, self.max_body_bytes));
+        let message = match values.next().await {
+            Some(value) => value.and_then(|value| json::parse(route.method.input(), &value)),
             None => Ok(DynamicMessage::new(route.method.input())),
-        }
+        };
+        message.map_err(|error| match error {
+            json::JsonError::TooLarge(_) => Status::resource_exhausted("grpc: received message larger than max"),
+            error => Status::invalid_argument(error.to_string()),
+        })
     }
 
     /// The messages of a body as they come. One that cannot be read ends them, as the end of the body does.
@@ -134,28 +149,6 @@ impl Gateway {
                 std::future::ready(message.ok())
             })
     }
-}
-
-/// All of a body, if it is not too large.
-async fn whole<B>(body: B, max_bytes: usize) -> Result<Bytes, Status>
-where
-    B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
-{
-    let mut body = std::pin::pin!(body);
-    let mut held = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::invalid_argument(error.into().to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if held.len() + data.len() > max_bytes {
-            return Err(too_large());
-        }
-        held.extend_from_slice(&data);
-    }
-    Ok(held.freeze())
-}
-
-fn too_large() -> Status {
-    Status::new(Code::ResourceExhausted, "grpc: received message larger than max")
 }
 
 /// A gRPC client whose connection is the gate.
