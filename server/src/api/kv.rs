@@ -48,7 +48,7 @@ impl Kv for Api {
         let known = caller.map(|caller| caller.auth_revision);
         let store = self.node.store().clone();
         let unchanged = move || known.is_none_or(|revision| revision == store.auth().revision);
-        Ok(Response::new(range_stream::chunks(view, request, header, unchanged)))
+        Ok(Response::new(range_stream::chunks(self.node.clone(), view, request, header, unchanged)))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {

@@ -1,16 +1,14 @@
 //! KV.RangeStream: a range in chunks, so that neither side holds all of it in memory.
 
-use std::ops::ControlFlow;
-
-use prost::Message;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::read_failed;
+use super::{errors, read_failed};
 use crate::error::EtcdError;
-use crate::mvcc::KeyValue;
-use crate::mvcc::range::stream;
+use crate::mvcc::range_chunks::{Chunk, RangeChunks};
+use crate::node::Node;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader};
 use crate::storage::ReadView;
@@ -20,10 +18,10 @@ pub type Chunks = ReceiverStream<Result<RangeStreamResponse, Status>>;
 
 /// The first chunk is small, so that a client has something early; each next is twice as large, up to the last.
 const FIRST_CHUNK_BYTES: usize = 16 * 1024;
-const LAST_CHUNK_BYTES: usize = 1024 * 1024;
+const LAST_CHUNK_BYTES: usize = 256 * 1024;
 
-/// Chunks that wait for the client; the walk stops meanwhile.
-const CHUNKS_WAITING: usize = 2;
+/// Chunks read ahead of the client. One that does not read holds up the reading of the next, but no thread.
+const CHUNKS_AHEAD: usize = 1;
 
 /// Sorts and revision filters would need the whole range first.
 pub fn check(request: &RangeRequest) -> Result<(), Status> {
@@ -43,65 +41,63 @@ pub fn check(request: &RangeRequest) -> Result<(), Status> {
     }
 }
 
-/// Streams what `view` holds. Header, count and more come with the last chunk only.
+/// Streams the range as of `view`; what follows the first chunk comes from later views, as the client takes it. Header,
+/// count and more come with the last chunk only.
 ///
 /// If users and roles are not `unchanged` at the end, the stream is refused then, as in etcd.
 pub fn chunks(
+    node: Node,
     view: ReadView,
     request: RangeRequest,
     header: ResponseHeader,
     unchanged: impl FnOnce() -> bool + Send + 'static,
 ) -> Chunks {
-    let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
-    tokio::task::spawn_blocking(move || walk(&view, &request, header, unchanged, &sender));
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    tokio::spawn(async move {
+        if let Err(status) = send(node, view, request, header, unchanged, &sender).await {
+            // The client may have left, too.
+            let _ = sender.send(Err(status)).await;
+        }
+    });
     ReceiverStream::new(receiver)
 }
 
-fn walk(
-    view: &ReadView,
-    request: &RangeRequest,
+async fn send(
+    node: Node,
+    view: ReadView,
+    request: RangeRequest,
     header: ResponseHeader,
     unchanged: impl FnOnce() -> bool,
     sender: &mpsc::Sender<Result<RangeStreamResponse, Status>>,
-) {
-    let mut kvs: Vec<KeyValue> = Vec::new();
-    let (mut bytes, mut chunk_bytes) = (0, FIRST_CHUNK_BYTES);
-    let streamed = stream(view, request, |mut kv| {
-        if request.keys_only {
-            kv.value.clear();
+) -> Result<(), Status> {
+    let mut range = RangeChunks::new(&view, request);
+    let (mut first, mut bytes) = (Some(view), FIRST_CHUNK_BYTES);
+    while let Ok(place) = sender.reserve().await {
+        let view = first.take().unwrap_or_else(|| node.view());
+        let (rest, Chunk { kvs, end }) = read(view, range, bytes).await?;
+        let Some(end) = end else {
+            place.send(Ok(response(RangeResponse { kvs, ..RangeResponse::default() })));
+            range = rest;
+            bytes = (bytes * 2).min(LAST_CHUNK_BYTES);
+            continue;
+        };
+        if !unchanged() {
+            return Err(EtcdError::AuthOldRevision.into());
         }
-        bytes += kv.encoded_len();
-        kvs.push(kv);
-        if bytes < chunk_bytes {
-            return ControlFlow::Continue(());
-        }
-        bytes = 0;
-        chunk_bytes = (chunk_bytes * 2).min(LAST_CHUNK_BYTES);
-        let response = RangeResponse { kvs: std::mem::take(&mut kvs), ..RangeResponse::default() };
-        // The client may have gone; then nobody waits for the rest.
-        match sender.blocking_send(Ok(chunk(response))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    });
-    let streamed = streamed.map_err(read_failed);
-    let still_permitted = streamed.and_then(|streamed| match unchanged() {
-        true => Ok(streamed),
-        false => Err(EtcdError::AuthOldRevision.into()),
-    });
-    let last = still_permitted.map(|streamed| {
-        chunk(RangeResponse {
-            header: Some(ResponseHeader { revision: streamed.revision, ..header }),
-            kvs,
-            more: streamed.more,
-            count: streamed.count,
-        })
-    });
-    if sender.blocking_send(last).is_err() {
-        tracing::debug!("a client left a range stream before its end");
+        let header = Some(ResponseHeader { revision: end.revision, ..header });
+        place.send(Ok(response(RangeResponse { header, kvs, more: end.more, count: end.count })));
+        return Ok(());
     }
+    tracing::debug!("a client left a range stream before its end");
+    Ok(())
 }
 
-fn chunk(response: RangeResponse) -> RangeStreamResponse {
+/// Reads one chunk on a thread for what blocks, which is free again before the client takes it.
+async fn read(view: ReadView, mut range: RangeChunks, bytes: usize) -> Result<(RangeChunks, Chunk), Status> {
+    let read = spawn_blocking(move || range.next(&view, bytes).map(|chunk| (range, chunk)));
+    read.await.map_err(|error| errors::internal("a read was aborted", error))?.map_err(read_failed)
+}
+
+fn response(response: RangeResponse) -> RangeStreamResponse {
     RangeStreamResponse { range_response: Some(response) }
 }

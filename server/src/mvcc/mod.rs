@@ -4,6 +4,7 @@
 //! - [`view`]: read access to the store at one moment, the trait that everything pure reads through;
 //! - [`effects`]: what a command changes, and a view with such changes on top;
 //! - [`range`]: the Range request with every option;
+//! - [`range_chunks`]: a range in chunks, each from a view of its own;
 //! - [`auth`]: users, roles and what they permit;
 //! - [`hash`]: the sum over the history that members compare.
 
@@ -12,6 +13,7 @@ pub mod effects;
 pub mod hash;
 pub mod keys;
 pub mod range;
+pub mod range_chunks;
 pub mod view;
 
 pub use auth::Auth;

@@ -32,44 +32,6 @@ pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse,
     Ok(RangeResponse { header, kvs, more, count })
 }
 
-/// What is left to tell when all key-values of a streamed range were handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Streamed {
-    /// The store's revision.
-    pub revision: i64,
-    /// Keys in the range, whatever the limit.
-    pub count: i64,
-    /// The limit held some back.
-    pub more: bool,
-}
-
-/// Answers a Range request in key order a key-value at a time, until `emit` breaks. The request has neither a sort nor
-/// revision filters.
-pub fn stream<V: View>(
-    view: &V,
-    request: &RangeRequest,
-    mut emit: impl FnMut(KeyValue) -> ControlFlow<()>,
-) -> Result<Streamed, ReadError> {
-    let revision = view.revision();
-    let at = if request.revision <= 0 { revision } else { request.revision };
-    check_revision(view, at)?;
-    let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
-    let limit = match usize::try_from(request.limit) {
-        Ok(limit @ 1..) => limit,
-        _ => usize::MAX,
-    };
-    let (mut emitted, mut more) = (0, false);
-    let count = walk(view, &keys, at, &Wanted::of(request), |kv| {
-        more = emitted == limit;
-        if more {
-            return ControlFlow::Continue(());
-        }
-        emitted += 1;
-        emit(kv)
-    })?;
-    Ok(Streamed { revision, count, more })
-}
-
 /// Whether the view can be read at that revision.
 pub fn check_revision<V: View>(view: &V, revision: i64) -> Result<(), EtcdError> {
     if revision > view.revision() {
@@ -88,9 +50,9 @@ pub fn current<V: View>(view: &V, keys: &KeyRange) -> Result<Vec<KeyValue>, View
 }
 
 /// What of the range the answer needs.
-struct Wanted {
+pub(super) struct Wanted {
     /// Collect no more than this; counting goes on.
-    limit: usize,
+    pub(super) limit: usize,
     values: bool,
     leases: bool,
     /// Bounds of mod and create revision; 0 is none.
@@ -98,7 +60,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(request: &RangeRequest) -> Self {
+    pub(super) fn of(request: &RangeRequest) -> Self {
         let filters = [
             (request.min_mod_revision, request.max_mod_revision),
             (request.min_create_revision, request.max_create_revision),
@@ -133,8 +95,8 @@ fn collect<V: View>(view: &V, keys: &KeyRange, at: i64, wanted: &Wanted) -> Resu
     Ok((count, kvs))
 }
 
-/// Walks the range at a revision, hands out the wanted key-values in key order until `emit` breaks, and counts all.
-fn walk<V: View>(
+/// Walks the range at a revision, hands out the wanted key-values in key order, and counts all, until `emit` breaks.
+pub(super) fn walk<V: View>(
     view: &V,
     keys: &KeyRange,
     at: i64,

@@ -111,6 +111,16 @@ impl KeyRange {
         }
     }
 
+    /// What of the range comes after one of its keys.
+    pub fn behind(&self, key: &[u8]) -> Self {
+        let next = Bytes::from([key, &[0]].concat());
+        match self {
+            Self::One(_) => Self::Span(next.clone(), next),
+            Self::Span(_, end) => Self::Span(next, end.clone()),
+            Self::From(_) => Self::From(next),
+        }
+    }
+
     /// Whether no key can be in the range.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Span(start, end) if end <= start)

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fuzz::{self, Damage};
 use crate::mvcc::range::range;
+use crate::mvcc::range_chunks::RangeChunks;
 use crate::mvcc::view::Nothing;
 use crate::mvcc::{EventType, KeyRange, KeyValue, Overlay, hash};
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -453,6 +454,57 @@ proptest! {
         for revision in model.compacted.max(1)..=model.revision() {
             prop_assert_eq!(hash::hash_kv(&view, revision), hash::hash_kv(&memory, revision));
         }
+    }
+}
+
+/// Applies a command to a store.
+fn commit(store: &std::sync::Arc<Store>, op: &Op) {
+    let mut batch = store.begin();
+    let applied = apply(batch.view(), &Command { op: Some(op.clone()), ..Default::default() }).unwrap();
+    batch.stage(applied.effects);
+    batch.commit().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..fuzz::cases(24) })]
+
+    /// Whatever is written between its chunks, unless the revision is compacted.
+    #[test]
+    fn a_range_in_chunks_is_the_range_at_once(
+        before in prop::collection::vec(op(), 1..30),
+        request in ranges(),
+        sizes in prop::collection::vec(1usize..60, 1..8),
+        meanwhile in prop::collection::vec(op(), 0..30),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        before.iter().for_each(|op| commit(&store, op));
+        let request = RangeRequest { sort_order: 0, min_mod_revision: 0, max_create_revision: 0, ..request };
+        let view = store.view();
+        let expected = refusal(range(&view, &request));
+        let at = if request.revision == 0 { view.revision() } else { request.revision };
+        let mut chunks = RangeChunks::new(&view, request);
+        let (mut sizes, mut meanwhile) = (sizes.iter().cycle(), meanwhile.iter());
+        let mut kvs = Vec::new();
+        let streamed = loop {
+            let view = store.view();
+            match refusal(chunks.next(&view, *sizes.next().unwrap())) {
+                Ok(chunk) => {
+                    kvs.extend(chunk.kvs);
+                    if let Some(end) = chunk.end {
+                        let header = Some(ResponseHeader { revision: end.revision, ..Default::default() });
+                        break Ok(RangeResponse { header, kvs, more: end.more, count: end.count });
+                    }
+                }
+                Err(EtcdError::Compacted) if view.compact_revision() > at => return Ok(()),
+                Err(refusal) => break Err(refusal),
+            }
+            if let Some(op) = meanwhile.next() {
+                commit(&store, op);
+                store.wait_compacted(store.view().compact_revision());
+            }
+        };
+        prop_assert_eq!(streamed, expected);
     }
 }
 

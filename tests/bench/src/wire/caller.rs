@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use prost::Message;
 
 use super::connection::{Connection, Endpoint, wait};
-use super::session::{Arrivals, framed};
+use super::stream::{Arrivals, framed};
 
 pub struct Caller {
     connection: Connection,

@@ -9,8 +9,9 @@ use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConfig;
 
-use super::session::{Arrivals, Session};
+use super::session::Session;
 use super::socket::Socket;
+use super::stream::Arrivals;
 
 /// Where a member serves clients, and with which TLS.
 #[derive(Clone)]

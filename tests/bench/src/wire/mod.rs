@@ -7,10 +7,11 @@ mod frame;
 mod headers;
 mod session;
 mod socket;
+mod stream;
 
 pub use caller::Caller;
 pub use connection::{Connection, Endpoint, wait};
-pub use session::{Arrivals, framed};
+pub use stream::{Arrivals, framed};
 
 #[allow(missing_docs, dead_code, clippy::all)]
 pub mod proto {

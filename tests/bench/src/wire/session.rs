@@ -9,20 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::frame::{self, Head};
 use super::headers::{Answer, Answers, Requests};
+use super::stream::{Arrivals, Stream};
 
-/// A gRPC message begins with a flag and its length.
-const PREFIX: usize = 5;
 /// The peer gets new windows after this many bytes.
 const REFILL: u32 = 1 << 29;
 const READ: usize = 128 << 10;
-
-/// What arrives.
-pub trait Arrivals {
-    /// A message of `length` bytes, of which `head` are the first (all, up to what the call keeps).
-    fn message(&mut self, tag: u32, head: &[u8], length: usize);
-    /// The last of a call.
-    fn end(&mut self, tag: u32, status: Result<(), String>);
-}
 
 /// See above.
 pub struct Session {
@@ -40,19 +31,6 @@ pub struct Session {
     received: u32,
     blocked: VecDeque<u32>,
     block: Vec<u8>,
-}
-
-struct Stream {
-    tag: u32,
-    /// Bytes of a message that are handed on.
-    keep: usize,
-    incoming: Vec<u8>,
-    /// Of the message that arrives: bytes so far, with the prefix.
-    arrived: usize,
-    received: u32,
-    window: i64,
-    unsent: Vec<u8>,
-    last: bool,
 }
 
 impl Session {
@@ -96,17 +74,7 @@ impl Session {
         let mut header = Vec::with_capacity(frame::HEADER);
         head.write(&mut header);
         self.out[start..start + frame::HEADER].copy_from_slice(&header);
-        let stream = Stream {
-            tag,
-            keep,
-            incoming: Vec::new(),
-            arrived: 0,
-            received: 0,
-            window: self.initial_window,
-            unsent: Vec::new(),
-            last: false,
-        };
-        self.streams.insert(id, stream);
+        self.streams.insert(id, Stream::new(tag, keep, self.initial_window));
         id
     }
 
@@ -246,36 +214,6 @@ impl Session {
     }
 }
 
-impl Stream {
-    /// Takes bytes of at most one message, and gives back the others.
-    fn take<'a>(&mut self, bytes: &'a [u8], arrivals: &mut impl Arrivals) -> Result<&'a [u8]> {
-        if self.arrived == 0
-            && let Some(length) = whole(bytes)
-            && let Some(message) = bytes.get(PREFIX..PREFIX + length)
-        {
-            arrivals.message(self.tag, &message[..length.min(self.keep)], length);
-            return Ok(&bytes[PREFIX + length..]);
-        }
-        let missing = match whole(&self.incoming) {
-            Some(length) => PREFIX + length - self.arrived,
-            None => PREFIX - self.arrived,
-        };
-        let (taken, rest) = bytes.split_at(missing.min(bytes.len()));
-        let kept = (PREFIX + self.keep).saturating_sub(self.incoming.len()).min(taken.len());
-        self.incoming.extend_from_slice(&taken[..kept]);
-        self.arrived += taken.len();
-        if let Some(length) = whole(&self.incoming)
-            && self.arrived == PREFIX + length
-        {
-            ensure!(self.incoming[0] == 0, "a compressed message, which nobody asked for");
-            arrivals.message(self.tag, &self.incoming[PREFIX..], length);
-            self.incoming.clear();
-            self.arrived = 0;
-        }
-        Ok(rest)
-    }
-}
-
 /// Writes `bytes` as far as the windows allow, and says how far.
 fn push(out: &mut Vec<u8>, window: &mut i64, max: usize, id: u32, stream: &mut Stream, bytes: &[u8]) -> usize {
     let allowed = usize::try_from(stream.window.min(*window)).unwrap_or(0).min(bytes.len());
@@ -300,26 +238,13 @@ fn refill(out: &mut Vec<u8>, received: &mut u32, length: u32, stream: u32) {
     }
 }
 
-/// The length of the message whose prefix `bytes` begin with.
-fn whole(bytes: &[u8]) -> Option<usize> {
-    bytes.get(1..PREFIX).map(|length| u32::from_be_bytes(length.try_into().expect("four bytes")) as usize)
-}
-
 fn number(bytes: &[u8]) -> Result<u32> {
     bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).context("a frame that is too short")
 }
 
-/// Makes a gRPC message in `buffer` out of what `encode` appends to it.
-pub fn framed(buffer: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
-    buffer.clear();
-    buffer.resize(PREFIX, 0);
-    encode(buffer);
-    let length = (buffer.len() - PREFIX) as u32;
-    buffer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::stream::framed;
     use super::*;
 
     #[derive(Default)]
