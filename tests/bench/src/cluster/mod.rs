@@ -1,6 +1,7 @@
 //! Clusters of either server: started, asked, killed.
 
 mod certificates;
+mod disk;
 mod member;
 mod process;
 mod server;
@@ -126,6 +127,12 @@ impl Cluster {
         patience: Duration,
     ) -> Result<A> {
         Caller::connect(&self.endpoints()?[0])?.call(path, request, patience)
+    }
+
+    /// Bytes that anyone has written to the members' disk so far; none if it is no block device.
+    pub fn disk(&self) -> impl Fn() -> Option<u64> + Send + use<> {
+        let folder = self.folder.path().to_owned();
+        move || disk::written(&folder)
     }
 
     /// What all members have used so far.

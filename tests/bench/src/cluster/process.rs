@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 pub struct Usage {
     /// User and system time of all threads.
     pub cpu: Duration,
-    /// Bytes that the process had written to disks, its own dirty pages included when they are written out.
+    /// Bytes of pages that the process made dirty.
     pub written: u64,
     pub resident: u64,
     /// Of `resident`, what is no file in memory.

@@ -19,6 +19,8 @@ pub struct Machine {
     pub file_system: String,
     /// The median time that 4 KiB take to the disk.
     pub sync_us: f64,
+    /// Load average of the minute before: what else was going on.
+    pub load: f64,
 }
 
 impl Machine {
@@ -37,17 +39,16 @@ impl Machine {
             kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease")?.trim()),
             file_system: file_system(&read("/proc/self/mounts")?, &data_dir.canonicalize()?),
             sync_us: sync_us(data_dir)?,
+            load: read("/proc/loadavg")?.split(' ').next().unwrap_or_default().parse().context("/proc/loadavg")?,
         })
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cpu, cores, memory_gib, kernel, file_system, sync_us } = self;
-        write!(
-            f,
-            "{cores} cores of {cpu}, {memory_gib} GiB, {kernel}, {file_system} (fdatasync of 4 KiB: {sync_us} µs)"
-        )
+        let Self { cpu, cores, memory_gib, kernel, file_system, sync_us, load } = self;
+        write!(f, "{cores} cores of {cpu}, {memory_gib} GiB, {kernel}, {file_system} ")?;
+        write!(f, "(fdatasync of 4 KiB: {sync_us} µs), load {load} before")
     }
 }
 

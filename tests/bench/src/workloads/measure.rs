@@ -82,40 +82,58 @@ fn repeat(scene: &mut Scene<'_>, action: Action, window: &Window<'_>) -> Result<
     Ok(begun.elapsed().as_secs_f64() / f64::from(times))
 }
 
-/// Looks at the processes when the window begins and ends.
+/// Looks at the processes and the disk when the window begins and ends.
 struct Meter {
     pids: Vec<u32>,
+    disk: Box<dyn Fn() -> Option<u64> + Send>,
     units: u64,
     goal: Option<u64>,
     progress: Progress,
     shown: (u64, Instant),
-    begin: Option<(Usage, Usage)>,
-    end: Option<(Usage, Usage)>,
+    begin: Option<Look>,
+    end: Option<Look>,
+}
+
+/// What was used so far.
+#[derive(Clone, Copy)]
+struct Look {
+    servers: Usage,
+    generator: Usage,
+    disk: Option<u64>,
 }
 
 impl Meter {
     fn new(scene: &Scene<'_>, units: u64, goal: Option<u64>) -> Self {
-        let (pids, progress) = (scene.cluster.pids(), scene.progress.clone());
-        Self { pids, units, goal, progress, shown: (0, Instant::now()), begin: None, end: None }
+        Self {
+            pids: scene.cluster.pids(),
+            disk: Box::new(scene.cluster.disk()),
+            units,
+            goal,
+            progress: scene.progress.clone(),
+            shown: (0, Instant::now()),
+            begin: None,
+            end: None,
+        }
     }
 
-    /// Of the servers, and of this process.
-    fn look(&self) -> Option<(Usage, Usage)> {
-        let sum = self.pids.iter().try_fold(Usage::default(), |sum, pid| anyhow::Ok(sum.plus(Usage::of(*pid)?)));
-        Some((sum.ok()?, Usage::of(std::process::id()).ok()?))
+    fn look(&self) -> Option<Look> {
+        let servers = self.pids.iter().try_fold(Usage::default(), |sum, pid| anyhow::Ok(sum.plus(Usage::of(*pid)?)));
+        Some(Look { servers: servers.ok()?, generator: Usage::of(std::process::id()).ok()?, disk: (self.disk)() })
     }
 
     fn figures(&self, measured: &Measured, user_bytes: usize, is_watch: bool) -> Result<Figures> {
         let begin = self.begin.context("a server ended before the measurement")?;
         let end = self.end.context("a server ended during the measurement")?;
-        let (servers, own) = (end.0 - begin.0, end.1 - begin.1);
+        let servers = end.servers - begin.servers;
         let (count, latencies) = match is_watch {
             true => (measured.events, &measured.event_latencies),
             false => (measured.operations, &measured.latencies),
         };
         let units = (count * self.units) as f64;
         let per_unit = |cpu: Duration| (count > 0).then(|| cpu.as_secs_f64() * 1e6 / units);
-        let written = (measured.operations as usize * user_bytes) as f64;
+        let user_bytes = (measured.operations as usize * user_bytes) as f64;
+        let per_byte = |bytes: u64| (user_bytes > 0.0).then(|| bytes as f64 / user_bytes);
+        let disk = begin.disk.zip(end.disk).map(|(begin, end)| end.saturating_sub(begin));
         Ok(Figures {
             per_second: Some(units / measured.seconds),
             p50_ms: latencies.quantile_ms(0.5),
@@ -123,8 +141,9 @@ impl Meter {
             p999_ms: latencies.quantile_ms(0.999),
             max_ms: latencies.quantile_ms(1.0),
             cpu_us: per_unit(servers.cpu),
-            written_per_byte: (written > 0.0).then(|| servers.written as f64 / written),
-            generator_cpu_us: per_unit(own.cpu),
+            written_per_byte: disk.and_then(per_byte),
+            dirtied_per_byte: per_byte(servers.written),
+            generator_cpu_us: per_unit((end.generator - begin.generator).cpu),
             failed: measured.failed,
             error: measured.error.clone(),
             ..Figures::default()

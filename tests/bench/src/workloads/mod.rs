@@ -96,8 +96,10 @@ pub struct Figures {
     /// Of all members.
     pub resident_mib: Option<f64>,
     pub resident_anonymous_mib: Option<f64>,
-    /// Bytes that all members wrote to disk for each byte of keys and values.
+    /// Bytes that the disk was written, by anyone, for each byte of keys and values.
     pub written_per_byte: Option<f64>,
+    /// The same by the members' /proc/PID/io, which exaggerates (see `cluster::disk`).
+    pub dirtied_per_byte: Option<f64>,
     /// Of a single operation, or of what went on beside the clients.
     pub seconds: Option<f64>,
     pub generator_cpu_us: Option<f64>,
