@@ -27,8 +27,14 @@ use clap::Parser;
 use cluster::{Kind, Server};
 use options::Options;
 
-fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    bench(&Options::parse()).unwrap_or_else(|error| {
+        eprintln!("keelson-bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn bench(options: &Options) -> Result<ExitCode> {
     if options.list {
         for workload in workloads::WORKLOADS {
             println!("{:28} {}", workload.name, workload.about);
@@ -36,7 +42,7 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     stop::listen()?;
-    let groups = selection::groups(&options)?;
+    let groups = selection::groups(options)?;
     let find = |kind: &Kind| match kind {
         Kind::Keelson => Server::find(*kind, options.keelson.as_deref(), &options.keelson_flags),
         Kind::Etcd => Server::find(*kind, options.etcd.as_deref(), &options.etcd_flags),
@@ -44,7 +50,7 @@ fn main() -> Result<ExitCode> {
     let servers: Result<Vec<_>> = options.servers.iter().map(find).collect();
     let data_dir = options.data_dir.clone().unwrap_or_else(std::env::temp_dir);
     std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
-    let report = run::run(&options, &groups, servers?, &data_dir)?;
+    let report = run::run(options, &groups, servers?, &data_dir)?;
     println!("{}", report::table::markdown(&report));
     let folder = options.output.clone().unwrap_or_else(default_output);
     for file in report::write(&report, &folder)? {

@@ -34,13 +34,13 @@ pub fn run(options: &Options, groups: &[Group], servers: Vec<Server>, data_dir: 
                     progress.labelled(format!("round {round} of {}, {}", settings.rounds, server.kind.name()));
                 let measured = measure(group, &server, &settings, data_dir, &progress, &mut report);
                 if stop::check().is_err() {
-                    report.failures.push("what a signal stopped".to_owned());
+                    report.fail("what a signal stopped".to_owned());
                     return Ok(report);
                 }
                 if let Err(error) = measured {
                     let failure = format!("{}: {}: {error:#}", server.kind.name(), group.environment.title());
                     progress.line(&failure);
-                    report.failures.push(failure);
+                    report.fail(failure);
                 }
             }
             *took = begun.elapsed();
@@ -75,7 +75,7 @@ fn measure(
         let figures = figures.unwrap_or_else(|error| {
             let failure = format!("{}: {}, {}: {error:#}", server.kind.name(), environment.title(), case.title());
             progress.line(&failure);
-            report.failures.push(failure);
+            report.fail(failure);
             Figures { failed: 1, error: Some(format!("{error:#}")), ..Figures::default() }
         });
         report.add(case, server.kind, figures);

@@ -14,6 +14,8 @@ use super::server::Server;
 
 /// An orderly end that takes longer becomes a kill.
 const END_WITHIN: Duration = Duration::from_secs(60);
+/// Lines of a log that are told from either end.
+const FEW: usize = 3;
 
 pub struct Member {
     pub name: String,
@@ -82,9 +84,10 @@ impl Member {
             && let Some(status) = process.try_wait()?
         {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-            let lines: Vec<_> = log.lines().rev().take(5).collect();
-            let lines: Vec<_> = lines.into_iter().rev().collect();
-            bail!("{} has ended with {status}; its last lines:\n{}", self.name, lines.join("\n"));
+            let count = log.lines().count();
+            let told = log.lines().enumerate().filter(|(index, _)| *index < FEW || index + FEW >= count);
+            let told: Vec<_> = told.map(|(_, line)| line).collect();
+            bail!("{} has ended with {status}; the first and last lines of its log:\n{}", self.name, told.join("\n"));
         }
         Ok(())
     }

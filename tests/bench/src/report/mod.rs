@@ -57,6 +57,13 @@ impl Report {
         }
     }
 
+    /// Something is missing; it is told once, however many rounds it is missing in.
+    pub fn fail(&mut self, failure: String) {
+        if !self.failures.contains(&failure) {
+            self.failures.push(failure);
+        }
+    }
+
     /// Outcomes by environment, in the order in which they were measured.
     fn groups(&self) -> impl Iterator<Item = (Environment, &[Outcome])> {
         let groups = self.outcomes.chunk_by(|one, other| one.case.environment == other.case.environment);
