@@ -4,14 +4,16 @@ mod common;
 
 use std::process::Command;
 
+use base64::Engine;
 use common::{Cluster, Member, eventually, refusal, single};
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, LeaseTimeToLiveOptions, Permission,
     PermissionType, PutOptions, RoleRevokePermissionOptions, Txn, TxnOp, WatchOptions,
 };
 
-use keelson_server::proto::etcdserverpb::PutRequest;
+use keelson_server::proto::etcdserverpb::auth_client::AuthClient;
 use keelson_server::proto::etcdserverpb::kv_client::KvClient;
+use keelson_server::proto::etcdserverpb::{AuthUserChangePasswordRequest, AuthenticateRequest, PutRequest};
 
 const INVALID_ARGUMENT: i32 = 3;
 const PERMISSION_DENIED: i32 = 7;
@@ -232,6 +234,52 @@ async fn the_gateway_and_locks_ask_who_is_calling() {
     assert_eq!(text, "etcdserver: permission denied");
     let (_, text) = refusal(anyone.lock("w", None).await);
     assert_eq!(text, "etcdserver: user name is empty");
+}
+
+/// A login whose password is being compared when it changes: the comparison does not count any more.
+#[tokio::test]
+async fn a_password_that_changes_under_a_login_gives_no_token() {
+    let (member, mut anyone) = single_with(&[]).await;
+    enable(&mut anyone).await;
+    let root = anyone.auth_client().authenticate("root".into(), "rootpw".into()).await.expect("logged in");
+    let kv = KvClient::connect(member.client_url()).await.expect("connected");
+    let auth = AuthClient::connect(member.client_url()).await.expect("connected");
+    let change = |hash: String| {
+        let (mut auth, name) = (auth.clone(), "u".to_owned());
+        let hashed_password = base64::engine::general_purpose::STANDARD.encode(hash);
+        let request = AuthUserChangePasswordRequest { name, hashed_password, ..Default::default() };
+        let mut request = tonic::Request::new(request);
+        request.metadata_mut().insert("token", root.token().parse().expect("text"));
+        async move { auth.user_change_password(request).await.expect("changed") }
+    };
+    // Comparing takes much longer than changing.
+    let [old, new] = ["old", "new"].map(|password| bcrypt::hash(password, 9).expect("a hash"));
+    let mut refused = 0;
+    for _ in 0..5 {
+        change(old.clone()).await;
+        let logins = (0..4).map(|_| {
+            let (mut auth, name, password) = (auth.clone(), "u".to_owned(), "old".to_owned());
+            async move { auth.authenticate(AuthenticateRequest { name, password }).await }
+        });
+        let (logins, _) = tokio::join!(futures::future::join_all(logins), change(new.clone()));
+        for login in logins {
+            match login {
+                Ok(token) => {
+                    let put = kv.clone().put(with_token("token", &token.into_inner().token, "w")).await;
+                    assert_eq!(
+                        put.expect_err("a token of the old password").message(),
+                        "etcdserver: invalid auth token"
+                    );
+                }
+                Err(status) => {
+                    refused += 1;
+                    let message = "etcdserver: authentication failed, invalid user ID or password";
+                    assert_eq!(status.message(), message);
+                }
+            }
+        }
+    }
+    assert!(refused > 0, "no password changed under a login");
 }
 
 /// A put as a client with that token sends it.

@@ -8,10 +8,13 @@ use serde_json::{Value as Json, json};
 use super::json;
 use super::normal;
 use super::pair::Pair;
-use super::server::DEADLINE;
 use super::side::Side;
 use super::step::Step;
 use super::wire::Stream;
+
+/// How long an observer may take, and how often it is looked at.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A stream of leaders on each server.
 pub struct Observer {
@@ -59,10 +62,12 @@ impl Pair {
                 if differences.is_empty() && is_told {
                     break;
                 }
-                if begun.elapsed() > DEADLINE {
-                    return Err(vec![format!("an observer's leader {leader:?}: {told:?}")]);
+                if begun.elapsed() > PATIENCE {
+                    let last = last.map_or("nothing".to_owned(), json::brief);
+                    let told = format!("an observer of ours was told last: {last}, the leader is {leader:?}");
+                    return Err([differences, vec![told]].concat());
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(LOOK).await;
             }
         }
         Ok(())

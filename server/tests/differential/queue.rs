@@ -43,9 +43,9 @@ type Queue = Result<Vec<KeyValue>, String>;
 impl Place {
     /// Where the session of a request goes.
     fn of(step: &Step) -> Self {
-        let bytes = |name| step.request.get_field_by_name(name).and_then(|value| value.as_bytes().cloned());
-        let lease = step.request.get_field_by_name("lease").and_then(|value| value.as_i64()).unwrap_or(0);
-        let prefix = queue(&bytes("name").unwrap_or_default());
+        let name = step.request.get_field_by_name("name").and_then(|value| value.as_bytes().cloned());
+        let lease = session_of(step).unwrap_or(0);
+        let prefix = queue(&name.unwrap_or_default());
         let sign = if lease < 0 { "-" } else { "" };
         let key = [&prefix[..], format!("{sign}{:x}", lease.unsigned_abs()).as_bytes()].concat();
         Self { prefix, key, create_revision: 0 }
@@ -59,6 +59,19 @@ impl Place {
     fn find(&mut self, queue: &[KeyValue]) {
         let own = queue.iter().find(|kv| kv.key == self.key);
         self.create_revision = own.map_or(0, |kv| kv.create_revision);
+    }
+}
+
+/// The lease of the session that a step belongs to. With 0 the servers make a lease, whose id is part of keys then and is
+/// another one on each; such steps are not sent.
+pub fn session_of(step: &Step) -> Option<i64> {
+    let lease = |message: &DynamicMessage| message.get_field_by_name("lease").and_then(|value| value.as_i64());
+    match &*step.name() {
+        "Lock/Lock" | "Election/Campaign" => lease(&step.request),
+        "Election/Proclaim" | "Election/Resign" if step.request.has_field_by_name("leader") => {
+            step.request.get_field_by_name("leader").and_then(|leader| leader.as_message().and_then(lease))
+        }
+        _ => None,
     }
 }
 
