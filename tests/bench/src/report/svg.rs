@@ -11,6 +11,7 @@ const TOP: f64 = 64.0;
 const ROW: f64 = 22.0;
 const GROUP: f64 = 34.0;
 const BOTTOM: f64 = 34.0;
+const LIMIT: f64 = 1000.0;
 /// Colours that people who see few colours can tell apart, besides the shapes; on white and on black.
 const STYLE: &str = "
   text { font: 13px system-ui, sans-serif; fill: #24292f }
@@ -110,7 +111,8 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Powers of two, or of ten where there are too many of them.
+/// Powers of two, or of ten where there are too many of them. What is beyond `LIMIT` stands at the edge: a server that
+/// did next to nothing in the time should not press everything else together.
 struct Axis {
     least: f64,
     most: f64,
@@ -120,8 +122,9 @@ struct Axis {
 impl Axis {
     fn over(values: impl Iterator<Item = f64>) -> Self {
         const MOST_TICKS: f64 = 9.0;
-        let (least, most) =
-            values.fold((0.5, 2.0), |(least, most): (f64, f64), value| (least.min(value), most.max(value)));
+        let (least, most) = values
+            .map(|value| value.clamp(1.0 / LIMIT, LIMIT))
+            .fold((0.5, 2.0), |(least, most): (f64, f64), value| (least.min(value), most.max(value)));
         let base = if (most / least).log2() > MOST_TICKS { 10.0_f64 } else { 2.0 };
         // Logarithms of powers are not quite whole numbers.
         let (least, most) = (least.log(base) + 1e-9, most.log(base) - 1e-9);
@@ -129,6 +132,7 @@ impl Axis {
     }
 
     fn x(&self, value: f64) -> f64 {
+        let value = value.clamp(self.least, self.most);
         LABELS + (value / self.least).ln() / (self.most / self.least).ln() * (WIDTH - LABELS - RIGHT)
     }
 
@@ -155,6 +159,9 @@ mod tests {
         let axis = Axis::over([3.0, 4.0].into_iter());
         assert!(axis.x(0.5) < axis.x(1.0) && axis.x(1.0) < axis.x(3.0) && axis.x(3.0) < axis.x(4.0));
         assert!(axis.x(4.0) <= WIDTH - RIGHT);
+        let axis = Axis::over([0.3, 50_000.0].into_iter());
+        assert!(axis.x(900.0) < axis.x(50_000.0) && axis.x(50_000.0) <= WIDTH - RIGHT);
+        assert_eq!(axis.ticks().len(), 5, "1/10 to 1000");
     }
 
     #[test]

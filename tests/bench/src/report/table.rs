@@ -14,15 +14,16 @@ pub fn markdown(report: &Report) -> String {
         named.chain(build).chain(server.flags.clone()).collect::<Vec<_>>().join(" ")
     });
     let mut text = format!(
-        "{}; {}. {}; rounds of {} s, {} at most; medians.\n",
+        "{}; {}. {}; rounds of {} s; medians.\n",
         report.started.format("%Y-%m-%d"),
         report.machine,
         servers.collect::<Vec<_>>().join(", "),
-        settings.length.as_secs_f64(),
-        settings.rounds
+        settings.length.as_secs_f64()
     );
     for (environment, outcomes) in report.groups() {
-        text += &format!("\n### {}\n\n", environment.title());
+        let rounds = outcomes.iter().flat_map(|outcome| [outcome.keelson.len(), outcome.etcd.len()]).max().unwrap_or(0);
+        let rounds = if rounds == 1 { "1 round".to_owned() } else { format!("{rounds} rounds") };
+        text += &format!("\n### {}: {rounds}\n\n", environment.title());
         text += &aligned(&rows(outcomes));
     }
     if !report.failures.is_empty() {
@@ -112,6 +113,6 @@ mod tests {
         assert_eq!(rows[2], ["put, 100 clients", "keelson, 2 failed", "30,000", "4.00"]);
         assert_eq!(rows[3], ["etcd", "10,000", "16.0"]);
         assert_eq!(rows[4], ["**ratio**", "**3.00**", "**0.25**"]);
-        assert!(text.contains("### 3 members, 1,000 keys of 256 B"), "{text}");
+        assert!(text.contains("### 3 members, 1,000 keys of 256 B: 2 rounds\n"), "{text}");
     }
 }
