@@ -118,7 +118,9 @@ async fn posted(address: &str, path: &str, host: &str, more: &str) -> std::io::R
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     let piece = vec![b' '; 64 << 10];
-    let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{more}Content-Length: {}\r\n\r\n", 128 * piece.len());
+    let begun = r#"{"a":""#;
+    let length = begun.len() + 128 * piece.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{more}Content-Length: {length}\r\n\r\n{begun}");
     stream.write_all(head.as_bytes()).await?;
     for _ in 0..128 {
         stream.write_all(&piece).await?;

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::late_flush::LateFlush;
 use super::unread::{self, Lent};
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
@@ -198,7 +199,8 @@ impl Connections {
                 answered
             }
         };
-        let connection = self.http.serve_connection_with_upgrades(TokioIo::new(stream), service_fn(answer));
+        let stream = TokioIo::new(LateFlush::new(stream));
+        let connection = self.http.serve_connection_with_upgrades(stream, service_fn(answer));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,

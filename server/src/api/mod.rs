@@ -13,6 +13,7 @@ mod gateway;
 mod grpc_health;
 mod http;
 mod kv;
+mod late_flush;
 mod lease;
 pub mod listen;
 mod lock;
