@@ -16,16 +16,21 @@ pub fn internal(context: &str, error: impl std::fmt::Display) -> Status {
     Status::unknown(format!("etcdserver: {context}"))
 }
 
-/// Go's gRPC has its own code and words for messages over the limit; clients look for them.
+/// Go's gRPC has its own code and words for messages over the limit; clients look for them. What nests too deep to be
+/// decoded can only be a txn.
 pub fn in_gos_words(status: Status) -> Status {
+    if status.code() == Code::Internal && status.message().ends_with("recursion limit reached") {
+        return EtcdError::TooManyOps.into();
+    }
     let is_too_large = status.code() == Code::OutOfRange && status.message().contains("message length too large");
     if !is_too_large {
         return status;
     }
     let mut sizes = status.message().split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let whose = if status.message().contains("decoded") { "received" } else { "trying to send" };
     let message = match (sizes.next(), sizes.next()) {
-        (Some(found), Some(limit)) => format!("grpc: received message larger than max ({found} vs. {limit})"),
-        _ => "grpc: received message larger than max".to_owned(),
+        (Some(found), Some(limit)) => format!("grpc: {whose} message larger than max ({found} vs. {limit})"),
+        _ => format!("grpc: {whose} message larger than max"),
     };
     Status::resource_exhausted(message)
 }
@@ -70,6 +75,9 @@ mod tests {
         let status = in_gos_words(Status::out_of_range(tonics));
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.message(), "grpc: received message larger than max (2500005 vs. 2097152)");
+        let tonics = "Error, encoded message length too large: found 2147483653 bytes, the limit is: 2147483647 bytes";
+        let status = in_gos_words(Status::out_of_range(tonics));
+        assert_eq!(status.message(), "grpc: trying to send message larger than max (2147483653 vs. 2147483647)");
         let other = in_gos_words(Status::out_of_range("etcdserver: mvcc: required revision is a future revision"));
         assert_eq!(other.code(), Code::OutOfRange);
     }

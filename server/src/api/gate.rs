@@ -95,6 +95,9 @@ const FOR_LEARNERS: &[&str] = &[
     "/grpc.health.v1.Health/Watch",
 ];
 
+/// Larger answers are refused, as they are by etcd.
+const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
+
 /// Whether these are the headers of a call of gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
@@ -116,14 +119,19 @@ impl Gate {
     /// The gate to all services of `api`.
     pub fn new(api: Arc<Api>) -> Self {
         let bytes = api.limits.max_message_bytes();
-        let kv = KvServer::from_arc(api.clone()).max_decoding_message_size(bytes);
-        let lease = LeaseServer::new(api.clone()).max_decoding_message_size(bytes);
-        let cluster = ClusterServer::from_arc(api.clone()).max_decoding_message_size(bytes);
-        let auth = AuthServer::from_arc(api.clone()).max_decoding_message_size(bytes);
-        let maintenance = MaintenanceServer::from_arc(api.clone()).max_decoding_message_size(bytes);
-        let watch = WatchServer::new(api.clone()).max_decoding_message_size(bytes);
-        let lock = LockServer::new(api.clone()).max_decoding_message_size(bytes);
-        let election = ElectionServer::new(api.clone()).max_decoding_message_size(bytes);
+        macro_rules! limited {
+            ($service:expr) => {
+                $service.max_decoding_message_size(bytes).max_encoding_message_size(MAX_ANSWER_BYTES)
+            };
+        }
+        let kv = limited!(KvServer::from_arc(api.clone()));
+        let lease = limited!(LeaseServer::new(api.clone()));
+        let cluster = limited!(ClusterServer::from_arc(api.clone()));
+        let auth = limited!(AuthServer::from_arc(api.clone()));
+        let maintenance = limited!(MaintenanceServer::from_arc(api.clone()));
+        let watch = limited!(WatchServer::new(api.clone()));
+        let lock = limited!(LockServer::new(api.clone()));
+        let election = limited!(ElectionServer::new(api.clone()));
         let health = HealthServer::from_arc(api.clone());
         let routes = Routes::new(kv)
             .add_service(watch)
@@ -397,11 +405,7 @@ impl Call {
         cut: Option<impl Future<Output = Status> + Send + 'static>,
     ) -> Response<Body> {
         if let Some(status) = Status::from_header_map(response.headers()) {
-            if status.code() == Code::OutOfRange {
-                return self.refuse(in_gos_words(status));
-            }
-            self.finish(status.code());
-            return response;
+            return self.refuse(in_gos_words(status));
         }
         let inner = std::mem::take(response.body_mut());
         *response.body_mut() = Body::new(CallBody {
@@ -451,6 +455,16 @@ struct CallBody {
     cut: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
 }
 
+impl CallBody {
+    /// Ends the answer with this status.
+    fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.call.finish(status.code());
+        let mut trailers = HeaderMap::new();
+        let added = status.add_header(&mut trailers);
+        Poll::Ready(added.is_ok().then(|| Ok(Frame::trailers(trailers))))
+    }
+}
+
 impl hyper::body::Body for CallBody {
     type Data = Bytes;
     type Error = axum::Error;
@@ -472,19 +486,18 @@ impl hyper::body::Body for CallBody {
             && let Some(trailers) = frame.trailers_ref()
         {
             let status = Status::from_header_map(trailers);
-            let code = status.map_or(Code::Unknown, |status| status.code());
-            self.call.finish(code);
+            let status = status.unwrap_or_else(|| Status::unknown("an answer without a status"));
+            // An answer that is too large is refused behind the headers.
+            if status.code() == Code::OutOfRange {
+                return self.end(in_gos_words(status));
+            }
+            self.call.finish(status.code());
         }
         if polled.is_pending()
             && let Some(cut) = &mut self.cut
             && let Poll::Ready(status) = cut.as_mut().poll(context)
         {
-            self.call.finish(status.code());
-            let mut trailers = HeaderMap::new();
-            return Poll::Ready(match status.add_header(&mut trailers) {
-                Ok(()) => Some(Ok(Frame::trailers(trailers))),
-                Err(_) => None,
-            });
+            return self.end(status);
         }
         polled
     }

@@ -5,6 +5,7 @@
 mod common;
 
 mod readers;
+mod requests;
 
 use std::future::Future;
 
