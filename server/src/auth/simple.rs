@@ -96,7 +96,10 @@ impl TokenListener for SimpleTokens {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fuzz::{Damage, cases};
 
     fn given(username: &str, token: &str) -> TokenChange {
         TokenChange::Given { username: username.to_owned(), token: token.to_owned() }
@@ -144,5 +147,18 @@ mod tests {
         }
         let (one, other) = (prefix(), prefix());
         assert!(one != other && one.len() == PREFIX_LETTERS && !one.contains('.'));
+    }
+
+    proptest! {
+        #![proptest_config(cases(400))]
+
+        #[test]
+        fn only_a_token_that_was_given_is_valid(bytes in Damage::to(Just(b"abcdefgh.77".to_vec()))) {
+            let tokens = SimpleTokens::new(Duration::from_secs(10));
+            tokens.changed(given("u", "abcdefgh.77"));
+            let token = String::from_utf8_lossy(&bytes);
+            index(&token);
+            prop_assert_eq!(tokens.user(&token).is_some(), token == "abcdefgh.77");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Members in one process, over loopback.
 
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

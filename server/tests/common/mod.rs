@@ -222,9 +222,16 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all members at once.
     pub fn start(size: usize) -> Self {
+        Self::start_with(size, &[])
+    }
+
+    /// The same, with these flags behind the usual ones.
+    pub fn start_with(size: usize, flags: &[&str]) -> Self {
         let members: Vec<_> = (0..size).map(|n| Member::new(format!("m{n}"))).collect();
         let list: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer_url())).collect();
-        let mut cluster = Cluster { members, flags: vec![format!("--initial-cluster={}", list.join(","))] };
+        let mut flags: Vec<_> = flags.iter().map(|flag| flag.to_string()).collect();
+        flags.push(format!("--initial-cluster={}", list.join(",")));
+        let mut cluster = Cluster { members, flags };
         for n in 0..size {
             cluster.restart(n);
         }

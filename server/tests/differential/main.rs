@@ -21,6 +21,8 @@ mod observe;
 mod pair;
 mod programs;
 mod queue;
+#[path = "../common/raw.rs"]
+mod raw;
 mod server;
 mod shrink;
 mod side;

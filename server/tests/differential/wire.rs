@@ -2,22 +2,17 @@
 
 use std::sync::OnceLock;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use futures::StreamExt;
-use http::uri::PathAndQuery;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::caller::Credentials;
-
-/// Larger than anything that is answered here.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
+use super::raw::{Raw, client, path};
 
 /// The API's descriptors.
 pub fn descriptors() -> &'static DescriptorPool {
@@ -36,55 +31,6 @@ pub fn method(name: &str) -> MethodDescriptor {
     let (service, method) = name.split_once('/').expect("package.Service/Method");
     let service = descriptors().get_service_by_name(service).unwrap_or_else(|| panic!("no service {service}"));
     service.methods().find(|found| found.name() == method).unwrap_or_else(|| panic!("no method {name}"))
-}
-
-/// Passes bytes through.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
-
-async fn client(channel: &Channel) -> Result<Grpc<Channel>, Status> {
-    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
-    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    Ok(client)
-}
-
-fn path(method: &MethodDescriptor) -> PathAndQuery {
-    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-    path.parse().expect("a path")
 }
 
 fn decode(method: &MethodDescriptor, bytes: Bytes) -> DynamicMessage {

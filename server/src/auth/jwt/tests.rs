@@ -2,9 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use proptest::prelude::*;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 
 use super::*;
+use crate::fuzz::{Damage, cases};
 
 const RSA: &str = include_str!("testdata/rsa.pem");
 const RSA_PUBLIC: &str = include_str!("testdata/rsa.pub.pem");
@@ -129,4 +131,43 @@ fn keys_that_do_not_fit_are_found_at_the_start() {
         let error = open(method, private, public, MINUTE).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains(hint), "{method}: {error:?}");
     }
+}
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    /// Its header and claims are any JSON, or none; its signature is right, or damaged as the whole token is.
+    #[test]
+    fn a_damaged_token_is_nobodys(damage in prop::collection::vec(Damage::any(), 1..3)) {
+        let jwt = open("HS256", Some("a secret"), None, MINUTE).unwrap();
+        let token = jwt.sign("u", 7).unwrap();
+        let mut bytes = token.clone().into_bytes();
+        damage.into_iter().for_each(|damage| damage.strike(&mut bytes));
+        let damaged = String::from_utf8_lossy(&bytes);
+        prop_assert!(jwt.verify(&damaged).is_none() || damaged == token);
+    }
+
+    #[test]
+    fn claims_of_any_kind_are_read_or_refused(name in claim(), revision in claim(), end in claim()) {
+        let jwt = open("HS256", Some("a secret"), None, MINUTE).unwrap();
+        let claims = json!({ "username": name, "revision": revision, "exp": end });
+        let token = jsonwebtoken::encode(&Header::new(jwt.algorithm), &claims, jwt.signing.as_ref().unwrap()).unwrap();
+        if let Some(caller) = jwt.verify(&token) {
+            prop_assert_eq!(Some(caller.username.as_str()), name.as_str());
+            prop_assert!(revision.is_number());
+        }
+    }
+}
+
+/// The values that break things, and others.
+fn claim() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        prop::num::f64::ANY.prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        Just(json!("u")),
+        Just(Value::Null),
+        Just(json!([{ "u": [1e300, -1, true] }])),
+    ]
 }

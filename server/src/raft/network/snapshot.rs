@@ -233,3 +233,103 @@ impl Incoming {
         File::open(&self.dir)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use prost::Message;
+
+    use super::*;
+    use crate::fuzz::{Damage, cases, typed};
+
+    /// What may happen to the chunks of a transfer.
+    #[derive(Debug, Clone)]
+    enum Fault {
+        Damage(Index, Damage),
+        Other(Index, pb::FileChunk),
+        Lost(Index),
+        Swapped(Index, Index),
+    }
+
+    fn fault() -> impl Strategy<Value = Fault> {
+        prop_oneof![
+            3 => (any::<Index>(), Damage::any()).prop_map(|(at, damage)| Fault::Damage(at, damage)),
+            1 => (any::<Index>(), typed("keelson.peer.FileChunk")).prop_map(|(at, chunk)| Fault::Other(at, chunk)),
+            1 => any::<Index>().prop_map(Fault::Lost),
+            1 => any::<(Index, Index)>().prop_map(|(one, other)| Fault::Swapped(one, other)),
+        ]
+    }
+
+    fn happen(fault: Fault, chunks: &mut Vec<pb::FileChunk>) {
+        let count = chunks.len();
+        match fault {
+            Fault::Other(at, chunk) => chunks.insert(at.index(count + 1), chunk),
+            _ if count == 0 => {}
+            Fault::Damage(at, damage) => {
+                let chunk = at.get_mut(chunks);
+                let mut bytes = chunk.encode_to_vec();
+                damage.strike(&mut bytes);
+                if let Ok(damaged) = pb::FileChunk::decode(&bytes[..]) {
+                    *chunk = damaged;
+                }
+            }
+            Fault::Lost(at) => drop(chunks.remove(at.index(count))),
+            Fault::Swapped(one, other) => chunks.swap(one.index(count), other.index(count)),
+        }
+    }
+
+    fn contents(dir: &Path) -> Vec<Vec<u8>> {
+        let mut contents: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+        contents.sort();
+        contents
+    }
+
+    proptest! {
+        #![proptest_config(cases(200))]
+
+        /// Nothing is written elsewhere, and what is taken for complete has what was sent.
+        #[test]
+        fn a_transfer_is_complete_or_refused(
+            files in vec(vec(vec(any::<u8>(), 1..40), 1..4), 1..4),
+            faults in vec(fault(), 0..3),
+        ) {
+            let parent = tempfile::tempdir().unwrap();
+            let dir = parent.path().join("incoming");
+            let mut chunks = Vec::new();
+            for (name, pieces) in files.iter().enumerate() {
+                let mut offset = 0;
+                for data in pieces {
+                    let (data, crc) = (Bytes::from(data.clone()), crc32c::crc32c(data));
+                    chunks.push(pb::FileChunk { name: name.to_string(), offset, data: data.clone(), crc });
+                    offset += data.len() as u64;
+                }
+            }
+            let sent: Vec<Vec<u8>> = files.iter().map(|pieces| pieces.concat()).collect();
+            let end = pb::SnapshotEnd { files: sent.len() as u32, bytes: sent.iter().map(|file| file.len() as u64).sum() };
+            let is_whole = faults.is_empty();
+            faults.into_iter().for_each(|fault| happen(fault, &mut chunks));
+
+            let mut incoming = Incoming::new(&dir, Histogram::new([1.0])).unwrap();
+            let written = chunks.iter().try_for_each(|chunk| incoming.write(chunk));
+            let complete = written.and_then(|()| incoming.finish(&end));
+            prop_assert!(complete.is_ok() || !is_whole);
+            if complete.is_ok() {
+                let mut sent = sent;
+                sent.sort();
+                prop_assert_eq!(contents(&dir), sent);
+            }
+            prop_assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        }
+
+        /// A header that is taken stands for something that its sender can have.
+        #[test]
+        fn a_header_is_understood_or_refused(header in typed("keelson.peer.SnapshotHeader")) {
+            if let Ok((vote, meta)) = decode_header(header) {
+                prop_assert!(may_know(&vote, meta.last_log_id));
+            }
+        }
+    }
+}
