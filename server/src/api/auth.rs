@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{Api, mismatch};
+use crate::bbolt;
 use crate::error::EtcdError;
 use crate::mvcc::{self, View};
 use crate::proto::command::command::Op;
@@ -13,6 +14,14 @@ use crate::proto::command::{Authenticate, Caller};
 use crate::proto::etcdserverpb::auth_server::Auth;
 use crate::proto::etcdserverpb::*;
 use crate::state::auth::{Access, permissions};
+
+/// In a snapshot a user's name, or a role's, is a key of bbolt's, which are limited. etcd falls over longer ones.
+fn check_name(name: &str) -> Result<(), EtcdError> {
+    match name.len() > bbolt::MAX_KEY {
+        true => Err(EtcdError::RequestTooLarge),
+        false => Ok(()),
+    }
+}
 
 #[tonic::async_trait]
 impl Auth for Api {
@@ -67,6 +76,7 @@ impl Auth for Api {
 
     async fn user_add(&self, request: Request<AuthUserAddRequest>) -> Result<Response<AuthUserAddResponse>, Status> {
         let (credentials, mut request) = self.open(request);
+        check_name(&request.name)?;
         let password = std::mem::take(&mut request.password);
         if request.options.is_some_and(|options| options.no_password) {
             request.hashed_password.clear();
@@ -133,6 +143,7 @@ impl Auth for Api {
     }
 
     async fn role_add(&self, request: Request<AuthRoleAddRequest>) -> Result<Response<AuthRoleAddResponse>, Status> {
+        check_name(&request.get_ref().name)?;
         let header = self.change(request, Op::RoleAdd).await?;
         Ok(Response::new(AuthRoleAddResponse { header }))
     }

@@ -13,6 +13,7 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use page::MAX_KEY;
 pub use reader::{Reader, Visit};
 pub use writer::Writer;
 

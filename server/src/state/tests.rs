@@ -479,7 +479,13 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         before.iter().for_each(|op| commit(&store, op));
-        let request = RangeRequest { sort_order: 0, min_mod_revision: 0, max_create_revision: 0, ..request };
+        let request = RangeRequest {
+            sort_order: 0,
+            sort_target: 0,
+            min_mod_revision: 0,
+            max_create_revision: 0,
+            ..request
+        };
         let view = store.view();
         let expected = refusal(range(&view, &request));
         let at = if request.revision == 0 { view.revision() } else { request.revision };

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::common::{Member, single};
+use super::common::{Member, refusal, single};
 use super::{Memory, in_time, narrow};
 
 /// Requests at once.
@@ -104,6 +104,19 @@ async fn txns_with_too_much_in_them_are_refused() {
 }
 
 #[tokio::test]
+async fn names_that_no_snapshot_can_hold_are_refused() {
+    let (_member, mut client) = single().await;
+    let name = |bytes| "n".repeat(bytes);
+    let too_large = (3, "etcdserver: request is too large".to_owned());
+    assert_eq!(refusal(client.user_add(name(32_769), "pw", None).await), too_large);
+    assert_eq!(refusal(client.role_add(name(32_769)).await), too_large);
+    client.user_add(name(32_768), "pw", None).await.expect("added");
+    client.role_add(name(32_768)).await.expect("added");
+    let mut snapshot = client.snapshot().await.expect("a snapshot");
+    while snapshot.message().await.expect("a piece").is_some() {}
+}
+
+#[tokio::test]
 async fn json_without_an_end_is_refused() {
     static LETTERS: [u8; 16 << 10] = [b'A'; 16 << 10];
     let (member, mut client) = single().await;
@@ -114,16 +127,17 @@ async fn json_without_an_end_is_refused() {
         let pieces = stream::iter([Bytes::from_static(begin.as_bytes())]).chain(endless(piece));
         http.request(request.body(body(pieces)).expect("a request"))
     };
-    for (path, begin, piece) in
-        [("kv/put", "{\"key\":\"", &LETTERS[..]), ("kv/put", "", &[b' '; 4096][..]), ("kv/put", "", &[b'['; 4096][..])]
+    let too_large = "grpc: received message larger than max";
+    for (begin, piece, expected, message) in
+        [("{\"key\":\"", &LETTERS[..], 429, too_large), ("", &[b'['; 4096][..], 400, "a message is an object")]
     {
-        let answers = future::join_all((0..MANY / 2).map(|_| request(path, begin, piece)));
+        let answers = future::join_all((0..MANY / 2).map(|_| request("kv/put", begin, piece)));
         for answer in in_time("the answers", answers).await {
             let (head, body) = answer.expect("an answer").into_parts();
             let body = body.collect().await.expect("a body").to_bytes();
             let body = String::from_utf8_lossy(&body);
-            assert_eq!(head.status, 429, "{body}");
-            assert!(body.contains("grpc: received message larger than max"), "{body}");
+            assert_eq!(head.status, expected, "{body}");
+            assert!(body.contains(message), "{body}");
         }
     }
     // A stream ends at what cannot be read, as at the end of the body.
