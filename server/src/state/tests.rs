@@ -472,45 +472,50 @@ proptest! {
     #[test]
     fn a_range_in_chunks_is_the_range_at_once(
         before in prop::collection::vec(op(), 1..30),
-        request in ranges(),
+        requests in prop::collection::vec(ranges(), 12),
         sizes in prop::collection::vec(1usize..60, 1..8),
         meanwhile in prop::collection::vec(op(), 0..30),
     ) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         before.iter().for_each(|op| commit(&store, op));
-        let request = RangeRequest {
-            sort_order: 0,
-            sort_target: 0,
-            min_mod_revision: 0,
-            max_create_revision: 0,
-            ..request
-        };
-        let view = store.view();
-        let expected = refusal(range(&view, &request));
-        let at = if request.revision == 0 { view.revision() } else { request.revision };
-        let mut chunks = RangeChunks::new(&view, request);
         let (mut sizes, mut meanwhile) = (sizes.iter().cycle(), meanwhile.iter());
-        let mut kvs = Vec::new();
-        let streamed = loop {
+        for request in requests {
+            let in_key_order = RangeRequest { sort_order: 0, sort_target: 0, ..request };
+            let request = RangeRequest { min_mod_revision: 0, max_create_revision: 0, ..in_key_order };
             let view = store.view();
-            match refusal(chunks.next(&view, *sizes.next().unwrap())) {
-                Ok(chunk) => {
-                    kvs.extend(chunk.kvs);
-                    if let Some(end) = chunk.end {
-                        let header = Some(ResponseHeader { revision: end.revision, ..Default::default() });
-                        break Ok(RangeResponse { header, kvs, more: end.more, count: end.count });
-                    }
-                }
-                Err(EtcdError::Compacted) if view.compact_revision() > at => return Ok(()),
-                Err(refusal) => break Err(refusal),
-            }
-            if let Some(op) = meanwhile.next() {
-                commit(&store, op);
-                store.wait_compacted(store.view().compact_revision());
-            }
-        };
-        prop_assert_eq!(streamed, expected);
+            let expected = refusal(range(&view, &request));
+            let at = if request.revision == 0 { view.revision() } else { request.revision };
+            let chunks = RangeChunks::new(&view, request.clone());
+            let mut first = Some(view);
+            let streamed = streamed(chunks, || {
+                let view = first.take().unwrap_or_else(|| {
+                    meanwhile.next().into_iter().for_each(|op| commit(&store, op));
+                    store.wait_compacted(store.view().compact_revision());
+                    store.view()
+                });
+                (view, *sizes.next().unwrap())
+            });
+            let compacted = streamed == Err(EtcdError::Compacted) && store.view().compact_revision() > at;
+            prop_assert!(compacted || streamed == expected, "{request:?}: {streamed:?}, not {expected:?}");
+        }
+    }
+}
+
+/// All chunks together; `next` tells the view and the size of each.
+fn streamed<V: View>(
+    mut chunks: RangeChunks,
+    mut next: impl FnMut() -> (V, usize),
+) -> Result<RangeResponse, EtcdError> {
+    let mut kvs = Vec::new();
+    loop {
+        let (view, bytes) = next();
+        let chunk = refusal(chunks.next(&view, bytes))?;
+        kvs.extend(chunk.kvs);
+        if let Some(end) = chunk.end {
+            let header = Some(ResponseHeader { revision: end.revision, ..Default::default() });
+            return Ok(RangeResponse { header, kvs, more: end.more, count: end.count });
+        }
     }
 }
 
