@@ -203,6 +203,7 @@ impl Api {
             quota_bytes: self.limits.told_quota_bytes,
             revision: view.revision(),
             compact_revision: view.compact_revision(),
+            keys: view.keys().unwrap_or(0),
             auth_revision: view.auth().revision,
             cluster_version: self.cluster_version().unwrap_or_default(),
             active_peers: self.node.active_peers(),

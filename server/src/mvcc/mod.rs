@@ -5,10 +5,12 @@
 //! - [`effects`]: what a command changes, and a view with such changes on top;
 //! - [`range`]: the Range request with every option;
 //! - [`range_chunks`]: a range in chunks, each from a view of its own;
+//! - [`counts`]: how many keys there are, without a look at each;
 //! - [`auth`]: users, roles and what they permit;
 //! - [`hash`]: the sum over the history that members compare.
 
 pub mod auth;
+pub mod counts;
 pub mod effects;
 pub mod hash;
 pub mod keys;

@@ -16,7 +16,12 @@ pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse,
     let at = if request.revision <= 0 { current } else { request.revision };
     check_revision(view, at)?;
     let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
-    let (count, mut kvs) = collect(view, &keys, at, &Wanted::of(request))?;
+    let wanted = Wanted::of(request);
+    let known = if wanted.is_limited() { count(view, &keys, at)? } else { None };
+    let (count, mut kvs) = match known {
+        Some(count) => (count, first(view, &keys, at, &wanted)?),
+        None => collect(view, &keys, at, &wanted)?,
+    };
     sort(&mut kvs, request);
     let limit = usize::try_from(request.limit).unwrap_or(0);
     let more = limit > 0 && kvs.len() > limit;
@@ -79,10 +84,48 @@ impl Wanted {
         Self { limit, values, leases: !request.keys_only, filters }
     }
 
+    /// Less than all keys of the range need to be looked at, but for their number.
+    fn is_limited(&self) -> bool {
+        self.limit < usize::MAX
+    }
+
     fn accepts(&self, modified: i64, created: i64) -> bool {
         let within = |(min, max): (i64, i64), revision| (min == 0 || revision >= min) && (max == 0 || revision <= max);
         within(self.filters[0], modified) && within(self.filters[1], created)
     }
+}
+
+/// Changes since a revision that are looked at to count the keys of then; with more, the keys are looked at.
+const MOST_CHANGES: usize = 10_000;
+
+/// The number of keys of the range at a revision, if that is known without a look at each.
+fn count<V: View>(view: &V, keys: &KeyRange, at: i64) -> Result<Option<i64>, ViewError> {
+    let known = if matches!(keys, KeyRange::One(_)) { None } else { view.count(keys)? };
+    let Some(mut count) = known else { return Ok(None) };
+    let mut changes = 0;
+    if at < view.revision() {
+        view.history(at + 1, &mut |place, record| {
+            let by = record.change(place);
+            if by != 0 && keys.contains(&record.key_value()?.key) {
+                count -= by;
+            }
+            changes += 1;
+            Ok(if changes > MOST_CHANGES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+    }
+    Ok((changes <= MOST_CHANGES).then_some(count))
+}
+
+/// The first of the wanted key-values, as many as the limit allows.
+fn first<V: View>(view: &V, keys: &KeyRange, at: i64, wanted: &Wanted) -> Result<Vec<KeyValue>, ViewError> {
+    let mut kvs = Vec::new();
+    if wanted.limit > 0 {
+        walk(view, keys, at, wanted, |kv| {
+            kvs.push(kv);
+            if kvs.len() < wanted.limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+    }
+    Ok(kvs)
 }
 
 /// The count of all keys of the range at a revision, and the wanted ones in key order.

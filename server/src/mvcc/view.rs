@@ -66,6 +66,12 @@ pub struct RevRecord {
 }
 
 impl RevRecord {
+    /// By how much the change, which is stored at `place`, altered the number of keys.
+    pub fn change(&self, place: RevKey) -> i64 {
+        let existed = self.previous.is_some_and(|previous| !previous.tombstone);
+        i64::from(!place.tombstone) - i64::from(existed)
+    }
+
     /// The decoded KeyValue; shares memory.
     pub fn key_value(&self) -> Result<KeyValue, ViewError> {
         KeyValue::decode(self.kv.clone()).map_err(|error| ViewError(format!("stored KeyValue: {error}")))
@@ -155,6 +161,11 @@ pub trait View {
 
     /// The newest versions of the keys in the range in key order, deletions included, until `visit` breaks.
     fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError>;
+
+    /// How many keys of the range exist, where that is known without a look at each.
+    fn count(&self, _range: &KeyRange) -> Result<Option<i64>, ViewError> {
+        Ok(None)
+    }
 
     /// One version of a key.
     fn record(&self, key: RevKey) -> Result<Option<RevRecord>, ViewError>;

@@ -4,6 +4,7 @@
 //! - [`read`]: a view of the committed state;
 //! - [`batch`]: many commands' changes in one write;
 //! - [`compact`]: removal of superseded versions;
+//! - [`counter`]: how many keys there are, in the background;
 //! - [`load`]: a new store out of a history that was made elsewhere;
 //! - [`place`]: which directory holds the state, and how it is replaced.
 //!
@@ -12,12 +13,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use prost::Message;
 use rocksdb::{Cache, checkpoint::Checkpoint};
 
+use crate::mvcc::counts::Blocks;
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
 use crate::mvcc::{AlarmMember, Auth, Effects, ReadError, Source, ViewError, keys};
 use crate::proto::etcdserverpb::AlarmResponse;
@@ -26,6 +29,7 @@ use crate::telemetry::NodeMetrics;
 mod batch;
 mod columns;
 mod compact;
+mod counter;
 mod load;
 mod place;
 mod read;
@@ -39,6 +43,7 @@ pub use read::ReadView;
 
 use columns::{Column, Database, meta};
 use compact::Progress;
+use counter::{Counted, Counter};
 use place::Place;
 
 /// Why the store failed. Except when opening or installing, the process must stop: what is on disk is then unknown.
@@ -97,6 +102,8 @@ pub struct Store {
     flushed: Mutex<Option<Vec<u8>>>,
     unflushed_bytes: AtomicU64,
     removal: Arc<Progress>,
+    counter: Arc<Counter>,
+    counting: OnceLock<JoinHandle<()>>,
     /// A copy of `head.auth.enabled`, for a look without a lock.
     auth_enabled: AtomicBool,
 }
@@ -109,6 +116,7 @@ struct Head {
     alarms: Arc<[AlarmMember]>,
     auth: Arc<Auth>,
     applied: Option<Vec<u8>>,
+    counted: Counted,
 }
 
 impl Store {
@@ -121,6 +129,8 @@ impl Store {
         let (head, removed) = Head::load(database)?;
         let removal = Arc::new(Progress::default());
         removal.set(head.compact_revision, removed);
+        let counter = Arc::new(Counter::default());
+        counter.want();
         let store = Arc::new(Self {
             options,
             cache,
@@ -131,12 +141,17 @@ impl Store {
             head: RwLock::new(head),
             unflushed_bytes: AtomicU64::new(0),
             removal: Arc::clone(&removal),
+            counter: Arc::clone(&counter),
+            counting: OnceLock::new(),
         });
+        let fail = |source| io_error(dir, source);
         let weak = Arc::downgrade(&store);
-        std::thread::Builder::new()
-            .name("compaction".to_owned())
-            .spawn(move || compact::run(weak, removal))
-            .map_err(|source| io_error(dir, source))?;
+        let compaction = thread::Builder::new().name("compaction".to_owned());
+        compaction.spawn(move || compact::run(weak, removal)).map_err(fail)?;
+        let weak = Arc::downgrade(&store);
+        let counting = thread::Builder::new().name("key-counter".to_owned());
+        let counting = counting.spawn(move || counter::run(weak, counter)).map_err(fail)?;
+        store.counting.get_or_init(|| counting);
         Ok(store)
     }
 
@@ -147,10 +162,7 @@ impl Store {
 
     /// The committed state as of now.
     pub fn view(&self) -> ReadView {
-        let head = self.head();
-        let database = Arc::clone(&head.database);
-        let (alarms, auth) = (Arc::clone(&head.alarms), Arc::clone(&head.auth));
-        ReadView::new(database, head.revision, head.compact_revision, alarms, auth)
+        self.head().view()
     }
 
     /// Whether requests must tell whose they are: cheap enough to be asked with each.
@@ -226,6 +238,7 @@ impl Store {
         self.auth_enabled.store(head.auth.enabled, Ordering::Release);
         let old = std::mem::replace(&mut *self.head_mut(), head);
         old.database.discard();
+        self.counter.want();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         *self.flushed() = applied;
         Ok(())
@@ -274,6 +287,9 @@ impl Store {
             assert!(revision > head.revision, "revisions grow");
             head.revision = revision;
         }
+        if head.counted.change(&effects.history)? {
+            self.counter.want();
+        }
         if let Some(alarms) = effects.alarms {
             head.alarms = alarms.into();
         }
@@ -290,6 +306,21 @@ impl Store {
             self.removal.want(revision);
         }
         Ok(())
+    }
+
+    /// What there is to count. Changes from here on are remembered until `end_count`.
+    fn begin_count(&self) -> ReadView {
+        let mut head = self.head_mut();
+        head.counted.begin();
+        head.view()
+    }
+
+    /// Takes over what was counted in the view of `begin_count`, if the state was not replaced since.
+    fn end_count(&self, view: &ReadView, found: Vec<Blocks>) {
+        let mut head = self.head_mut();
+        if view.is_of(&head.database) {
+            head.counted.end(found);
+        }
     }
 
     /// One step of removing superseded versions; returns how far the removal got.
@@ -335,10 +366,23 @@ impl Source for Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.removal.close();
+        self.counter.close();
+        // It may hold a view, and with it the database open.
+        if let Some(counting) = self.counting.take().filter(|counting| counting.thread().id() != thread::current().id())
+            && counting.join().is_err()
+        {
+            tracing::error!("the thread that counts keys panicked");
+        }
     }
 }
 
 impl Head {
+    fn view(&self) -> ReadView {
+        let (alarms, auth) = (Arc::clone(&self.alarms), Arc::clone(&self.auth));
+        let database = Arc::clone(&self.database);
+        ReadView::new(database, self.revision, self.compact_revision, alarms, auth, self.counted.counts())
+    }
+
     /// Reads the state's numbers, and up to which revision superseded versions are removed.
     fn load(database: Arc<Database>) -> Result<(Self, i64), StorageError> {
         let column = database.column(Column::Meta);
@@ -356,6 +400,7 @@ impl Head {
             alarms: alarms.into(),
             auth: Arc::new(database.auth()?),
             applied: database.rocks().get_cf(column, meta::APPLIED)?,
+            counted: Counted::default(),
             database: Arc::clone(&database),
         };
         let removed = database.number(meta::REMOVED_REVISION)?.unwrap_or(-1);

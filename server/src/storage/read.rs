@@ -8,6 +8,7 @@ use prost::Message;
 use rocksdb::{DB, DBRawIterator, ReadOptions, Snapshot};
 
 use super::columns::{Column, Database, meta};
+use crate::mvcc::counts::KeyCounts;
 use crate::mvcc::keys::{self, attachment_key, decode_key_record, decode_rev_record, lease_key};
 use crate::mvcc::{
     AlarmMember, Auth, KeyRange, KeyRecord, LeaseRecord, MemberAttributes, RevKey, RevRecord, View, ViewError, Visit,
@@ -24,6 +25,7 @@ pub struct ReadView {
     compact_revision: i64,
     alarms: Arc<[AlarmMember]>,
     auth: Arc<Auth>,
+    counts: Option<Arc<KeyCounts>>,
 }
 
 impl ReadView {
@@ -34,6 +36,7 @@ impl ReadView {
         compact_revision: i64,
         alarms: Arc<[AlarmMember]>,
         auth: Arc<Auth>,
+        counts: Option<Arc<KeyCounts>>,
     ) -> Self {
         // SAFETY: the reference is used only by `snapshot`. The database it points to is on the heap, where the `Arc`
         // beside it keeps it in place: `Database::rocks` changes only in `Database::drop`, which runs after the last
@@ -41,7 +44,22 @@ impl ReadView {
         // the snapshot or the reference, and iterators made from it borrow from the view.
         #[allow(unsafe_code)]
         let rocks: &'static DB = unsafe { &*std::ptr::from_ref(database.rocks()) };
-        Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms, auth }
+        Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms, auth, counts }
+    }
+
+    /// How many keys there are in which block, if they were counted.
+    pub(super) fn counts(&self) -> Option<&KeyCounts> {
+        self.counts.as_deref()
+    }
+
+    /// How many keys there are, if they were counted.
+    pub fn keys(&self) -> Option<i64> {
+        self.counts().map(KeyCounts::total)
+    }
+
+    /// Whether this is a view of that database.
+    pub(super) fn is_of(&self, database: &Arc<Database>) -> bool {
+        Arc::ptr_eq(&self.database, database)
     }
 
     /// What `Store::applied` returned at that moment.
@@ -121,6 +139,18 @@ impl View for ReadView {
             let (stamp, value) = decode_key_record(record)?;
             visit(key, stamp, value)
         })
+    }
+
+    fn count(&self, range: &KeyRange) -> Result<Option<i64>, ViewError> {
+        let Some(counts) = &self.counts else { return Ok(None) };
+        let (mut count, rest) = counts.within(range);
+        for range in rest {
+            self.scan(&range, &mut |_, stamp, _| {
+                count += i64::from(!stamp.tombstone);
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        Ok(Some(count))
     }
 
     fn record(&self, key: RevKey) -> Result<Option<RevRecord>, ViewError> {

@@ -3,7 +3,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::mvcc::range::range;
-use crate::mvcc::{View, hash};
+use crate::mvcc::{KeyRange, View, hash};
 use crate::proto::command::Command;
 use crate::proto::command::command::Op;
 use crate::proto::etcdserverpb::*;
@@ -309,4 +309,64 @@ fn a_checkpoint_is_kept_with_its_lease_and_a_lease_without_one_is_as_before() {
     assert_eq!(left(), [(1, 1000, 700), (2, 1000, 1000)]);
     apply(&store, [checkpoint(&[(1, 0)])]);
     assert_eq!(left(), [(1, 1000, 0), (2, 1000, 1000)]);
+}
+
+/// Keys in numbers that make blocks, with what counts them done.
+fn counted(store: &Arc<Store>) -> ReadView {
+    let begun = Instant::now();
+    loop {
+        let view = store.view();
+        if view.counts().is_some_and(|counts| counts.crowded().is_empty()) {
+            return view;
+        }
+        assert!(begun.elapsed().as_secs() < 30, "the keys are not counted");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn ranges_are_counted_at_any_revision_while_blocks_are_divided() {
+    let dir = TempDir::new().unwrap();
+    let key = |number: usize| format!("k{number:05}");
+    let count = |view: &ReadView, start: usize, end: usize, revision: i64, count_only: bool| {
+        let (key, range_end) = (key(start).into(), key(end).into());
+        let request = RangeRequest { key, range_end, revision, count_only, limit: 3, ..Default::default() };
+        let response = range(view, &request).unwrap();
+        let keys = (response.count.min(3), response.count > 3);
+        assert!(count_only || (response.kvs.len() as i64, response.more) == keys, "{response:?}");
+        response.count
+    };
+    {
+        let store = open(dir.path());
+        counted(&store);
+        for hundred in 0..50 {
+            apply(&store, (0..100).map(|number| put(&key(hundred * 100 + number), "v")));
+        }
+        let full = store.view().revision();
+        for hundred in (0..50).step_by(2) {
+            apply(&store, (0..100).map(|number| delete(&key(hundred * 100 + number))));
+        }
+        apply(&store, (0..200).map(|number| put(&key(number), "again")));
+        let view = counted(&store);
+        assert_eq!(view.count(&KeyRange::From(Bytes::new())).unwrap(), Some(2600));
+        for count_only in [false, true] {
+            assert_eq!(count(&view, 0, 5000, 0, count_only), 2600);
+            assert_eq!(count(&view, 150, 1050, 0, count_only), 50 + 400);
+            assert_eq!(count(&view, 150, 1050, full, count_only), 900);
+            assert_eq!(count(&view, 150, 1050, full - 4000, count_only), 850);
+            assert_eq!(count(&view, 150, 1050, full - 4950, count_only), 0);
+        }
+    }
+    // Counted anew from what is on the disk.
+    let copy = crash(&dir);
+    let store = open(copy.path());
+    let view = counted(&store);
+    let all = KeyRange::From(Bytes::new());
+    let mut keys = 0;
+    view.scan(&all, &mut |_, stamp, _| {
+        keys += i64::from(!stamp.tombstone);
+        Ok(std::ops::ControlFlow::Continue(()))
+    })
+    .unwrap();
+    assert_eq!(view.count(&all).unwrap(), Some(keys));
 }

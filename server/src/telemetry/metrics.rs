@@ -89,6 +89,8 @@ pub struct Observed {
     pub revision: i64,
     /// The revision below which history is gone.
     pub compact_revision: i64,
+    /// Keys that exist; 0 before they are counted.
+    pub keys: i64,
     /// Counts the changes of users and roles.
     pub auth_revision: u64,
     /// Events that wait to be sent to watchers.
@@ -144,6 +146,7 @@ struct LookedUp {
     in_use_bytes: Gauge,
     revision: Gauge,
     compact_revision: Gauge,
+    keys: Gauge,
     auth_revision: Gauge,
     pending_events: Gauge,
     known_peers: Family<Pair, Gauge>,
@@ -237,6 +240,7 @@ impl LookedUp {
             total_bytes: add(registry, "etcd_mvcc_db_total_size_in_bytes", "Bytes on disk"),
             in_use_bytes: add(registry, "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes on disk that hold live data"),
             revision: add(registry, "etcd_debugging_mvcc_current_revision", "The store's revision"),
+            keys: add(registry, "etcd_debugging_mvcc_keys_total", "Keys that exist"),
             compact_revision: add(
                 registry,
                 "etcd_debugging_mvcc_compact_revision",
@@ -280,6 +284,7 @@ impl LookedUp {
         self.quota.set(observed.quota_bytes);
         self.revision.set(observed.revision);
         self.compact_revision.set(observed.compact_revision);
+        self.keys.set(observed.keys);
         self.pending_events.set(observed.pending_events as i64);
         let server_id = format!("{:x}", observed.member_id);
         self.known_peers.clear();
