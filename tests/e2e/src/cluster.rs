@@ -44,7 +44,7 @@ pub fn manifest(name: &str, size: i64) -> Value {
 }
 
 /// Makes a namespace with a generated name.
-pub async fn make_namespace(client: &Client) -> Result<String> {
+async fn make_namespace(client: &Client) -> Result<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = serde_json::from_value(json!({"metadata": {"generateName": "keelson-e2e-"}}))?;
     let made = namespaces.create(&PostParams::default(), &namespace).await.context("make a namespace")?;
