@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::StartError;
 
-/// Format of the directory that this program writes; it refuses newer ones.
-pub const FORMAT: u32 = 1;
+/// Format of the directory that this program writes and reads. 2: the sums of the Raft log have a salt.
+pub const FORMAT: u32 = 2;
 const IDENTITY: &str = "keelson.json";
 const LOCK: &str = "keelson.lock";
 
@@ -120,14 +120,16 @@ impl DataDir {
         };
         let damaged = |error| StartError::DataDir(format!("{} is damaged: {error}", path.display()));
         let format: Format = serde_json::from_slice(&text).map_err(damaged)?;
-        if format.format > FORMAT {
-            return Err(StartError::DataDir(format!(
-                "{} has format {}, but this version knows formats up to {FORMAT}; start a newer keelson-server",
-                self.path.display(),
-                format.format
-            )));
-        }
-        serde_json::from_slice(&text).map_err(damaged).map(Some)
+        let way_out = match format.format {
+            FORMAT => return serde_json::from_slice(&text).map_err(damaged).map(Some),
+            ..FORMAT => "save a snapshot with the version that wrote it, and restore that with this one",
+            _ => "start a newer keelson-server",
+        };
+        Err(StartError::DataDir(format!(
+            "{} has format {}, but this version knows format {FORMAT}; {way_out}",
+            self.path.display(),
+            format.format
+        )))
     }
 
     fn refuse_leftovers(&self) -> Result<Option<Identity>, StartError> {
@@ -184,14 +186,16 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_survives_and_a_newer_format_is_refused() {
+    fn the_identity_survives_and_other_formats_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path(), None).unwrap();
         assert_eq!(data.identity().unwrap(), None);
         data.write_identity(&identity(FORMAT)).unwrap();
         assert_eq!(data.identity().unwrap(), Some(identity(FORMAT)));
-        data.write_identity(&identity(FORMAT + 1)).unwrap();
-        assert!(data.identity().unwrap_err().to_string().contains("start a newer keelson-server"));
+        for (format, way_out) in [(FORMAT + 1, "start a newer keelson-server"), (FORMAT - 1, "save a snapshot")] {
+            data.write_identity(&identity(format)).unwrap();
+            assert!(data.identity().unwrap_err().to_string().contains(way_out));
+        }
     }
 
     #[test]

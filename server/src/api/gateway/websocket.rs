@@ -39,12 +39,11 @@ pub fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 /// Opens the websocket. What it carries is one request, a POST to the same path, which `answer` answers.
-pub async fn open<A, F>(head: Parts, max_message_bytes: usize, answer: A) -> Response<Body>
+pub async fn open<A, F>(mut head: Parts, max_message_bytes: usize, answer: A) -> Response<Body>
 where
     A: FnOnce(Request<Body>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let mut head = head;
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut head, &()).await {
         Ok(upgrade) => upgrade,
         Err(refusal) => return refusal.into_response(),

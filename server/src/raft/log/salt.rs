@@ -8,10 +8,8 @@ use std::path::Path;
 use super::LogError;
 use super::writer::sync_dir;
 
+/// Eight bytes, and their sum.
 const FILE: &str = "salt";
-
-/// Bytes of the salt; the sum of them follows.
-const LENGTH: usize = 8;
 
 /// The salt of the log in `dir`. A log without segments gets one.
 pub fn salt(dir: &Path, has_segments: bool) -> Result<u64, LogError> {
@@ -30,8 +28,8 @@ pub fn salt(dir: &Path, has_segments: bool) -> Result<u64, LogError> {
 }
 
 fn parse(bytes: &[u8]) -> Option<u64> {
-    let (salt, sum) = bytes.split_at_checked(LENGTH)?;
-    (sum == crc32c::crc32c(salt).to_le_bytes()).then(|| salt.try_into().map(u64::from_le_bytes).ok())?
+    let (salt, sum) = bytes.split_first_chunk()?;
+    (sum == crc32c::crc32c(salt).to_le_bytes()).then(|| u64::from_le_bytes(*salt))
 }
 
 fn write(dir: &Path, salt: u64) -> io::Result<()> {
