@@ -298,7 +298,7 @@ impl Api {
     }
 
     fn is_voter(&self) -> bool {
-        !self.node.status().is_learner()
+        !self.node.is_learner()
     }
 
     /// Returns when a stream must end: the server stops, the leader that the client wants has been gone too long, or the

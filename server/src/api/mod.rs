@@ -125,8 +125,8 @@ impl Api {
 
     /// A header for an answer that was made at `revision`.
     fn header(&self, revision: i64) -> ResponseHeader {
-        let status = self.node.status();
-        ResponseHeader { cluster_id: status.cluster_id, member_id: status.member_id, revision, raft_term: status.term }
+        let (cluster_id, member_id) = self.node.ids();
+        ResponseHeader { cluster_id, member_id, revision, raft_term: self.node.term() }
     }
 
     /// Fills in what the pure rooms do not know; they set the revision.
@@ -163,7 +163,7 @@ impl Api {
         if serializable {
             return Ok(());
         }
-        if self.node.status().is_learner() {
+        if self.node.is_learner() {
             return Err(EtcdError::NotSupportedForLearner);
         }
         self.node.linearize().await

@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Instant as _, ServerState};
+use openraft::{Instant as _, RaftMetrics, ServerState};
 use tonic::Status;
 
 use super::{Clock, Inner, NodeStatus, Role};
 use crate::error::EtcdError;
 use crate::raft::network::{Caller, was_not_sent};
+use crate::raft::types::TypeConfig;
 
 /// Why an attempt to reach the leader gave nothing.
 #[derive(Debug)]
@@ -47,12 +48,8 @@ impl Inner {
         let metrics = metrics.borrow_watched();
         let members = metrics.membership_config.membership();
         let known = self.status.borrow();
-        let leading = metrics.state == ServerState::Leader && self.has_quorum(&metrics);
-        let leader = match metrics.current_leader {
-            Some(id) if id == self.member_id => leading.then_some(id),
-            Some(id) => self.hears_leader().then_some(id),
-            None => None,
-        };
+        let leader = self.leader_of(&metrics);
+        let leading = leader == Some(self.member_id);
         let is_voter = members.voter_ids().any(|id| id == self.member_id);
         let applied_index = *self.shared.applied_index.borrow();
         let committed = metrics.local_committed.map_or(0, |id| id.index);
@@ -73,7 +70,21 @@ impl Inner {
         }
     }
 
-    fn has_quorum(&self, metrics: &openraft::RaftMetrics<crate::raft::types::TypeConfig>) -> bool {
+    fn leader_of(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
+        let trusted = match metrics.current_leader? {
+            id if id == self.member_id => metrics.state == ServerState::Leader && self.has_quorum(metrics),
+            _ => self.hears_leader(),
+        };
+        metrics.current_leader.filter(|_| trusted)
+    }
+
+    /// Whether more was committed than is applied here, by more than so many entries.
+    pub fn is_behind(&self, entries: u64) -> bool {
+        let committed = self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
+        committed > *self.shared.applied_index.borrow() + entries
+    }
+
+    fn has_quorum(&self, metrics: &RaftMetrics<TypeConfig>) -> bool {
         let alone = metrics.membership_config.membership().voter_ids().eq([self.member_id]);
         let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
         alone || acked.is_some_and(|age| age < self.config.election_timeout)
@@ -83,23 +94,25 @@ impl Inner {
         self.clock.silence().is_some_and(|silence| silence < self.config.election_timeout * 3 / 2)
     }
 
+    fn leader_now(&self) -> Option<Leader> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let id = self.leader_of(&metrics)?;
+        if id == self.member_id {
+            return Some(Leader::Here);
+        }
+        let node = metrics.membership_config.membership().get_node(&id)?;
+        Some(Leader::There(Box::new(self.peers.caller(id, &node.peer_urls))))
+    }
+
     /// Waits until there is a leader.
-    pub async fn leader(&self) -> Leader {
-        let mut status = self.status.subscribe();
+    async fn leader(&self) -> Leader {
         loop {
-            let now = self.current_status();
-            match now.leader {
-                Some(id) if id == self.member_id => return Leader::Here,
-                Some(id) => {
-                    let metrics = self.raft.metrics();
-                    let node = metrics.borrow_watched().membership_config.membership().get_node(&id).cloned();
-                    if let Some(node) = node {
-                        return Leader::There(Box::new(self.peers.caller(id, &node.peer_urls)));
-                    }
-                }
-                None => {}
+            if let Some(leader) = self.leader_now() {
+                return leader;
             }
-            // The status is looked at every now and then even if nothing tells of a change.
+            // It is looked at every now and then even if nothing tells of a change.
+            let mut status = self.status.subscribe();
             drop(tokio::time::timeout(self.config.heartbeat_interval, status.changed()).await);
         }
     }
@@ -132,6 +145,9 @@ impl Inner {
 
     /// Waits until the entry at `index` is applied here.
     pub async fn wait_applied(&self, index: u64) -> Result<(), EtcdError> {
+        if *self.shared.applied_index.borrow() >= index {
+            return Ok(());
+        }
         let mut applied = self.shared.applied_index.subscribe();
         let waiting = applied.wait_for(|applied| *applied >= index);
         tokio::select! {

@@ -150,6 +150,21 @@ impl Node {
         self.inner.current_status()
     }
 
+    /// Ids of the cluster and of this member.
+    pub fn ids(&self) -> (u64, u64) {
+        (self.inner.cluster_id, self.inner.member_id)
+    }
+
+    /// Raft's term; may be a moment old.
+    pub fn term(&self) -> u64 {
+        self.inner.status.borrow().term
+    }
+
+    /// Whether this member has no vote; may be a moment old.
+    pub fn is_learner(&self) -> bool {
+        self.inner.status.borrow().is_learner()
+    }
+
     /// Changes of [`Node::status`] that clients can notice: leader, term, role. Indexes in it may be a little old.
     pub fn watch_status(&self) -> watch::Receiver<NodeStatus> {
         self.inner.status.subscribe()

@@ -22,7 +22,7 @@ impl Inner {
     pub async fn propose(&self, command: Command) -> Result<Outcome, EtcdError> {
         // Leases must be revoked under any load, or the load's own leases never end.
         let exempt = matches!(command.op, Some(Op::LeaseRevoke(_)));
-        if !exempt && self.is_overloaded() {
+        if !exempt && self.is_behind(MAX_BEHIND) {
             return Err(EtcdError::RequestTooManyRequests);
         }
         let bytes = Bytes::from(command.encode_to_vec());
@@ -58,11 +58,6 @@ impl Inner {
             Err(RaftError::APIError(_)) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
             Err(RaftError::Fatal(_)) => Err(Miss::Fail(EtcdError::Stopped)),
         }
-    }
-
-    fn is_overloaded(&self) -> bool {
-        let status = self.current_status();
-        status.committed_index > status.applied_index + MAX_BEHIND
     }
 
     /// Renews a lease, or only looks at it if `query`.

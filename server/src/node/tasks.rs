@@ -59,8 +59,12 @@ async fn watch_status(inner: Arc<Inner>) {
         if now.removed && !inner.status.borrow().removed {
             tracing::error!("the member has been permanently removed from the cluster");
         }
-        let members = metrics.borrow_watched().membership_config.clone();
-        if known_members.as_ref() != members.log_id().as_ref() {
+        let members = {
+            let metrics = metrics.borrow_watched();
+            let members = &metrics.membership_config;
+            (known_members.as_ref() != members.log_id().as_ref()).then(|| members.clone())
+        };
+        if let Some(members) = members {
             known_members = *members.log_id();
             for (id, node) in members.membership().nodes() {
                 inner.peers.moved(*id, &node.peer_urls);

@@ -270,9 +270,7 @@ impl StateMachine {
         let took = begun.elapsed();
         self.warn_if_slow("commit", group.state.index(), took);
         self.shared.metrics.backend_commit_seconds.observe(took.as_secs_f64());
-        for (revision, events) in group.events {
-            self.shared.hub.publish(revision, events);
-        }
+        self.shared.hub.publish(group.events);
         if let Some(revision) = group.compacted {
             self.shared.hub.compacted(revision);
         }

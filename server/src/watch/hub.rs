@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::index::Index;
-use super::mailbox::{Delivery, Mailbox};
+use super::mailbox::{Delivered, Delivery, Mailbox, Picks};
 use super::stream::WatchStream;
 use super::watcher::Interest;
 use crate::mvcc::{Event, Source};
@@ -54,9 +54,17 @@ struct Address {
     watch_id: i64,
 }
 
+/// A watcher that gets what is published.
 struct Synced {
+    address: Address,
     interest: Arc<Interest>,
     mailbox: Arc<Mailbox>,
+}
+
+impl PartialEq for Synced {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
 }
 
 struct Published {
@@ -73,8 +81,8 @@ struct State {
     recent: VecDeque<Published>,
     recent_after: i64,
     recent_bytes: usize,
-    index: Index<Address>,
-    synced: HashMap<Address, Synced>,
+    index: Index<Arc<Synced>>,
+    synced: HashMap<Address, Arc<Synced>>,
     streams: u64,
 }
 
@@ -112,21 +120,28 @@ impl Hub {
         WatchStream::new(Arc::clone(self), source, number)
     }
 
-    /// The changes of one revision were committed. Called in order of revisions, after the commit and before the
-    /// answer; never waits for watchers. Should revisions be missing, watchers read them from the store.
-    pub fn publish(&self, revision: i64, events: Arc<[Event]>) {
+    /// Revisions were committed together, each with its changes. Called in order of revisions, after the commit and before
+    /// the answer; never waits for watchers. Should revisions be missing, watchers read them from the store.
+    pub fn publish(&self, committed: Vec<(i64, Arc<[Event]>)>) {
+        let Some((last, _)) = committed.last() else { return };
+        let last = *last;
         let mut state = self.lock();
-        assert!(revision > state.revision, "revisions grow");
-        if revision != state.revision + 1 {
-            state.restart(revision - 1);
+        let mut filled = Vec::new();
+        for (revision, events) in committed {
+            assert!(revision > state.revision, "revisions grow");
+            if revision != state.revision + 1 {
+                state.restart(revision - 1);
+            }
+            let bytes = events.iter().map(Message::encoded_len).sum();
+            let published = Published { revision, events, bytes };
+            state.revision = revision;
+            state.deliver(&published, &mut filled);
+            state.remember(published);
         }
-        let bytes = events.iter().map(Message::encoded_len).sum();
-        let published = Published { revision, events, bytes };
-        state.revision = revision;
-        state.deliver(&published);
-        state.remember(published);
         drop(state);
-        self.revision.send_replace(revision);
+        // Once each, when everything is there: a stream that wakes up for the first revision would take that alone.
+        filled.iter().for_each(|mailbox| mailbox.wake());
+        self.revision.send_replace(last);
     }
 
     /// Revisions below this one can no longer be read.
@@ -186,15 +201,20 @@ impl Hub {
         let skip = state.recent.partition_point(|published| published.revision < from);
         for published in state.recent.iter().skip(skip) {
             let picks = interest.picks(published.revision, &published.events);
-            let delivery = |picks| Delivery { store_revision: state.revision, ..published.delivery(watch_id, picks) };
-            if !picks.is_empty() && !mailbox.deliver(delivery(picks), published.bytes) {
+            if picks.is_empty() {
+                continue;
+            }
+            let delivery = published.delivery(watch_id, Picks::Some(picks));
+            match mailbox.deliver(Delivery { store_revision: state.revision, ..delivery }, published.bytes) {
+                Delivered::First => mailbox.wake(),
+                Delivered::More => {}
                 // It is behind already, and said so in the mailbox.
-                return true;
+                Delivered::Full => return true,
             }
         }
-        state.index.insert(&interest.range, address);
-        let (interest, mailbox) = (Arc::clone(interest), Arc::clone(mailbox));
-        state.synced.insert(address, Synced { interest, mailbox });
+        let synced = Arc::new(Synced { address, interest: Arc::clone(interest), mailbox: Arc::clone(mailbox) });
+        state.index.insert(&interest.range, synced.clone());
+        state.synced.insert(address, synced);
         true
     }
 
@@ -209,31 +229,47 @@ impl Hub {
 }
 
 impl Published {
-    fn delivery(&self, watch_id: i64, picks: Vec<u32>) -> Delivery {
+    fn delivery(&self, watch_id: i64, picks: Picks) -> Delivery {
         let events = Arc::clone(&self.events);
         Delivery { watch_id, revision: self.revision, store_revision: self.revision, events, picks }
     }
 }
 
 impl State {
-    /// Puts one revision's events into the mailboxes of those who look at them.
-    fn deliver(&mut self, published: &Published) {
-        let mut picks: BTreeMap<Address, Vec<u32>> = BTreeMap::new();
-        for (at, event) in published.events.iter().enumerate() {
-            let Some(kv) = &event.kv else { continue };
-            self.index.each(&kv.key, |address| {
-                let interest = &self.synced[&address].interest;
-                if interest.accepts(published.revision, event) {
-                    picks.entry(address).or_default().push(at as u32);
+    /// Puts one revision's events into the mailboxes of those who look at them. Adds those that were empty to `filled`.
+    fn deliver(&mut self, published: &Published, filled: &mut Vec<Arc<Mailbox>>) {
+        let mut full = Vec::new();
+        let mut give = |synced: &Arc<Synced>, picks| {
+            let delivery = published.delivery(synced.address.watch_id, picks);
+            match synced.mailbox.deliver(delivery, published.bytes) {
+                Delivered::First => filled.push(synced.mailbox.clone()),
+                Delivered::More => {}
+                Delivered::Full => full.push(synced.address),
+            }
+        };
+        match &*published.events {
+            [event] => self.each_watcher(published.revision, event, |synced| give(synced, Picks::One(0))),
+            events => {
+                let mut picks: BTreeMap<Address, (&Arc<Synced>, Vec<u32>)> = BTreeMap::new();
+                for (at, event) in (0..).zip(events) {
+                    self.each_watcher(published.revision, event, |synced| {
+                        picks.entry(synced.address).or_insert_with(|| (synced, Vec::new())).1.push(at);
+                    });
                 }
-            });
-        }
-        for (address, picks) in picks {
-            let delivery = published.delivery(address.watch_id, picks);
-            if !self.synced[&address].mailbox.deliver(delivery, published.bytes) {
-                self.remove(address);
+                picks.into_values().for_each(|(synced, picks)| give(synced, Picks::Some(picks)));
             }
         }
+        full.into_iter().for_each(|address| self.remove(address));
+    }
+
+    /// Visits the watchers that want an event.
+    fn each_watcher<'a>(&'a self, revision: i64, event: &Event, mut visit: impl FnMut(&'a Arc<Synced>)) {
+        let Some(kv) = &event.kv else { return };
+        self.index.each(&kv.key, |synced| {
+            if synced.interest.accepts(revision, event) {
+                visit(synced);
+            }
+        });
     }
 
     fn remember(&mut self, published: Published) {
@@ -250,7 +286,7 @@ impl State {
 
     fn remove(&mut self, address: Address) {
         if let Some(synced) = self.synced.remove(&address) {
-            self.index.remove(&synced.interest.range, address);
+            self.index.remove(&synced.interest.range, &synced);
         }
     }
 

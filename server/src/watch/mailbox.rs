@@ -24,7 +24,37 @@ pub struct Delivery {
     /// All events of the revision.
     pub events: Arc<[Event]>,
     /// Which of them are the watcher's.
-    pub picks: Vec<u32>,
+    pub picks: Picks,
+}
+
+/// Which of a revision's events are meant.
+#[derive(Debug, Clone)]
+pub enum Picks {
+    /// This one: most revisions have no other.
+    One(u32),
+    /// These, in order.
+    Some(Vec<u32>),
+}
+
+impl Picks {
+    /// Their places.
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            Picks::One(at) => std::slice::from_ref(at),
+            Picks::Some(picks) => picks,
+        }
+    }
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    /// It waits alone: the stream must be woken up.
+    First,
+    /// It waits with others.
+    More,
+    /// There is no room: the watcher is behind from it on. The stream was woken up.
+    Full,
 }
 
 /// What is in the mailbox: first the deliveries, then the watchers that fell behind since, with the first revision
@@ -51,27 +81,30 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Leaves a delivery whose revision has so many bytes; if there is no room, the watcher is behind from it on, and
-    /// false is returned.
-    pub fn deliver(&self, delivery: Delivery, bytes: usize) -> bool {
+    /// Leaves a delivery whose revision has so many bytes, without waking the stream up.
+    pub fn deliver(&self, delivery: Delivery, bytes: usize) -> Delivered {
         let mut contents = self.lock();
-        let fits = contents.deliveries.is_empty()
-            || (contents.deliveries.len() < MAX_DELIVERIES && contents.bytes + bytes <= MAX_BYTES);
-        if fits {
+        let first = contents.deliveries.is_empty();
+        if first || (contents.deliveries.len() < MAX_DELIVERIES && contents.bytes + bytes <= MAX_BYTES) {
             contents.bytes += bytes;
             contents.deliveries.push_back(delivery);
-        } else {
-            contents.behind.push((delivery.watch_id, delivery.revision));
+            return if first { Delivered::First } else { Delivered::More };
         }
+        contents.behind.push((delivery.watch_id, delivery.revision));
         drop(contents);
+        self.wake();
+        Delivered::Full
+    }
+
+    /// Wakes the stream up.
+    pub fn wake(&self) {
         self.filled.notify_one();
-        fits
     }
 
     /// The watcher gets no more from the hub, from this revision on.
     pub fn fall_behind(&self, watch_id: i64, revision: i64) {
         self.lock().behind.push((watch_id, revision));
-        self.filled.notify_one();
+        self.wake();
     }
 
     /// Takes everything out.
@@ -86,7 +119,7 @@ impl Mailbox {
 
     /// Events that wait.
     pub fn pending_events(&self) -> usize {
-        self.lock().deliveries.iter().map(|delivery| delivery.picks.len()).sum()
+        self.lock().deliveries.iter().map(|delivery| delivery.picks.as_slice().len()).sum()
     }
 
     /// Throws away what waits for a watcher.

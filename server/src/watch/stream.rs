@@ -222,7 +222,7 @@ impl<S: Source> WatchStream<S> {
             let Some(watcher) = self.watchers.get(&delivery.watch_id) else {
                 continue;
             };
-            let events = delivery.picks.iter().map(|at| watcher.show(&delivery.events[*at as usize]));
+            let events = delivery.picks.as_slice().iter().map(|at| watcher.show(&delivery.events[*at as usize]));
             outbox.add(delivery.watch_id, delivery.store_revision, events.collect());
         }
         self.send_events(outbox, out).await

@@ -54,7 +54,7 @@ impl Memory {
     fn write(&self, op: Op) {
         let (revision, events) = self.commit(op);
         if !events.is_empty() {
-            self.hub.publish(revision, events.into());
+            self.hub.publish(vec![(revision, events.into())]);
         }
     }
 
@@ -445,7 +445,7 @@ async fn check_random_watchers(mut random: StdRng) {
 fn commit_and_publish(memory: &Memory, op: Op, random: &mut StdRng) -> Vec<Event> {
     let (revision, events) = memory.commit(op);
     if !events.is_empty() && random.random_range(0..10) > 0 {
-        memory.hub.publish(revision, events.clone().into());
+        memory.hub.publish(vec![(revision, events.clone().into())]);
     }
     events
 }

@@ -1,5 +1,6 @@
 //! One watcher, and the responses made for it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -106,20 +107,25 @@ pub fn response(watch_id: i64, revision: i64) -> WatchResponse {
 #[derive(Debug, Default)]
 pub struct Outbox {
     responses: Vec<(WatchResponse, usize)>,
+    /// Where each watcher's last one is.
+    last: HashMap<i64, usize>,
 }
 
 impl Outbox {
     /// Adds one revision's events for a watcher. `revision` is what the response tells of the store.
     pub fn add(&mut self, watch_id: i64, revision: i64, events: Vec<Event>) {
         let bytes: usize = events.iter().map(Message::encoded_len).sum();
-        let last = self.responses.iter_mut().rev().find(|(response, _)| response.watch_id == watch_id);
+        let last = self.last.get(&watch_id).map(|at| &mut self.responses[*at]);
         match last {
             Some((response, size)) if *size + bytes <= MAX_RESPONSE_BYTES => {
                 *size += bytes;
                 response.events.extend(events);
                 response.header = Some(ResponseHeader { revision, ..Default::default() });
             }
-            _ => self.responses.push((WatchResponse { events, ..response(watch_id, revision) }, bytes)),
+            _ => {
+                self.last.insert(watch_id, self.responses.len());
+                self.responses.push((WatchResponse { events, ..response(watch_id, revision) }, bytes));
+            }
         }
     }
 
