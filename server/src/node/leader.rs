@@ -107,12 +107,15 @@ impl Inner {
 
     /// Waits until there is a leader.
     async fn leader(&self) -> Leader {
+        if let Some(leader) = self.leader_now() {
+            return leader;
+        }
+        let mut status = self.status.subscribe();
         loop {
             if let Some(leader) = self.leader_now() {
                 return leader;
             }
             // It is looked at every now and then even if nothing tells of a change.
-            let mut status = self.status.subscribe();
             drop(tokio::time::timeout(self.config.heartbeat_interval, status.changed()).await);
         }
     }
