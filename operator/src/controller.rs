@@ -79,7 +79,7 @@ pub struct Context {
     memory: Memory,
 }
 
-/// Runs passes until `stop` resolves; those under way are finished.
+/// Runs passes over the clusters of one namespace, or of all, until `stop` resolves; those under way are finished.
 pub async fn run(
     client: Client,
     namespace: Option<&str>,
@@ -111,9 +111,11 @@ pub async fn run(
         queue,
         Config::default().debounce(DEBOUNCE).concurrency(concurrency),
     );
+    let mut counted = 0;
     passes
         .for_each(|_| {
-            gauge.set_clusters(clusters.len());
+            let count = clusters.len();
+            gauge.count_clusters(std::mem::replace(&mut counted, count), count);
             std::future::ready(())
         })
         .await;

@@ -2,6 +2,7 @@
 
 mod act;
 mod build;
+mod check;
 mod controller;
 mod crd;
 mod events;
@@ -16,10 +17,12 @@ mod status;
 mod validate;
 mod watches;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use futures::future::join_all;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,23 +47,52 @@ enum Command {
     Crds,
     /// Run the operator; the same as no command.
     Run(RunArgs),
+    /// Ask a running operator whether it is ready, and the API server whether EtcdClusters may be read.
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+struct WatchArgs {
+    /// Watch this namespace only; several by repetition or with commas. All namespaces otherwise.
+    #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',')]
+    watch_namespace: Vec<String>,
+}
+
+impl WatchArgs {
+    /// Each namespace once, or `None` for all.
+    fn namespaces(&self) -> Vec<Option<String>> {
+        let named: BTreeSet<&str> = self.watch_namespace.iter().map(|name| name.trim()).collect();
+        let named: Vec<_> = named.into_iter().filter(|name| !name.is_empty()).map(|name| Some(name.into())).collect();
+        if named.is_empty() { vec![None] } else { named }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    watch: WatchArgs,
+    /// Where the operator serves probes.
+    #[arg(long, value_name = "URL")]
+    operator: http::Uri,
 }
 
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
-    /// Watch this namespace only; all namespaces otherwise.
-    #[arg(long, env = "WATCH_NAMESPACE")]
-    watch_namespace: Option<String>,
+    #[command(flatten)]
+    watch: WatchArgs,
     /// The namespace of the Lease by which operators elect a leader.
     #[arg(long, env = "POD_NAMESPACE", default_value = "keelson-system")]
     lease_namespace: String,
+    /// The name of that Lease. Operators that look after different namespaces need different ones.
+    #[arg(long, default_value = "keelson-operator")]
+    lease_name: String,
     /// This operator's name in the election; by default the host's name.
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
     /// Where metrics and probes are served.
     #[arg(long, default_value = "0.0.0.0:8080")]
     listen: String,
-    /// How many clusters are worked on at the same time.
+    /// How many clusters are worked on at the same time, in each namespace that is watched by name.
     #[arg(long, default_value_t = 4)]
     concurrency: u16,
 }
@@ -71,6 +103,11 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Crds) => {
             print!("{}", crd::definitions()?);
             return Ok(());
+        }
+        Some(Command::Check(arguments)) => {
+            let namespaces = arguments.watch.namespaces();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return runtime.block_on(check::run(arguments.operator, &namespaces));
         }
         Some(Command::Run(arguments)) => arguments,
         None => cli.run,
@@ -109,7 +146,7 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
 
     let identity = arguments.identity.clone().unwrap_or_else(host_name);
     let leases = Api::namespaced(client.clone(), &arguments.lease_namespace);
-    let lock = Lock::new(leases, "keelson-operator", identity.clone());
+    let lock = Lock::new(leases, &arguments.lease_name, identity.clone());
     let acquired = tokio::select! {
         acquired = lock.acquire() => acquired,
         () = until(stopped.clone()) => return Ok(()),
@@ -118,16 +155,19 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     metrics.set_leader(true);
     let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(identity) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let controller = controller::run(
-        client,
-        arguments.watch_namespace.as_deref(),
-        recorder,
-        metrics,
-        arguments.concurrency,
-        until(stopped),
-    );
+    let namespaces = arguments.watch.namespaces();
+    let controllers = namespaces.iter().map(|namespace| {
+        controller::run(
+            client.clone(),
+            namespace.as_deref(),
+            recorder.clone(),
+            metrics.clone(),
+            arguments.concurrency,
+            until(stopped.clone()),
+        )
+    });
     tokio::select! {
-        () = controller => {
+        _ = join_all(controllers) => {
             lock.release().await;
             tracing::info!("stopped");
             Ok(())
@@ -159,4 +199,23 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", name.trim(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_named_by_repetition_or_commas_and_none_are_all() {
+        let namespaces = |flags: &[&str]| {
+            let cli = Cli::parse_from([&["keelson-operator", "run"], flags].concat());
+            let Some(Command::Run(arguments)) = cli.command else { panic!("not the command run") };
+            arguments.watch.namespaces()
+        };
+        let [a, b] = ["a", "b"].map(|name| Some(name.to_string()));
+        assert_eq!(namespaces(&[]), [None]);
+        assert_eq!(namespaces(&["--watch-namespace="]), [None]);
+        assert_eq!(namespaces(&["--watch-namespace=b, a,a"]), [a.clone(), b.clone()]);
+        assert_eq!(namespaces(&["--watch-namespace=a", "--watch-namespace=b"]), [a, b]);
+    }
 }

@@ -1,7 +1,7 @@
 //! The operator's own metrics, and the listener for them and for probes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -31,10 +31,8 @@ pub struct Metrics {
     status_writes: Counter,
     leader: Gauge<i64, AtomicI64>,
     ready: AtomicBool,
-    clusters: Gauge<u64, AtomicU64>,
+    clusters: Gauge<i64, AtomicI64>,
 }
-
-use std::sync::atomic::AtomicI64;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -96,9 +94,9 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// How many clusters there are.
-    pub fn set_clusters(&self, count: usize) {
-        self.clusters.set(count as u64);
+    /// In one of the watched namespaces there are `after` clusters where there were `before`.
+    pub fn count_clusters(&self, before: usize, after: usize) {
+        self.clusters.inc_by(after as i64 - before as i64);
     }
 
     /// The API server was reached; from now on the operator is ready, as leader or as stand-by.

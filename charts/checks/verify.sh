@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The checks of charts/ and of what is rendered from it; `make verify` runs them. Nothing is written, nothing is downloaded.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export PYTHONPATH=${KEELSON_CACHE:?run this by make}/charts
+chart=charts/keelson
+oldest=1.29.0
+newest=1.37.0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+fail() {
+  printf '%s\n' "$*" >&2
+  exit 1
+}
+
+# What is generated is as it would be generated.
+charts/checks/generate.sh "$scratch"
+for path in $(cd "$scratch" && find . -type f); do
+  diff -u "$path" "$scratch/$path" || fail "$path is not as its sources say: run \`make generate\`"
+done
+diff -rq crds "$chart/files/crds" || fail "the chart has other definitions than crds/: run \`make generate\`"
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+grep -qx "appVersion: v$version" $chart/Chart.yaml || fail "appVersion in $chart/Chart.yaml is not v$version, the programs' version"
+
+# Both versions of helm accept it, strictly, and render the same from every set of values.
+cp $chart/values.yaml "$scratch/default-values.yaml"
+for values in "$scratch/default-values.yaml" $chart/ci/*-values.yaml; do
+  name=$(basename "$values" -values.yaml)
+  for helm in helm3 helm4; do
+    $helm lint --strict --quiet --namespace keelson-system $chart --values "$values"
+    $helm template keelson $chart --namespace keelson-system --kube-version $newest --values "$values" >"$scratch/$helm.yaml"
+  done
+  # They order kinds that they do not know differently.
+  diff <(sort "$scratch/helm3.yaml") <(sort "$scratch/helm4.yaml") || fail "helm 3 and 4 render $name differently"
+  mv "$scratch/helm4.yaml" "$scratch/$name.yaml"
+done
+# What the schema of the values has to refuse.
+refused=(replicas=-1 image.pullPolicy=Sometimes 'watchNamespaces=a' unknown=1 metrics.unknown=1 image.digest=latest crds.keep=yes)
+for value in "${refused[@]}"; do
+  ! helm4 template keelson $chart --set "$value" >/dev/null 2>&1 || fail "values.schema.json lets $value pass"
+done
+
+python3 -m yamllint --strict --config-file charts/checks/yamllint.yaml charts/checks $chart/{Chart,values}.yaml $chart/ci \
+  $chart/files/alerts.yaml deploy/samples
+python3 -m yamllint --strict --config-data "{extends: relaxed, rules: {line-length: disable, indentation: disable, commas: disable}}" \
+  "$scratch"/{default,all,namespaced,bare}.yaml
+python3 charts/checks/schemas.py $oldest,$newest "$scratch"/{default,all,namespaced,bare}.yaml
+python3 -m checkov.main --config-file charts/checks/checkov.yaml --directory "$scratch"
