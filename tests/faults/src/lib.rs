@@ -1,7 +1,16 @@
-//! Whether an etcd-compatible store keeps etcd's promises: a `history` of what clients saw goes through `check`, which
-//! compares it with the `model`. This crate speaks etcd's API, and knows nothing of our server.
+//! Whether an etcd-compatible store keeps etcd's promises under faults: `round` lets `client`s work on a `cluster` while the
+//! `schedule` brings one `fault` after the other; the `history` of what they saw goes through `check`, which compares it
+//! with the `model`. This crate speaks etcd's API, and knows nothing of our server.
 
 pub mod check;
+pub mod client;
+pub mod cluster;
+pub mod fault;
 pub mod history;
 pub mod model;
+pub mod options;
+pub mod report;
+pub mod round;
+pub mod schedule;
+pub mod wire;
 pub mod workload;

@@ -1,0 +1,174 @@
+//! One server process, its address and its data.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::status::{self, Status};
+use crate::client::{Recorder, connect};
+
+const CLIENT_PORT: u16 = 2379;
+const PEER_PORT: u16 = 2380;
+/// An orderly end that takes longer becomes a kill.
+const END_WITHIN: Duration = Duration::from_secs(20);
+/// Flags that not all versions of etcd know by the same name, or at all; what is not known is passed over.
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL", "1s"),
+    ("ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL", "1s"),
+    ("ETCD_SNAPSHOT_CATCHUP_ENTRIES", "100"),
+    ("ETCD_EXPERIMENTAL_SNAPSHOT_CATCHUP_ENTRIES", "100"),
+];
+
+pub fn peer_url(ip: Ipv4Addr) -> String {
+    format!("http://{ip}:{PEER_PORT}")
+}
+
+pub struct Member {
+    pub index: usize,
+    pub name: String,
+    ip: Ipv4Addr,
+    program: PathBuf,
+    folder: PathBuf,
+    flags: Vec<String>,
+    /// A command that runs another one in the member's network.
+    enter: Vec<String>,
+    recorder: Recorder,
+    process: Mutex<Option<Child>>,
+}
+
+impl Member {
+    pub fn new(
+        index: usize,
+        ip: Ipv4Addr,
+        program: &Path,
+        folder: &Path,
+        flags: Vec<String>,
+        enter: Vec<String>,
+        recorder: Recorder,
+    ) -> Self {
+        let (program, folder) = (program.to_owned(), folder.to_owned());
+        Self {
+            index,
+            name: format!("m{index}"),
+            ip,
+            program,
+            folder,
+            flags,
+            enter,
+            recorder,
+            process: Mutex::default(),
+        }
+    }
+
+    pub fn client(&self) -> SocketAddr {
+        (self.ip, CLIENT_PORT).into()
+    }
+
+    pub fn peer_url(&self) -> String {
+        peer_url(self.ip)
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.folder.join(format!("{}.log", self.name))
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    /// Starts it with the data that there is, unless it runs already.
+    pub async fn start(&self, cluster_state: &str) -> Result<()> {
+        let mut process = self.process.lock().await;
+        if process.is_some() {
+            return Ok(());
+        }
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let client = format!("http://{}", self.client());
+        // The kernel kills it when this process ends, in whatever way.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .args(&self.enter)
+            .arg(&self.program)
+            .env_clear()
+            .envs(ENVIRONMENT)
+            .arg(format!("--name={}", self.name))
+            .arg(format!("--data-dir={}", self.data().display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={}", self.peer_url()))
+            .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
+            .arg(format!("--initial-cluster-state={cluster_state}"))
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
+        *process =
+            Some(command.spawn().context("setpriv (of util-linux) starts servers so that they end with the harness")?);
+        Ok(())
+    }
+
+    /// Ends it at once, as a crash does.
+    pub async fn kill(&self) {
+        if let Some(mut process) = self.process.lock().await.take() {
+            let _ = process.kill().await;
+            self.recorder.restart(self.index as u32);
+        }
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn terminate(&self) -> Result<()> {
+        let mut running = self.process.lock().await;
+        if let Some(mut process) = running.take() {
+            if let Some(pid) = process.id().and_then(|pid| Pid::from_raw(pid as i32)) {
+                kill_process(pid, Signal::TERM)?;
+            }
+            let ended = timeout(END_WITHIN, process.wait()).await.is_ok();
+            if !ended {
+                let _ = process.kill().await;
+            }
+            self.recorder.restart(self.index as u32);
+            anyhow::ensure!(ended, "{} had not ended {END_WITHIN:?} after SIGTERM", self.name);
+        }
+        Ok(())
+    }
+
+    /// Stops its execution, or lets it go on; nothing if it does not run.
+    pub async fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self.process.lock().await;
+        if let Some(pid) = process.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid as i32)) {
+            kill_process(pid, signal)?;
+        }
+        Ok(())
+    }
+
+    /// How it ended, if it did so by itself.
+    pub async fn crashed(&self) -> Option<String> {
+        let mut process = self.process.lock().await;
+        let status = process.as_mut()?.try_wait().ok()??;
+        Some(format!("{} has ended by itself: {status}", self.name))
+    }
+
+    pub async fn status(&self) -> Result<Status> {
+        status::status(connect(self.client()).await?).await
+    }
+
+    /// The revision that a linearizable read tells.
+    pub async fn read(&self) -> Result<i64> {
+        status::read(connect(self.client()).await?).await
+    }
+
+    /// The compacted revision, and the sum over what it has up to `revision`.
+    pub async fn hash(&self, revision: i64) -> Result<(i64, u32)> {
+        status::hash(connect(self.client()).await?, revision).await
+    }
+}

@@ -1,0 +1,105 @@
+//! A cluster of either server: members as processes, each with its own address and data.
+
+mod member;
+mod network;
+mod status;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::client::Recorder;
+pub use member::Member;
+pub use network::Network;
+pub use status::Status;
+
+/// A cluster without faults serves again within this time.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+pub struct Cluster {
+    pub members: Vec<Member>,
+    pub network: Network,
+    // After the members, so that they have ended when it goes.
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts members with empty stores below `data_dir`, and waits until they serve.
+    pub async fn start(
+        program: &Path,
+        flags: &[String],
+        size: usize,
+        data_dir: &Path,
+        network: Network,
+        recorder: &Recorder,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("keelson-faults-").tempdir_in(data_dir)?;
+        let addresses: Vec<_> = (0..size).map(|index| network.address(index)).collect();
+        let peers: Vec<_> =
+            addresses.iter().enumerate().map(|(index, ip)| format!("m{index}={}", member::peer_url(*ip))).collect();
+        let members = addresses.iter().enumerate().map(|(index, ip)| {
+            let mut flags = flags.to_owned();
+            flags.push(format!("--initial-cluster={}", peers.join(",")));
+            Member::new(index, *ip, program, folder.path(), flags, network.enter(index), recorder.clone())
+        });
+        let cluster = Self { members: members.collect(), network, folder };
+        for member in &cluster.members {
+            member.start("new").await?;
+        }
+        cluster.recovered().await?;
+        Ok(cluster)
+    }
+
+    pub fn clients(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(Member::client).collect()
+    }
+
+    /// Waits until every member answers a linearizable read; the newest revision that one of them told.
+    ///
+    /// # Errors
+    /// That takes too long.
+    pub async fn recovered(&self) -> Result<i64> {
+        let deadline = Instant::now() + RECOVERS_WITHIN;
+        let mut newest = 0;
+        for member in &self.members {
+            loop {
+                match member.read().await {
+                    Ok(revision) => {
+                        newest = newest.max(revision);
+                        break;
+                    }
+                    Err(error) if Instant::now() > deadline => {
+                        bail!("{} does not serve after {RECOVERS_WITHIN:?}: {error}", member.name)
+                    }
+                    Err(_) => sleep(POLL).await,
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The member that says of itself that it leads, if there is one.
+    pub async fn leader(&self) -> Option<usize> {
+        for (index, member) in self.members.iter().enumerate() {
+            if member.status().await.is_ok_and(|status| status.leads()) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// The members' logs.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        self.members.iter().map(Member::log).collect()
+    }
+
+    /// Where the members' data and logs are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}

@@ -1,0 +1,53 @@
+//! `make faults`: rounds of clients and faults on clusters of an etcd-compatible server, each judged.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use keelson_faults::check::check;
+use keelson_faults::cluster::Network;
+use keelson_faults::history::History;
+use keelson_faults::options::Options;
+use keelson_faults::{report, round};
+
+fn main() -> ExitCode {
+    let done = faults(&Options::parse());
+    done.unwrap_or_else(|error| {
+        eprintln!("keelson-faults: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn faults(options: &Options) -> Result<ExitCode> {
+    if let Some(file) = &options.judge {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let history: History = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+        let report = check(&history);
+        println!("{}", report::history(&history, &report));
+        return Ok(report::exit(report.is_good()));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            done = rounds(options) => done,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by a signal"),
+        }
+    })
+}
+
+async fn rounds(options: &Options) -> Result<ExitCode> {
+    let first = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    let end = Instant::now() + Duration::from_secs_f64(options.seconds);
+    let mut all_good = true;
+    let mut index = 0;
+    while index == 0 || Instant::now() < end {
+        let settings = options.settings(first + index as u64, index)?;
+        println!("{}", report::begin(options, &settings));
+        let round = round::run(&settings, Network::Loopback).await?;
+        all_good &= report::end(options, &settings, &round)?;
+        index += 1;
+    }
+    Ok(report::exit(all_good))
+}

@@ -1,0 +1,86 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::fault::Kind;
+use crate::round::Settings;
+
+/// Clusters of an etcd-compatible server under faults: what clients saw is judged by etcd's promises.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "keelson-faults", version)]
+pub struct Options {
+    /// The server [default: keelson-server beside this program]
+    #[arg(long, env = "KEELSON_SERVER")]
+    pub server: Option<PathBuf>,
+    /// More flags for the server, separated by spaces
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub server_flags: String,
+    /// The first round's seed, the next one's is one more [default: any]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Seconds in which rounds are begun
+    #[arg(long, default_value_t = 60.0)]
+    pub seconds: f64,
+    /// Seconds of faults in a round, at most
+    #[arg(long, default_value_t = 45.0)]
+    pub round_seconds: f64,
+    /// Members of a cluster; with several numbers, of one round after the other
+    #[arg(long, value_delimiter = ',', default_value = "3")]
+    pub members: Vec<usize>,
+    /// Clients that write and read
+    #[arg(long, default_value_t = 6)]
+    pub clients: u32,
+    /// Clients that watch
+    #[arg(long, default_value_t = 4)]
+    pub watchers: u32,
+    /// Milliseconds between two operations of a client, on average
+    #[arg(long, default_value_t = 10)]
+    pub pace: u64,
+    /// Faults that may happen [default: all]; `none` for none
+    #[arg(long, value_delimiter = ',')]
+    pub faults: Vec<Kind>,
+    /// Where the members keep their data [default: TMPDIR]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Where histories and logs of failed rounds go
+    #[arg(long, default_value = "faults")]
+    pub output: PathBuf,
+    /// Save every history, also of rounds without a violation
+    #[arg(long)]
+    pub keep: bool,
+    /// Judge a saved history instead
+    #[arg(long, value_name = "FILE")]
+    pub judge: Option<PathBuf>,
+}
+
+impl Options {
+    pub fn settings(&self, seed: u64, round: usize) -> Result<Settings> {
+        let kinds = if self.faults.is_empty() { Kind::ALL.to_vec() } else { self.faults.clone() };
+        Ok(Settings {
+            program: self.program()?,
+            flags: self.server_flags.split_whitespace().map(str::to_owned).collect(),
+            data_dir: self.data_dir.clone().unwrap_or_else(std::env::temp_dir),
+            seed,
+            duration: Duration::from_secs_f64(self.round_seconds.min(self.seconds)),
+            members: *self.members.get(round % self.members.len().max(1)).context("--members: no number")?,
+            workers: self.clients,
+            watchers: self.watchers,
+            pace: Duration::from_millis(self.pace),
+            kinds,
+        })
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        if let Some(named) = &self.server {
+            return std::path::absolute(named).with_context(|| named.display().to_string());
+        }
+        let own = std::env::current_exe()?;
+        let found =
+            own.ancestors().skip(1).take(2).map(|folder| folder.join("keelson-server")).find(|file| file.is_file());
+        found.with_context(|| format!("no keelson-server beside {}: `make build` makes it", own.display()))
+    }
+}

@@ -1,0 +1,88 @@
+//! What a round was, in a few lines; what a failed one leaves behind.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::check::Report;
+use crate::history::{History, Outcome};
+use crate::options::Options;
+use crate::round::{Round, Settings};
+
+pub fn exit(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// With the command that does it again.
+pub fn begin(options: &Options, settings: &Settings) -> String {
+    let Settings { seed, members, duration, program, .. } = settings;
+    let seconds = duration.as_secs_f64();
+    let mut again = format!("keelson-faults --server {} --seed {seed} --seconds {seconds}", program.display());
+    let _ = write!(again, " --members {members} --clients {} --watchers {}", options.clients, options.watchers);
+    let _ = write!(again, " --pace {}", options.pace);
+    if !options.faults.is_empty() {
+        let names: Vec<_> = settings.kinds.iter().map(ToString::to_string).collect();
+        let _ = write!(again, " --faults {}", names.join(","));
+    }
+    if !options.server_flags.is_empty() {
+        let _ = write!(again, " --server-flags '{}'", options.server_flags);
+    }
+    format!("seed {seed}: {members} members, {seconds} s; once more: {again}")
+}
+
+/// Tells the round, and saves it if it is to be kept; whether nothing was wrong with it.
+pub fn end(options: &Options, settings: &Settings, round: &Round) -> Result<bool> {
+    let Round { report, failures, .. } = round;
+    let good = report.is_good() && failures.is_empty();
+    let faults: Vec<_> = round.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    println!("seed {}: {}; faults: {}", settings.seed, history(&round.history, report), faults.join(", "));
+    for failure in failures {
+        println!("seed {}: {failure}", settings.seed);
+    }
+    if !good || options.keep {
+        save(options, settings, round)?;
+    }
+    Ok(good)
+}
+
+/// Figures of a history, and the verdict.
+pub fn history(history: &History, report: &Report) -> String {
+    let count = |wanted: fn(&Outcome) -> bool| history.operations.iter().filter(|of| wanted(&of.outcome)).count();
+    let mut text = format!(
+        "{} operations ({} failed, {} of unknown outcome), {} watches with {} events, {} revisions explained",
+        history.operations.len(),
+        count(|outcome| matches!(outcome, Outcome::Failed(_))),
+        count(|outcome| matches!(outcome, Outcome::Unknown { .. })),
+        history.watches.len(),
+        history.watches.iter().flat_map(|watch| &watch.responses).map(|response| response.events.len()).sum::<usize>(),
+        report.revisions,
+    );
+    if report.is_good() {
+        text.push_str(", no violation");
+    }
+    for violation in &report.violations {
+        let _ = write!(text, "\nVIOLATION of {}", violation.with(history));
+    }
+    if let Some(why) = &report.gave_up {
+        let _ = write!(text, "\nUNDECIDED: {why}");
+    }
+    text
+}
+
+fn save(options: &Options, settings: &Settings, round: &Round) -> Result<()> {
+    let folder = options.output.join(format!("seed-{}", settings.seed));
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let file = folder.join("history.json");
+    std::fs::write(&file, serde_json::to_vec(&round.history)?).with_context(|| file.display().to_string())?;
+    for log in round.cluster.logs() {
+        let name = log.file_name().context("a log has a name")?;
+        std::fs::copy(&log, folder.join(name)).with_context(|| log.display().to_string())?;
+    }
+    println!(
+        "seed {}: saved with the members' logs; judge it again: keelson-faults --judge {}",
+        settings.seed,
+        file.display()
+    );
+    Ok(())
+}
