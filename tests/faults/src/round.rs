@@ -94,7 +94,7 @@ async fn finish(
     let recovered = cluster.recovered().await;
     // What clients do with a cluster that is well again is a part of the history, too.
     sleep(Duration::from_secs(1)).await;
-    let _ = phase.send(Phase::Finish { revision: 0 });
+    let _ = phase.send(Phase::Rest);
     while let Some(done) = workers.join_next().await {
         done.context("a client failed")?;
     }
@@ -133,7 +133,7 @@ async fn hashes(cluster: &Cluster, recorder: &Recorder, revision: i64) -> Result
             .iter()
             .all(|hash| (hash.hash, hash.compact_revision) == (hashes[0].hash, hashes[0].compact_revision));
         if agree || Instant::now() > deadline {
-            hashes.into_iter().for_each(|hash| recorder.hash(hash));
+            hashes.into_iter().for_each(|hash| recorder.sum(hash));
             return Ok(());
         }
         sleep(Duration::from_millis(200)).await;

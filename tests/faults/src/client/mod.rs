@@ -23,7 +23,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Work,
-    /// No more operations; watches go on until they have told everything up to this revision.
+    /// No more operations; watches go on.
+    Rest,
+    /// Watches go on until they have told everything up to this revision.
     Finish {
         revision: i64,
     },

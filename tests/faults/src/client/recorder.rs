@@ -46,7 +46,7 @@ impl Recorder {
         self.history().restarts.push(restart);
     }
 
-    pub fn hash(&self, hash: Hash) {
+    pub fn sum(&self, hash: Hash) {
         self.history().hashes.push(hash);
     }
 
