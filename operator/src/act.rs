@@ -1,6 +1,7 @@
 //! All writes but the status: children by server-side apply, steps in the store, deletions. The controller stores the status
 //! before a step is taken here.
 
+mod certificates;
 mod children;
 
 use std::fmt::Debug;
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::crd::EtcdCluster;
-use crate::member::{self, Change, MemberClient};
+use crate::member::{self, Change, Credentials, MemberClient};
 use crate::memory::Memory;
 use crate::names::{FINALIZER, Names, ROLE_LABEL};
 use crate::observe::{Caches, list};
@@ -38,6 +39,12 @@ pub enum Error {
     /// It must be gone before the step may be taken.
     #[error("{0} is still there")]
     StillThere(String),
+    /// The plan was made from an older view; the next one is not.
+    #[error("{0} is not as it was seen")]
+    Changed(String),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Certificate(#[from] crate::pki::Error),
     /// The API server knows of more to do before the finalizer goes than the caches did.
     #[error("the cluster is not gone yet: {0}")]
     NotGone(String),
@@ -62,6 +69,8 @@ pub struct Actor<'a> {
     pub names: Names,
     /// What was seen in this pass.
     pub observed: &'a Observed,
+    /// How to talk to members.
+    pub credentials: Option<&'a Credentials>,
 }
 
 impl Actor<'_> {
@@ -127,7 +136,7 @@ impl Actor<'_> {
             .min_by_key(|voter| Some(voter.id) != leader)
             .and_then(|voter| voter.ordinal)
             .ok_or(Error::NoMember)?;
-        Ok(MemberClient::new(&self.names.client_url(ordinal))?)
+        Ok(MemberClient::new(&self.names.client_url(ordinal), self.credentials)?)
     }
 
     /// The cache may lag: whether the pod is gone is asked of the API server itself.

@@ -13,11 +13,12 @@ use kube::{Client, ResourceExt};
 use crate::act::{self, Actor};
 use crate::crd::{EtcdCluster, EtcdClusterStatus, Phase};
 use crate::events;
-use crate::member::Change;
+use crate::member::{Change, Credentials};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
 use crate::observe::{Caches, observe};
+use crate::plan::tls::Tls;
 use crate::plan::{self, Action, Observed, Plan, Violation, check, plan};
 use crate::status::{self, describe};
 use crate::validate::validate;
@@ -57,7 +58,11 @@ pub enum Error {
 impl Error {
     /// The stored object changed since it was read: not a failure, only a reason to look again.
     fn is_conflict(&self) -> bool {
-        matches!(self, Self::Kube(_, error) if matches!(&**error, kube::Error::Api(it) if it.code == 409))
+        match self {
+            Self::Kube(_, error) => matches!(&**error, kube::Error::Api(it) if it.code == 409),
+            Self::Act(act::Error::Changed(_)) => true,
+            _ => false,
+        }
     }
 
     fn kind(&self) -> &'static str {
@@ -157,6 +162,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     let read = read.map_err(|error| Error::Kube("reading the EtcdCluster", Box::new(error)))?;
     let Some(cluster) = read.filter(|cluster| cluster.uid() == cached.uid()) else {
         context.memory.forget(&names.uid);
+        context.metrics.set_certificates(&names, &Tls::default());
         return Ok(Requeue::await_change());
     };
     let problems = validate(&cluster);
@@ -166,12 +172,14 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
         return Ok(Requeue::await_change());
     }
     let seen = Instant::now();
-    let observed = observe(&context.caches, &cluster).await;
+    let now = Timestamp::now().as_second();
+    let (observed, credentials) = observe(&context.caches, &cluster, now).await;
     let plan = match problems.is_empty() || leaving {
         true => plan(&cluster, &observed),
         false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
-    let pass = Pass { context, api, cluster, observed, seen };
+    context.metrics.set_certificates(&names, &observed.tls);
+    let pass = Pass { context, api, cluster, observed, credentials, seen };
     if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
         return pass.refuse(violation).await;
     }
@@ -187,6 +195,8 @@ struct Pass<'a> {
     api: Api<EtcdCluster>,
     cluster: EtcdCluster,
     observed: Observed,
+    /// How to talk to members.
+    credentials: Option<Credentials>,
     /// When the observation began.
     seen: Instant,
 }
@@ -199,6 +209,9 @@ impl Pass<'_> {
             true => self.actor(&self.cluster).apply_children(&plan).await,
             false => Ok(()),
         };
+        if let Err(changed @ act::Error::Changed(_)) = applied {
+            return Err(changed.into());
+        }
         let error = applied.as_ref().err().map(ToString::to_string);
         if error.is_some() {
             plan.cluster_id = None;
@@ -206,13 +219,14 @@ impl Pass<'_> {
         let status = self.render(&plan, error.as_deref());
         record(self.context, &self.api, &self.cluster, status).await?;
         applied?;
-        if plan.cluster_id.is_some() {
+        if plan.cluster_id.is_some() || self.announce_certificates(&plan).await {
             return Ok(Requeue::requeue(SOON));
         }
-        let waiting_for = plan.waiting_for.as_deref();
         let memory = &self.context.memory;
-        let waited = memory.waited(&self.uid(), waiting_for, Instant::now());
-        Ok(Requeue::requeue(pause(plan.phase, waited)))
+        let waited = memory.waited(&self.uid(), plan.waits().as_deref(), Instant::now());
+        let rotating = plan.tls.as_ref().is_some_and(|tls| tls.waiting_for.is_some());
+        let longest = if rotating { LATER } else { AT_REST };
+        Ok(Requeue::requeue(pause(plan.phase, waited).min(longest)))
     }
 
     /// A step: the status goes first, so that whoever continues knows what was begun.
@@ -223,6 +237,7 @@ impl Pass<'_> {
         let actor = self.actor(written.as_ref().unwrap_or(&self.cluster));
         if plan.apply_children {
             actor.apply_children(plan).await?;
+            self.announce_certificates(plan).await;
         }
         if self.seen.elapsed() > MAX_AGE {
             return Err(Error::Stale);
@@ -259,11 +274,24 @@ impl Pass<'_> {
             cluster,
             names: Names::of(cluster),
             observed: &self.observed,
+            credentials: self.credentials.as_ref(),
         }
     }
 
     fn uid(&self) -> String {
         self.cluster.uid().unwrap_or_default()
+    }
+
+    /// Tells which certificates were written, in a metric and as Events; whether there were any.
+    async fn announce_certificates(&self, plan: &Plan) -> bool {
+        let writes = plan.tls.iter().flat_map(|tls| &tls.writes);
+        let mut any = false;
+        for write in writes {
+            any = true;
+            self.context.metrics.action(events::certificate_word(write));
+            events::certificate(&self.context.recorder, &self.cluster, write).await;
+        }
+        any
     }
 
     /// Tells what was done, in the log, in a metric, and as an Event.

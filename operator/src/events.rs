@@ -1,12 +1,14 @@
 //! What is told about a cluster as Kubernetes Events. They are a courtesy: that one cannot be published stops nothing.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
 use kube::Resource;
 use kube::runtime::events::{Event, EventType, Recorder};
 
+use crate::build;
 use crate::crd::{EtcdCluster, Phase};
 use crate::names::Names;
+use crate::plan::tls::Write;
 use crate::plan::{Action, Observed};
 
 /// Tells that the cluster is in another phase.
@@ -32,6 +34,36 @@ pub async fn step(recorder: &Recorder, cluster: &EtcdCluster, observed: &Observe
         secondary: object(&Names::of(cluster), observed, action),
     };
     publish(recorder, cluster, event).await;
+}
+
+/// Tells that certificates were written.
+pub async fn certificate(recorder: &Recorder, cluster: &EtcdCluster, write: &Write) {
+    let names = Names::of(cluster);
+    let name = match write {
+        Write::Issue(holder) | Write::Bundle(holder) | Write::Remove(holder) => build::secret_name(&names, *holder),
+        _ => names.authority_secret(),
+    };
+    let event = Event {
+        type_: EventType::Normal,
+        reason: certificate_word(write).into(),
+        note: Some(write.to_string()),
+        action: "Act".into(),
+        secondary: Some(reference::<Secret>(&names, name, None)),
+    };
+    publish(recorder, cluster, event).await;
+}
+
+/// A write of certificates in a word, for Events and metrics.
+pub fn certificate_word(write: &Write) -> &'static str {
+    match write {
+        Write::Found => "AuthorityMade",
+        Write::Introduce => "AuthorityIntroduced",
+        Write::Promote => "AuthorityPromoted",
+        Write::Drop => "AuthorityDropped",
+        Write::Issue(_) => "CertificateIssued",
+        Write::Bundle(_) => "AuthoritiesUpdated",
+        Write::Remove(_) => "CertificateDeleted",
+    }
 }
 
 async fn publish(recorder: &Recorder, cluster: &EtcdCluster, event: Event) {
@@ -104,7 +136,7 @@ mod tests {
     /// Two steps of one kind for two members must not be counted as one Event.
     #[test]
     fn each_member_has_events_of_its_own() {
-        let names = Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into() };
+        let names = Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into(), tls: false };
         let voter = |ordinal: u32| Member { id: u64::from(ordinal), ordinal: Some(ordinal), ..Default::default() };
         let observed = Observed {
             store: Store::Listed { cluster_id: 1, members: vec![voter(1), voter(2)] },

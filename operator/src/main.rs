@@ -12,6 +12,7 @@ mod memory;
 mod metrics;
 mod names;
 mod observe;
+mod pki;
 mod plan;
 mod status;
 mod validate;

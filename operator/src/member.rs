@@ -1,10 +1,15 @@
-//! Talks to members in etcd's API. This is the one place where connections are made, and so the one where TLS will be.
+//! Talks to members in etcd's API, in plaintext or with [`Credentials`].
+
+mod credentials;
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+use tower::service_fn;
+
+pub use credentials::{Credentials, Shown};
 
 /// Generated from `proto/member.proto`.
 #[allow(missing_docs, clippy::all)]
@@ -84,15 +89,33 @@ fn change<T>(name: &'static str, answer: Result<T, Status>) -> Result<Change, Er
 pub struct MemberClient {
     cluster: ClusterClient<Channel>,
     maintenance: MaintenanceClient<Channel>,
+    shown: Shown,
 }
 
 impl MemberClient {
-    /// A connection to the member at `url`; it is opened by the first request.
-    pub fn new(url: &str) -> Result<Self, Error> {
-        let endpoint =
-            Endpoint::from_shared(url.to_string()).map_err(|error| Error::Connect(url.to_string(), error))?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CHANGE_TIMEOUT).connect_lazy();
-        Ok(Self { cluster: ClusterClient::new(channel.clone()), maintenance: MaintenanceClient::new(channel) })
+    /// A connection to the member at `url`, with `credentials` if that begins with `https`; it is opened by the first request.
+    pub fn new(url: &str, credentials: Option<&Credentials>) -> Result<Self, Error> {
+        // TLS is ours: the library below is to think that it speaks plaintext.
+        let plain = url.replacen("https://", "http://", 1);
+        let endpoint = Endpoint::from_shared(plain).map_err(|error| Error::Connect(url.to_string(), error))?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CHANGE_TIMEOUT);
+        let shown = Shown::default();
+        let channel = match (credentials, url.starts_with("https://")) {
+            (_, false) => endpoint.connect_lazy(),
+            (None, true) => return Err(Error::Refused("TLS", "no certificate to show yet".into())),
+            (Some(credentials), true) => {
+                let (credentials, shown) = (credentials.clone(), shown.clone());
+                let connect = move |uri: Uri| credentials.clone().connect(uri, shown.clone());
+                endpoint.connect_with_connector_lazy(service_fn(connect))
+            }
+        };
+        let cluster = ClusterClient::new(channel.clone());
+        Ok(Self { cluster, maintenance: MaintenanceClient::new(channel), shown })
+    }
+
+    /// The certificate that the member showed.
+    pub fn shown(&self) -> Option<String> {
+        self.shown.get()
     }
 
     /// What the member says of itself.

@@ -1,7 +1,8 @@
 //! The operator's own metrics, and the listener for them and for probes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -15,10 +16,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::build;
+use crate::names::Names;
+use crate::plan::tls::Tls;
+
 /// The kind of a step or of a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
     kind: String,
+}
+
+/// A Secret with certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Certificates {
+    namespace: String,
+    cluster: String,
+    secret: String,
 }
 
 /// The operator's metrics; `keelson_operator_` goes before each name.
@@ -32,6 +45,9 @@ pub struct Metrics {
     leader: Gauge<i64, AtomicI64>,
     ready: AtomicBool,
     clusters: Gauge<i64, AtomicI64>,
+    expiry: Family<Certificates, Gauge<i64, AtomicI64>>,
+    /// Those of each cluster that have a value, by the cluster's uid.
+    certificates: Mutex<BTreeMap<String, Vec<Certificates>>>,
 }
 
 impl Default for Metrics {
@@ -44,6 +60,7 @@ impl Default for Metrics {
         let status_writes = Counter::default();
         let leader = Gauge::default();
         let clusters = Gauge::default();
+        let expiry = Family::<Certificates, Gauge<i64, AtomicI64>>::default();
         registry.register("reconcile_passes", "Passes over a cluster", passes.clone());
         registry.register("reconcile_seconds", "Duration of a pass", pass_seconds.clone());
         registry.register("reconcile_failures", "Passes that failed, by kind", failures.clone());
@@ -51,6 +68,8 @@ impl Default for Metrics {
         registry.register("status_writes", "Writes of a status", status_writes.clone());
         registry.register("leader", "1 while this operator is the leader", leader.clone());
         registry.register("clusters", "Clusters seen", clusters.clone());
+        let help = "When the first certificate in a Secret expires, in Unix time";
+        registry.register("certificate_expiry_timestamp_seconds", help, expiry.clone());
         Self {
             registry,
             passes,
@@ -61,6 +80,8 @@ impl Default for Metrics {
             leader,
             ready: AtomicBool::new(false),
             clusters,
+            expiry,
+            certificates: Mutex::default(),
         }
     }
 }
@@ -97,6 +118,31 @@ impl Metrics {
     /// In one of the watched namespaces there are `after` clusters where there were `before`.
     pub fn count_clusters(&self, before: usize, after: usize) {
         self.clusters.inc_by(after as i64 - before as i64);
+    }
+
+    /// The certificates of a cluster, as seen; none when it is gone.
+    pub fn set_certificates(&self, names: &Names, tls: &Tls) {
+        let expiring = build::expiring(names, tls);
+        let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if expiring.is_empty() && !known.contains_key(&names.uid) {
+            return;
+        }
+        let labels = |secret: &String| Certificates {
+            namespace: names.namespace.clone(),
+            cluster: names.cluster.clone(),
+            secret: secret.clone(),
+        };
+        for gone in known.remove(&names.uid).unwrap_or_default() {
+            if !expiring.iter().any(|(secret, _)| *secret == gone.secret) {
+                self.expiry.remove(&gone);
+            }
+        }
+        for (secret, not_after) in &expiring {
+            self.expiry.get_or_create(&labels(secret)).set(*not_after);
+        }
+        if !expiring.is_empty() {
+            known.insert(names.uid.clone(), expiring.iter().map(|(secret, _)| labels(secret)).collect());
+        }
     }
 
     /// The API server was reached; from now on the operator is ready, as leader or as stand-by.

@@ -28,6 +28,8 @@ pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
 /// Annotation of each pod: the hash of the part of its template whose change needs a restart.
 pub const CONFIG_HASH: &str = "keelson.dev/config-hash";
 
+/// Annotation of a Secret with certificates: when the operator last wrote it, in Unix time.
+pub const WRITTEN: &str = "keelson.dev/written";
 /// Annotation of each pod: the image that its template asked for. Admission may rewrite the image itself, or put containers
 /// of its own first.
 pub const IMAGE: &str = "keelson.dev/image";
@@ -43,6 +45,8 @@ pub struct Names {
     pub namespace: String,
     /// Its uid.
     pub uid: String,
+    /// Whether its members speak TLS.
+    pub tls: bool,
 }
 
 impl Names {
@@ -52,6 +56,7 @@ impl Names {
             cluster: cluster.metadata.name.clone().unwrap_or_default(),
             namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
             uid: cluster.metadata.uid.clone().unwrap_or_default(),
+            tls: cluster.spec.tls.is_some(),
         }
     }
 
@@ -80,19 +85,49 @@ impl Names {
         format!("{}-client", self.cluster)
     }
 
+    /// The DNS name of the headless Service, whose addresses are those of all members.
+    pub fn members_host(&self) -> String {
+        format!("{}.{}.svc", self.members_service(), self.namespace)
+    }
+
     /// The DNS name of the member's pod.
     pub fn host(&self, ordinal: u32) -> String {
-        format!("{}.{}.{}.svc", self.pod(ordinal), self.members_service(), self.namespace)
+        format!("{}.{}", self.pod(ordinal), self.members_host())
     }
 
     /// By which the store knows the member.
     pub fn peer_url(&self, ordinal: u32) -> String {
-        format!("http://{}:{PEER_PORT}", self.host(ordinal))
+        format!("{}://{}:{PEER_PORT}", self.scheme(), self.host(ordinal))
     }
 
     /// Where the member serves clients.
     pub fn client_url(&self, ordinal: u32) -> String {
-        format!("http://{}:{CLIENT_PORT}", self.host(ordinal))
+        format!("{}://{}:{CLIENT_PORT}", self.scheme(), self.host(ordinal))
+    }
+
+    /// Of the URLs of clients and members.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
+    }
+
+    /// The Secret of the authority, with its key.
+    pub fn authority_secret(&self) -> String {
+        format!("{}-ca", self.cluster)
+    }
+
+    /// The Secret that applications mount.
+    pub fn client_secret(&self) -> String {
+        format!("{}-client-tls", self.cluster)
+    }
+
+    /// The Secret with which the operator is a client.
+    pub fn operator_secret(&self) -> String {
+        format!("{}-operator-tls", self.cluster)
+    }
+
+    /// The Secret that the member mounts.
+    pub fn member_secret(&self, ordinal: u32) -> String {
+        format!("{}-tls", self.member(ordinal))
     }
 
     /// Unique for each EtcdCluster object, so that members of two objects of the same name never mistake each other.
@@ -147,7 +182,7 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names { cluster: "demo-1".into(), namespace: "ns".into(), uid: "u".into() }
+        Names { cluster: "demo-1".into(), namespace: "ns".into(), uid: "u".into(), tls: false }
     }
 
     #[test]

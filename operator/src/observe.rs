@@ -1,19 +1,24 @@
 //! All reads: objects out of watched caches, and the members' own answers.
 
-use std::borrow::Borrow;
-use std::collections::BTreeMap;
+pub mod certificates;
 
-use futures::future::join_all;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::{join, join_all};
 use futures::try_join;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Service};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Secret, Service,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams, PartialObjectMeta};
 use kube::runtime::reflector::Store as Cache;
 use kube::{Client, Resource, ResourceExt};
 
+use self::certificates::Identities;
 use crate::crd::EtcdCluster;
-use crate::member::{self, MemberClient, MemberList, StatusResponse};
+use crate::member::{self, Credentials, MemberClient, MemberList, StatusResponse};
 use crate::names::{APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL};
 use crate::plan::{Answer, Child, Member, Observed, Pod, Store};
 
@@ -30,6 +35,8 @@ pub struct Caches {
     pub services: Cache<PartialObjectMeta<Service>>,
     /// PodDisruptionBudgets.
     pub budgets: Cache<PartialObjectMeta<PodDisruptionBudget>>,
+    /// Secrets with certificates, as a whole.
+    pub secrets: Cache<Secret>,
 }
 
 #[cfg(test)]
@@ -37,7 +44,14 @@ impl Caches {
     /// Caches that never show anything.
     pub fn empty() -> Self {
         use kube::runtime::reflector::store;
-        Self { statefulsets: store().0, pods: store().0, claims: store().0, services: store().0, budgets: store().0 }
+        Self {
+            statefulsets: store().0,
+            pods: store().0,
+            claims: store().0,
+            services: store().0,
+            budgets: store().0,
+            secrets: store().0,
+        }
     }
 }
 
@@ -85,17 +99,24 @@ where
     Some(Applied::of(found.as_ref(), names))
 }
 
-/// Sees everything about one cluster.
-pub async fn observe(caches: &Caches, cluster: &EtcdCluster) -> Observed {
+/// Sees everything about one cluster at this time (Unix), and with what its members are to be talked to.
+pub async fn observe(caches: &Caches, cluster: &EtcdCluster, now: i64) -> (Observed, Option<Credentials>) {
     let names = Names::of(cluster);
+    let (tls, identities) = certificates::certificates(&caches.secrets, cluster, &names, now);
     let mut observed = Observed {
         statefulsets: children(caches.statefulsets.state(), &names, owned),
         pods: pods(caches.pods.state(), &names),
         claims: children(caches.claims.state(), &names, labelled),
+        tls,
         ..Default::default()
     };
-    (observed.store, observed.silence) = ask_members(cluster, &names, &observed.pods).await;
-    observed
+    let Identities { current, next } = identities;
+    let door = Door { names: &names, credentials: current.as_ref() };
+    let (asked, trusting) =
+        join(ask_members(cluster, &door, &observed.pods), who_trusts(&names, &observed.pods, next.as_ref())).await;
+    (observed.store, observed.silence, observed.tls.served) = asked;
+    observed.tls.trusting = trusting;
+    (observed, current)
 }
 
 /// Sees what is left of a cluster in Kubernetes, by asking the API server itself; members are not asked.
@@ -206,15 +227,20 @@ type Answers = BTreeMap<u32, StatusResponse>;
 /// Why a member is not healthy, by the number of its pod.
 type Silence = BTreeMap<u32, String>;
 
-async fn ask_members(cluster: &EtcdCluster, names: &Names, pods: &BTreeMap<u32, Pod>) -> (Store, Silence) {
+async fn ask_members(
+    cluster: &EtcdCluster,
+    door: &Door<'_>,
+    pods: &BTreeMap<u32, Pod>,
+) -> (Store, Silence, BTreeMap<u32, String>) {
     let recorded = cluster.status.as_ref();
     let recorded = recorded.and_then(|status| status.cluster_id.clone());
     let serving = pods.iter().filter(|(_, pod)| pod.serves());
-    let asked = join_all(serving.map(|(ordinal, _)| ask(names, *ordinal))).await;
-    let (mut answers, mut silence) = (Answers::new(), Silence::new());
+    let asked = join_all(serving.map(|(ordinal, _)| door.ask(*ordinal))).await;
+    let (mut answers, mut silence, mut served) = (Answers::new(), Silence::new(), BTreeMap::new());
     for (ordinal, answer) in asked {
         match answer {
-            Ok(answer) => {
+            Ok((answer, shown)) => {
+                served.extend(shown.map(|shown| (ordinal, shown)));
                 if answer.leader == 0 {
                     silence.insert(ordinal, "it sees no leader".into());
                 }
@@ -225,11 +251,12 @@ async fn ask_members(cluster: &EtcdCluster, names: &Names, pods: &BTreeMap<u32, 
             }
         }
     }
-    (member_list(recorded, names, &answers).await, silence)
+    (member_list(recorded, door, &answers).await, silence, served)
 }
 
 /// The confirmed list of the right cluster, from the first member that gives it; the leader is asked first.
-async fn member_list(recorded: Option<String>, names: &Names, answers: &Answers) -> Store {
+async fn member_list(recorded: Option<String>, door: &Door<'_>, answers: &Answers) -> Store {
+    let names = door.names;
     let ids: BTreeMap<u32, u64> =
         answers.iter().filter_map(|(ordinal, answer)| Some((*ordinal, answer.header?.cluster_id))).collect();
     let right = |id: &u64| recorded.as_ref().is_none_or(|it| *it == format!("{id:x}"));
@@ -244,7 +271,7 @@ async fn member_list(recorded: Option<String>, names: &Names, answers: &Answers)
     }
     candidates.sort_by_key(|ordinal| !leads(&answers[ordinal]));
     for ordinal in candidates {
-        match list_of(names, ordinal).await {
+        match door.list_of(ordinal).await {
             Ok(list) if right(&list.cluster_id) => return assemble(names, &list, answers),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, member = names.member(ordinal), "no member list"),
@@ -257,14 +284,41 @@ fn leads(answer: &StatusResponse) -> bool {
     answer.header.is_some_and(|header| header.member_id == answer.leader)
 }
 
-async fn ask(names: &Names, ordinal: u32) -> (u32, Result<StatusResponse, member::Error>) {
-    let url = names.client_url(ordinal);
-    let answer = async { MemberClient::new(&url)?.status().await };
-    (ordinal, answer.await)
+/// The way to the members of a cluster.
+struct Door<'a> {
+    names: &'a Names,
+    credentials: Option<&'a Credentials>,
 }
 
-async fn list_of(names: &Names, ordinal: u32) -> Result<MemberList, member::Error> {
-    MemberClient::new(&names.client_url(ordinal))?.member_list().await
+impl Door<'_> {
+    fn client(&self, ordinal: u32) -> Result<MemberClient, member::Error> {
+        MemberClient::new(&self.names.client_url(ordinal), self.credentials)
+    }
+
+    /// The member's Status, and the certificate that it showed.
+    async fn ask(&self, ordinal: u32) -> (u32, Result<(StatusResponse, Option<String>), member::Error>) {
+        let answer = async {
+            let mut client = self.client(ordinal)?;
+            Ok((client.status().await?, client.shown()))
+        };
+        (ordinal, answer.await)
+    }
+
+    async fn list_of(&self, ordinal: u32) -> Result<MemberList, member::Error> {
+        self.client(ordinal)?.member_list().await
+    }
+}
+
+/// Members that answer to a certificate of the next authority. All files of a member's Secret change at once, so one that trusts
+/// it as its clients' authority also trusts it as its peers'.
+async fn who_trusts(names: &Names, pods: &BTreeMap<u32, Pod>, next: Option<&Credentials>) -> BTreeSet<u32> {
+    if next.is_none() {
+        return BTreeSet::new();
+    }
+    let door = Door { names, credentials: next };
+    let serving = pods.iter().filter(|(_, pod)| pod.serves());
+    let asked = join_all(serving.map(|(ordinal, _)| door.ask(*ordinal))).await;
+    asked.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(ordinal, _)| ordinal).collect()
 }
 
 /// The list, with each member's own answer beside its entry.

@@ -3,8 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::crd::{EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, Phase, Role};
+use crate::build;
+use crate::crd::{CertificateStatus, EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, Phase, Role, TlsStatus};
 use crate::names::Names;
+use crate::plan::tls::Write;
 use crate::plan::{Action, Member, Observed, Plan, Store, healthy, hex, quorum};
 
 /// The status of a pass: of one with a step stored before the step is taken, with the `error` of the last pass; of one without
@@ -41,6 +43,7 @@ pub fn render(
         members,
         next_action: next_action(&names, plan, error),
         operation: plan.operation.clone(),
+        tls: tls(cluster, observed, plan),
         conditions: Vec::new(),
     };
     status.conditions = conditions(cluster, observed, plan, error, formed, now);
@@ -148,7 +151,7 @@ fn member_status(
 fn next_action(names: &Names, plan: &Plan, error: Option<&str>) -> Option<NextAction> {
     let next = NextAction {
         action: plan.action.as_ref().map(|action| describe(names, action)),
-        waiting_for: error.map(str::to_string).or(plan.waiting_for.clone()),
+        waiting_for: error.map(str::to_string).or(plan.waits()),
     };
     (next != NextAction::default()).then_some(next)
 }
@@ -205,7 +208,8 @@ fn conditions(
         (false, _) => "no quorum of members answers".to_string(),
     };
     let trouble = error.unwrap_or(&plan.reason);
-    let list = [
+    let certificates = certificates(cluster, observed, plan);
+    let mut list = vec![
         ("Available", serving && formed && !deleting, availability.as_str()),
         ("Progressing", progressing, &plan.reason),
         ("Degraded", degraded, trouble),
@@ -213,6 +217,9 @@ fn conditions(
         ("Reconciling", progressing || (error.is_some() && !stalled), trouble),
         ("Stalled", stalled, &plan.reason),
     ];
+    if let Some((ready, message)) = &certificates {
+        list.push(("TLSReady", *ready, message));
+    }
     list.into_iter()
         .map(|(type_, holds, message)| {
             let status = if holds { "True" } else { "False" };
@@ -229,6 +236,55 @@ fn conditions(
             }
         })
         .collect()
+}
+
+/// The certificates, as far as they were looked at in this pass; otherwise what was known before.
+fn tls(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Option<TlsStatus> {
+    cluster.spec.tls.as_ref()?;
+    let recorded = cluster.status.as_ref().and_then(|status| status.tls.clone());
+    let Some(tls) = &plan.tls else {
+        return recorded;
+    };
+    let time = |seconds: i64| Time(Timestamp::from_second(seconds).unwrap_or_default());
+    let expiring = build::expiring(&Names::of(cluster), &observed.tls).into_iter();
+    let mut current = observed.tls.authority.iter().flat_map(|authority| &authority.current);
+    Some(TlsStatus {
+        stage: tls.stage,
+        since: time(tls.since),
+        waiting_for: tls.waiting_for.clone(),
+        authority: current.next().map(|root| root.fingerprint.clone()),
+        certificates: expiring
+            .map(|(secret, not_after)| CertificateStatus { secret, not_after: time(not_after) })
+            .collect(),
+    })
+}
+
+/// Whether members and clients have certificates that count, and why not. A change of authority is no lack.
+fn certificates(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Option<(bool, String)> {
+    cluster.spec.tls.as_ref()?;
+    let expiring = build::expiring(&Names::of(cluster), &observed.tls);
+    let lacking = plan.tls.iter().flat_map(|tls| &tls.writes).find(|write| match write {
+        Write::Found => true,
+        Write::Issue(holder) => !observed.tls.held.contains_key(holder),
+        _ => false,
+    });
+    if let Some(write) = lacking {
+        return Some((false, format!("not yet done: {write}")));
+    }
+    if expiring.is_empty() {
+        return Some((false, "no certificates were made yet".into()));
+    }
+    if let Some((secret, _)) = expiring.iter().find(|(_, not_after)| *not_after <= observed.tls.now) {
+        return Some((false, format!("a certificate of Secret {secret} has expired")));
+    }
+    let waiting_for = plan.tls.as_ref().and_then(|tls| tls.waiting_for.as_ref());
+    Some((
+        true,
+        match waiting_for {
+            Some(waiting_for) => format!("certificates are being replaced; waiting for {waiting_for}"),
+            None => "all certificates are valid".into(),
+        },
+    ))
 }
 
 /// The numbers of a version, for comparing.

@@ -1,7 +1,7 @@
 //! Checks a stored resource by the rules of the definition once more: it may be older than a rule, and CEL rules cannot name the
 //! very entry that is wrong.
 
-use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS};
+use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS, seconds};
 
 /// Everything that is wrong with a resource, each with the field's name; empty when nothing is.
 pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
@@ -25,6 +25,7 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         let size = &spec.storage.size;
         problems.push(format!("spec.storage.size: {size:?} is not a size such as 8Gi"));
     }
+    problems.extend(tls(cluster));
     for flag in spec.options.keys() {
         if let Some(owned) = OWNED_FLAGS.iter().find(|owned| owned.flag == flag) {
             let source = owned.source;
@@ -32,6 +33,29 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         } else if !is_flag(flag) {
             problems.push(format!("spec.options.{flag}: a flag is written without dashes in front"));
         }
+    }
+    problems
+}
+
+fn tls(cluster: &EtcdCluster) -> Vec<String> {
+    let mut problems = Vec::new();
+    let recorded = cluster.status.as_ref().filter(|status| status.cluster_id.is_some());
+    if recorded.is_some_and(|status| status.tls.is_some() != cluster.spec.tls.is_some()) {
+        let text = "spec.tls: turning TLS on or off on a cluster that exists is not supported yet";
+        problems.push(text.into());
+    }
+    let Some(tls) = &cluster.spec.tls else {
+        return problems;
+    };
+    let times =
+        [("validity", &tls.validity), ("authority.validity", &tls.authority.validity), ("overlap", &tls.overlap)];
+    for (field, time) in times {
+        if seconds(time).is_none() {
+            problems.push(format!("spec.tls.{field}: {time:?} is not a time such as 24h"));
+        }
+    }
+    if tls.validity_seconds() >= tls.authority_seconds() {
+        problems.push("spec.tls.validity: it must be shorter than spec.tls.authority.validity".into());
     }
     problems
 }

@@ -2,7 +2,7 @@
 
 use futures::stream::{BoxStream, SelectAll, Stream};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, PartialObjectMeta};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
@@ -40,6 +40,7 @@ impl Watches {
                 claims: source.metadata(),
                 services: source.metadata(),
                 budgets: source.metadata(),
+                secrets: source.secrets(),
             },
             changes: source.changes,
         }
@@ -58,6 +59,7 @@ impl Watches {
                 caches.claims.wait_until_ready(),
                 caches.services.wait_until_ready(),
                 caches.budgets.wait_until_ready(),
+                caches.secrets.wait_until_ready(),
             );
         }
     }
@@ -105,6 +107,17 @@ impl Source {
     {
         let (cache, writer) = store();
         let stream = watcher(self.api::<PartialObjectMeta<K>>(), of_members())
+            .default_backoff()
+            .modify(trim_metadata)
+            .reflect(writer)
+            .touched_objects();
+        self.changes.push(name_clusters(stream));
+        cache
+    }
+
+    fn secrets(&mut self) -> Cache<Secret> {
+        let (cache, writer) = store();
+        let stream = watcher(self.api::<Secret>(), of_members())
             .default_backoff()
             .modify(trim_metadata)
             .reflect(writer)

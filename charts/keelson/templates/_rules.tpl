@@ -19,6 +19,10 @@ writes the status, and tells about it in Events.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch]
+# Certificates and keys of clusters with TLS.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, update, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]

@@ -21,6 +21,9 @@ impl Actor<'_> {
     /// Brings the children to what the plan says: the headless Service first, as members need its names to start.
     pub async fn apply_children(&self, plan: &Plan) -> Result<(), Error> {
         let (cluster, caches) = (self.cluster, self.caches);
+        if let Some(certificates) = &plan.tls {
+            self.write_certificates(certificates).await?;
+        }
         let headless = build::members_service(cluster);
         let known = self.known(&caches.services, &headless.name_any()).await?;
         self.apply(headless, known).await?;

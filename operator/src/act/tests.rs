@@ -98,6 +98,7 @@ impl World {
             cluster: &self.cluster,
             names: Names::of(&self.cluster),
             observed: &self.observed,
+            credentials: None,
         }
     }
 
@@ -108,6 +109,7 @@ impl World {
             action: None,
             waiting_for: None,
             operation: None,
+            tls: None,
             cluster_id: None,
             phase: Phase::Running,
             reason: String::new(),

@@ -1,5 +1,6 @@
 //! Renders the objects of a cluster, one file for each kind: functions of the EtcdCluster and the plan, without input or output.
 
+mod certificates;
 mod pdb;
 mod pod;
 mod services;
@@ -10,6 +11,7 @@ use kube::Resource;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use certificates::{BUNDLE, authority_secret, certificates_secret, expiring, keys, requests, secret_name, text};
 pub use pdb::pod_disruption_budget;
 pub use services::{client_service, members_service};
 pub use statefulset::stateful_set;

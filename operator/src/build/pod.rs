@@ -3,12 +3,13 @@
 
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity,
-    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, TopologySpreadConstraint, VolumeMount,
-    WeightedPodAffinityTerm,
+    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint,
+    Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::certificates::{BUNDLE, PEER, SERVER};
 use super::statefulset::VOLUME;
 use crate::crd::{EtcdCluster, PullPolicy};
 use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
@@ -16,6 +17,9 @@ use crate::plan::Start;
 
 /// Where the volume is mounted; the server keeps everything below it.
 const DATA_DIR: &str = "/var/lib/keelson";
+/// Where the member's certificates are mounted.
+const TLS_DIR: &str = "/etc/keelson/tls";
+const TLS_VOLUME: &str = "tls";
 /// The user and group of the server's image.
 const SERVER_UID: i64 = 65532;
 /// Long enough to hand over leadership and to write what is buffered.
@@ -30,6 +34,7 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
     let spread = wanted.topology_spread_constraints.clone();
     PodSpec {
         containers: vec![container(cluster, names, ordinal, start)],
+        volumes: cluster.spec.tls.as_ref().map(|_| vec![certificates(names, ordinal)]),
         service_account_name: wanted.service_account_name.clone(),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -69,13 +74,54 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
             capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".into()]) }),
             ..Default::default()
         }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: VOLUME.into(),
-            mount_path: DATA_DIR.into(),
-            ..Default::default()
-        }]),
+        volume_mounts: Some(mounts(cluster)),
         ..Default::default()
     }
+}
+
+fn mounts(cluster: &EtcdCluster) -> Vec<VolumeMount> {
+    let mut mounts = vec![VolumeMount { name: VOLUME.into(), mount_path: DATA_DIR.into(), ..Default::default() }];
+    if cluster.spec.tls.is_some() {
+        mounts.push(VolumeMount {
+            name: TLS_VOLUME.into(),
+            mount_path: TLS_DIR.into(),
+            read_only: Some(true),
+            ..Default::default()
+        });
+    }
+    mounts
+}
+
+/// Kubernetes changes all files of a Secret at once, and the server reads them again. Readable by the pod's group only.
+fn certificates(names: &Names, ordinal: u32) -> Volume {
+    Volume {
+        name: TLS_VOLUME.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(names.member_secret(ordinal)),
+            default_mode: Some(0o440),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Both sides show certificates. Members accept each other by the name of the headless Service, which no client has.
+fn tls_flags(cluster: &EtcdCluster, names: &Names) -> Vec<(&'static str, String)> {
+    if cluster.spec.tls.is_none() {
+        return Vec::new();
+    }
+    let file = |name: &str| format!("{TLS_DIR}/{name}");
+    vec![
+        ("cert-file", file(SERVER[0])),
+        ("key-file", file(SERVER[1])),
+        ("trusted-ca-file", file(BUNDLE)),
+        ("client-cert-auth", "true".into()),
+        ("peer-cert-file", file(PEER[0])),
+        ("peer-key-file", file(PEER[1])),
+        ("peer-trusted-ca-file", file(BUNDLE)),
+        ("peer-client-cert-auth", "true".into()),
+        ("peer-cert-allowed-hostname", names.members_host()),
+    ]
 }
 
 /// The server's flags: those that the operator derives, then the options in the order of their names.
@@ -90,8 +136,8 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
     let mut flags = vec![
         ("name", names.member(ordinal)),
         ("data-dir", DATA_DIR.to_string()),
-        ("listen-client-urls", format!("http://0.0.0.0:{CLIENT_PORT}")),
-        ("listen-peer-urls", format!("http://0.0.0.0:{PEER_PORT}")),
+        ("listen-client-urls", format!("{}://0.0.0.0:{CLIENT_PORT}", names.scheme())),
+        ("listen-peer-urls", format!("{}://0.0.0.0:{PEER_PORT}", names.scheme())),
         ("listen-metrics-urls", format!("http://0.0.0.0:{METRICS_PORT}")),
         ("advertise-client-urls", names.client_url(ordinal)),
         ("initial-advertise-peer-urls", names.peer_url(ordinal)),
@@ -99,6 +145,7 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         ("initial-cluster-state", state.to_string()),
         ("initial-cluster-token", names.cluster_token()),
     ];
+    flags.extend(tls_flags(cluster, names));
     let options = cluster.spec.options.iter();
     flags.extend(options.map(|(flag, value)| (flag.as_str(), value.clone())));
     flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()

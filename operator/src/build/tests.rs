@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::*;
 use crate::names::{CONFIG_HASH, IMAGE, ROLE_LABEL};
+use crate::pki::Pair;
 use crate::plan::PodRole;
+use crate::plan::tls::Holder;
 
 fn cluster(spec: serde_json::Value) -> EtcdCluster {
     serde_json::from_value(json!({
@@ -44,7 +46,7 @@ fn everything() -> EtcdCluster {
 }
 
 fn golden(name: &str, rendered: String) {
-    let path = format!("{}/src/build/golden/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/src/build/golden/{name}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("KEELSON_BLESS").is_some() {
         std::fs::write(&path, &rendered).unwrap();
     }
@@ -65,7 +67,7 @@ fn the_objects_of_a_plain_cluster() {
         yaml(&pod_disruption_budget(&cluster, 1)),
         yaml(&stateful_set(&cluster, 0, &Start::Seed, PodRole::Voter)),
     ];
-    golden("plain", documents.join("---\n"));
+    golden("plain.yaml", documents.join("---\n"));
 }
 
 #[test]
@@ -78,7 +80,27 @@ fn the_objects_of_a_cluster_that_sets_everything() {
         yaml(&pod_disruption_budget(&cluster, 3)),
         yaml(&stateful_set(&cluster, 3, &Start::Join(among), PodRole::Learner)),
     ];
-    golden("everything", documents.join("---\n"));
+    golden("everything.yaml", documents.join("---\n"));
+}
+
+/// Placeholders stand for certificates and keys, which differ each time.
+#[test]
+fn the_objects_of_a_cluster_with_tls() {
+    let cluster = cluster(json!({"size": 3, "tls": {"extraNames": ["DB.example.org", "2001:DB8::1"]}}));
+    let pair = |name: &str| Pair { certificate: format!("{name} certificate"), key: format!("{name} key") };
+    let (member, client) = (Holder::Member(0), Holder::Client);
+    let documents = [
+        yaml(&stateful_set(&cluster, 0, &Start::Seed, PodRole::Voter)),
+        yaml(&certificates_secret(&cluster, member, &[pair("server"), pair("peer")], "authorities")),
+        yaml(&certificates_secret(&cluster, client, &[pair("client")], "authorities")),
+        yaml(&authority_secret(&cluster, [("ca.crt".to_string(), text("authority"))].into())),
+    ];
+    golden("tls.yaml", documents.join("---\n"));
+    let mut asked = String::new();
+    for holder in [member, client, Holder::Operator] {
+        asked += &format!("{holder}: {:#?}\n", requests(&cluster, holder));
+    }
+    golden("tls-requests.txt", asked);
 }
 
 fn arguments(cluster: &EtcdCluster, start: &Start) -> String {
@@ -112,6 +134,7 @@ fn the_configuration_hash_changes_with_what_needs_a_restart() {
     assert!(changed(|it| it.spec.resources = None));
     assert!(changed(|it| it.spec.pod_template.env.clear()));
     assert!(changed(|it| it.spec.pod_template.annotations.clear()));
+    assert!(changed(|it| it.spec.tls = Some(Default::default())));
     assert!(!changed(|it| it.spec.size = 1));
     assert!(!changed(|it| it.spec.version = None));
     assert!(!changed(|it| it.spec.service.annotations.clear()));

@@ -7,10 +7,12 @@
 mod options;
 mod spec;
 mod status;
+mod tls;
 
 pub use options::OWNED_FLAGS;
 pub use spec::*;
 pub use status::*;
+pub use tls::*;
 
 use kube::CustomResourceExt;
 

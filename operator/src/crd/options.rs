@@ -35,6 +35,22 @@ pub const OWNED_FLAGS: &[OwnedFlag] = &[
     owned("discovery-srv", "the live member list"),
     owned("discovery-endpoints", "the live member list"),
     owned("discovery-token", "the live member list"),
+    owned("auto-tls", "spec.tls"),
+    owned("cert-file", "spec.tls"),
+    owned("key-file", "spec.tls"),
+    owned("trusted-ca-file", "spec.tls"),
+    owned("client-cert-auth", "spec.tls"),
+    owned("client-cert-file", "spec.tls"),
+    owned("client-key-file", "spec.tls"),
+    owned("peer-auto-tls", "spec.tls"),
+    owned("peer-cert-file", "spec.tls"),
+    owned("peer-key-file", "spec.tls"),
+    owned("peer-trusted-ca-file", "spec.tls"),
+    owned("peer-client-cert-auth", "spec.tls"),
+    owned("peer-client-cert-file", "spec.tls"),
+    owned("peer-client-key-file", "spec.tls"),
+    owned("peer-cert-allowed-cn", "spec.tls"),
+    owned("peer-cert-allowed-hostname", "spec.tls"),
 ];
 
 /// The CEL rule for `spec.options`: one test of presence for each owned flag, which stays cheap however many options there are.

@@ -10,8 +10,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::EtcdClusterStatus;
 use super::options::{owned_flags_message, owned_flags_rule};
+use super::{EtcdClusterStatus, TlsSpec};
 
 /// The server version that a cluster gets when it names none: the one released together with this operator.
 pub const DEFAULT_VERSION: &str = "v0.1.0";
@@ -54,6 +54,7 @@ pub const MAX_NAME_LENGTH: usize = 48;
 )]
 #[x_kube(
     validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
+    validation = Rule::new("has(self.tls) == has(oldSelf.tls)").message("spec.tls cannot be added or removed: turning TLS on or off on a cluster that exists is not supported yet"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdClusterSpec {
@@ -101,6 +102,10 @@ pub struct EtcdClusterSpec {
     /// The Service that clients use, `NAME-client`, port 2379.
     #[serde(default)]
     pub service: ServiceSpec,
+
+    /// TLS between members and towards clients. Left out: plaintext.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
 
     /// While true the operator changes nothing, it only reports.
     #[serde(default)]

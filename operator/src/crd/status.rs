@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::TlsStatus;
+
 /// What the operator reports of a cluster.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -43,7 +45,10 @@ pub struct EtcdClusterStatus {
     /// The change of membership that is under way. Edits of `spec.size` wait until it is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
-    /// Available, Progressing, Degraded; Ready, Reconciling, Stalled.
+    /// The certificates, with `spec.tls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
+    /// Available, Progressing, Degraded; Ready, Reconciling, Stalled; with `spec.tls` TLSReady.
     pub conditions: Vec<Condition>,
 }
 

@@ -67,7 +67,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: imp
 }
 
 async fn leader_of(url: &str) -> Option<(u64, u64)> {
-    let status = MemberClient::new(url).unwrap().status().await.ok()?;
+    let status = MemberClient::new(url, None).unwrap().status().await.ok()?;
     let own = status.header?.member_id;
     (status.leader != 0).then_some((own, status.leader))
 }
@@ -82,7 +82,7 @@ async fn the_life_of_a_member_in_a_real_etcd() {
     let _a = start(&folder, "a", &first, &alone, "new");
     let (a, _) = eventually("the first member", || leader_of(&first.client)).await;
 
-    let mut client = MemberClient::new(&first.client).unwrap();
+    let mut client = MemberClient::new(&first.client, None).unwrap();
     let list = client.member_list().await.unwrap();
     assert_ne!(list.cluster_id, 0);
     assert_eq!((list.members.len(), list.members[0].name.as_str()), (1, "a"));
@@ -110,7 +110,7 @@ async fn the_life_of_a_member_in_a_real_etcd() {
     })
     .await;
 
-    let mut client = MemberClient::new(&second.client).unwrap();
+    let mut client = MemberClient::new(&second.client, None).unwrap();
     // etcd refuses until it has seen the other member for a while.
     eventually("removal", || {
         let mut client = client.clone();
@@ -133,7 +133,7 @@ async fn the_cause_of_silence_is_told_in_the_same_words_each_time() {
         ("http://127.0.0.1.invalid:1".into(), "failed to lookup address information"),
     ] {
         for _ in 0..2 {
-            let error = MemberClient::new(&url).unwrap().status().await.unwrap_err();
+            let error = MemberClient::new(&url, None).unwrap().status().await.unwrap_err();
             assert!(error.cause().starts_with(cause), "{url}: {}", error.cause());
         }
     }
@@ -143,8 +143,8 @@ async fn the_cause_of_silence_is_told_in_the_same_words_each_time() {
 async fn a_member_that_is_not_there_is_an_error_in_time() {
     let started = Instant::now();
     let nobody = free_url();
-    let error = MemberClient::new(&nobody).unwrap().status().await;
+    let error = MemberClient::new(&nobody, None).unwrap().status().await;
     assert_eq!(error.unwrap_err().cause(), "connection refused");
     assert!(started.elapsed() < STATUS_TIMEOUT + CONNECT_TIMEOUT);
-    assert!(MemberClient::new("no url").is_err());
+    assert!(MemberClient::new("no url", None).is_err());
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn names() -> Names {
-    Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into() }
+    Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into(), tls: false }
 }
 
 /// A pod as admission leaves it: the image rewritten, and a sidecar in front of the member.

@@ -3,6 +3,7 @@
 
 use thiserror::Error;
 
+use super::tls::{Held, Holder, Write};
 use super::{Action, Member, Observed, Plan, Start, Store};
 use crate::crd::EtcdCluster;
 
@@ -36,6 +37,9 @@ pub enum Violation {
     /// Leadership would go to a member that cannot lead.
     #[error("leadership would move to a member that cannot lead")]
     Successor,
+    /// Certificates would be written that somebody does not accept yet.
+    #[error("{0}, but {1}")]
+    Distrust(String, String),
     /// Something would be changed while paused.
     #[error("{0} while paused")]
     Paused(String),
@@ -47,6 +51,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         return Err(Violation::Paused("something would change".into()));
     }
     starts(cluster, observed, plan)?;
+    certificates(observed, plan)?;
     let Some(action) = &plan.action else {
         return Ok(());
     };
@@ -188,6 +193,66 @@ fn restart(cluster: &EtcdCluster, observed: &Observed, action: &Action, ordinal:
             let needed = voters.len() / 2 + 1;
             Err(Violation::Quorum(action.to_string(), alive, needed))
         }
+    }
+}
+
+/// A new authority counts only after all trust it, an old one is dropped only after nobody needs it, and members change their
+/// certificates one at a time unless they are about to expire.
+fn certificates(observed: &Observed, plan: &Plan) -> Result<(), Violation> {
+    let Some(tls) = &plan.tls else {
+        return Ok(());
+    };
+    let seen = &observed.tls;
+    let listed: Vec<u32> = observed.store.members().iter().filter_map(|member| member.ordinal).collect();
+    let authority = seen.authority.clone().unwrap_or_default();
+    for write in &tls.writes {
+        let refuse = |why: String| Err(Violation::Distrust(write.to_string(), why));
+        let listed_or_refuse = || match observed.store {
+            Store::Listed { .. } if tls.writes.len() == 1 => Ok(()),
+            Store::Listed { .. } => Err(Violation::Distrust(write.to_string(), "other writes go with it".into())),
+            _ => Err(Violation::Unconfirmed(write.to_string())),
+        };
+        match write {
+            Write::Promote => {
+                listed_or_refuse()?;
+                let knows = |held: &Held| authority.next.iter().all(|root| held.bundle.contains(&root.fingerprint));
+                if let Some((holder, _)) = seen.held.iter().find(|(_, held)| !knows(held)) {
+                    return refuse(format!("{holder} was not told of it"));
+                }
+                if let Some(ordinal) = listed.iter().find(|ordinal| !seen.trusts_next(**ordinal)) {
+                    return refuse(format!("member {ordinal} does not trust it"));
+                }
+            }
+            Write::Drop => {
+                listed_or_refuse()?;
+                let renewed = |held: &Held| held.leaves.iter().all(|leaf| authority.signed(leaf));
+                if let Some((holder, _)) = seen.held.iter().find(|(_, held)| !renewed(held)) {
+                    return refuse(format!("{holder} has a certificate of it"));
+                }
+                let shows = |ordinal: &u32| {
+                    let held = seen.held.get(&Holder::Member(*ordinal)).and_then(Held::shown);
+                    held.is_some() && held == seen.served.get(ordinal).map(String::as_str)
+                };
+                if let Some(ordinal) = listed.iter().find(|ordinal| !shows(ordinal)) {
+                    return refuse(format!("member {ordinal} may show a certificate of it"));
+                }
+            }
+            Write::Remove(Holder::Member(ordinal)) if listed.contains(ordinal) => {
+                return Err(Violation::InUse(write.to_string()));
+            }
+            _ => {}
+        }
+    }
+    let replaced = tls.writes.iter().filter(|write| match write {
+        Write::Issue(holder @ Holder::Member(_)) => seen.held.get(holder).is_some_and(|held| {
+            !held.leaves.is_empty()
+                && held.leaves.iter().all(|leaf| seen.now < leaf.not_after - (leaf.not_after - leaf.not_before) / 10)
+        }),
+        _ => false,
+    });
+    match replaced.count() {
+        0 | 1 => Ok(()),
+        _ => Err(Violation::Distrust("members' certificates".into(), "more than one at a time".into())),
     }
 }
 

@@ -14,6 +14,7 @@ mod repair;
 mod rollout;
 mod scale;
 mod teardown;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,12 +40,22 @@ pub struct Plan {
     pub waiting_for: Option<String>,
     /// The change that is under way; stored in the status before `action` is taken.
     pub operation: Option<Operation>,
+    /// Certificates, which are written before the StatefulSets.
+    pub tls: Option<tls::TlsPlan>,
     /// The cluster id to store in the status, once the children are applied.
     pub cluster_id: Option<u64>,
     /// The phase to report.
     pub phase: Phase,
     /// The phase in a sentence.
     pub reason: String,
+}
+
+impl Plan {
+    /// What must happen before the next step, of members and then of certificates.
+    pub fn waits(&self) -> Option<String> {
+        let certificates = self.tls.as_ref().and_then(|tls| tls.waiting_for.clone());
+        self.waiting_for.clone().or(certificates)
+    }
 }
 
 /// How a member starts when its data directory is empty. With data, a member ignores all of this.
@@ -203,6 +214,7 @@ impl<'a> Situation<'a> {
     fn with_members(&self, step: Step, members: BTreeMap<u32, Start>, apply: bool) -> Plan {
         Plan {
             apply_children: apply,
+            tls: apply.then(|| tls::plan(self, &members)).flatten(),
             members,
             action: step.action,
             waiting_for: step.waiting_for,

@@ -11,6 +11,8 @@ pub struct Observed {
     pub pods: BTreeMap<u32, Pod>,
     /// Volume claims by the number of their member.
     pub claims: BTreeMap<u32, Child>,
+    /// Certificates.
+    pub tls: super::tls::Tls,
     /// Why a member whose process runs does not count as healthy, by its number. Words that stay while the cause does.
     pub silence: BTreeMap<u32, String>,
     /// What the members said.

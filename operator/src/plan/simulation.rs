@@ -176,6 +176,7 @@ impl World {
             statefulsets: children(self.statefulsets.keys().map(|n| (*n, format!("s{n}"))).collect()),
             pods: pods.collect(),
             claims: children(self.claims.iter().map(|(n, (uid, _))| (*n, uid.clone())).collect()),
+            tls: Default::default(),
             silence: BTreeMap::new(),
             store: match self.leader {
                 0 => Store::Silent,

@@ -99,6 +99,8 @@ fn good_resources_are_accepted() {
         json!({"size": 9, "image": "registry.example/keelson:1"}),
         json!({"version": "v0.2.0", "options": {"snapshot-count": "100"}}),
         json!({"storage": {"size": "1.5Ti", "storageClassName": "fast"}}),
+        json!({"tls": {}}),
+        json!({"tls": {"validity": "24h", "overlap": "90s", "extraNames": ["*.example.org", "::1"], "authority": {"generation": 3}}}),
     ];
     for spec in good {
         let resource = resource("demo-1", spec);
@@ -121,6 +123,9 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
         ("demo", json!({"options": {"name": "x"}}), "spec.options"),
         ("demo", json!({"options": {"initial-cluster-state": "new"}}), "spec.options"),
         ("demo", json!({"options": {"force-new-cluster": "true"}}), "spec.options"),
+        ("demo", json!({"options": {"cert-file": "/x"}}), "spec.options"),
+        ("demo", json!({"tls": {"validity": "90d"}}), "tls.validity"),
+        ("demo", json!({"tls": {"overlap": "soon"}}), "tls.overlap"),
         ("1demo", json!({}), "metadata.name"),
         ("a.b", json!({}), "metadata.name"),
         (long.as_str(), json!({}), "metadata.name"),
@@ -156,6 +161,25 @@ fn what_a_volume_keeps_for_life_cannot_be_changed() {
     let mut resized = before;
     resized["size"] = json!(5);
     assert_eq!(refused_by_definition(resource("demo", resized), Some(old)), [""; 0]);
+}
+
+#[test]
+fn tls_is_for_the_whole_life_of_a_cluster() {
+    let (plain, secure) = (json!({}), json!({"tls": {"authority": {"generation": 2}}}));
+    for (before, after) in [(&plain, &secure), (&secure, &plain)] {
+        let (old, new) = (resource("demo", before.clone()), resource("demo", after.clone()));
+        let problems = refused_by_definition(new.clone(), Some(old));
+        assert!(problems.iter().any(|it| it.contains("is not supported yet")), "{problems:?}");
+        let mut cluster: EtcdCluster = serde_json::from_value(new).unwrap();
+        let tls = before.get("tls").map(|_| json!({"stage": "Stable", "since": "2026-01-01T00:00:00Z"}));
+        cluster.status = Some(serde_json::from_value(json!({"clusterID": "c1", "tls": tls})).unwrap());
+        assert!(validate(&cluster)[0].contains("is not supported yet"));
+    }
+    let older = json!({"tls": {"authority": {"generation": 1}}});
+    let problems = refused_by_definition(resource("demo", older), Some(resource("demo", secure)));
+    assert!(problems.iter().any(|it| it.contains("can only grow")), "{problems:?}");
+    let long = resource("demo", json!({"tls": {"validity": "87600h"}}));
+    assert!(validate(&serde_json::from_value(long).unwrap())[0].contains("spec.tls.authority.validity"));
 }
 
 #[test]
