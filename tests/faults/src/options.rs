@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::fault::Kind;
 use crate::round::Settings;
@@ -59,7 +59,7 @@ pub struct Options {
 
 impl Options {
     pub fn settings(&self, seed: u64, round: usize) -> Result<Settings> {
-        let kinds = if self.faults.is_empty() { Kind::ALL.to_vec() } else { self.faults.clone() };
+        let kinds = if self.faults.is_empty() { Kind::value_variants().to_vec() } else { self.faults.clone() };
         Ok(Settings {
             program: self.program()?,
             flags: self.server_flags.split_whitespace().map(str::to_owned).collect(),

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::check::{Report, check};
 use crate::client::{Phase, Recorder, Watcher, Worker};
 use crate::cluster::{Cluster, Network};
-use crate::fault::Kind;
+use crate::fault::{Kind, Stage};
 use crate::history::{Hash, History};
 use crate::schedule;
 
@@ -62,7 +62,8 @@ pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
     }
     let end = Instant::now() + settings.duration;
     let mut failures = Vec::new();
-    let faults = schedule::run(&cluster, &settings.kinds, settings.seed, end).await;
+    let faults =
+        schedule::run(&Stage { cluster: &cluster, recorder: &recorder }, &settings.kinds, settings.seed, end).await;
     let faults = faults.unwrap_or_else(|error| {
         failures.push(format!("{error:#}"));
         BTreeMap::new()
@@ -71,7 +72,7 @@ pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
         failures.push(format!("{error:#}"));
     }
     for member in &cluster.members {
-        failures.extend(member.crashed().await);
+        failures.extend(member.crashes().await);
     }
     let history = recorder.take();
     let report = check(&history);

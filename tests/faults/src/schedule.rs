@@ -9,14 +9,13 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
-use crate::cluster::Cluster;
-use crate::fault::Kind;
+use crate::fault::{Kind, Stage};
 
 /// The longest that the cluster is left alone.
 const CALM: Duration = Duration::from_secs(3);
 
 /// Until the time is over: one fault, or two at a time, and some calm; how often each kind came.
-pub async fn run(cluster: &Cluster, kinds: &[Kind], seed: u64, end: Instant) -> Result<BTreeMap<Kind, usize>> {
+pub async fn run(stage: &Stage<'_>, kinds: &[Kind], seed: u64, end: Instant) -> Result<BTreeMap<Kind, usize>> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut counts = BTreeMap::new();
     loop {
@@ -25,17 +24,20 @@ pub async fn run(cluster: &Cluster, kinds: &[Kind], seed: u64, end: Instant) -> 
             sleep(end.saturating_duration_since(Instant::now())).await;
             return Ok(counts);
         }
-        let count = if rng.random_bool(0.3) { 2 } else { 1 };
-        let chosen: Vec<_> = kinds.choose_multiple(&mut rng, count).copied().collect();
+        let mut chosen: Vec<Kind> = kinds.choose(&mut rng).copied().into_iter().collect();
+        if rng.random_bool(0.4) {
+            let others: Vec<_> = kinds.iter().filter(|kind| kind.class() != chosen[0].class()).collect();
+            chosen.extend(others.choose(&mut rng).copied());
+        }
         let mut generators = (StdRng::seed_from_u64(rng.random()), StdRng::seed_from_u64(rng.random()));
         let both = async {
             let second = async {
                 match chosen.get(1) {
-                    Some(kind) => kind.befall(cluster, &mut generators.1).await,
+                    Some(kind) => kind.befall(stage, &mut generators.1).await,
                     None => Ok(()),
                 }
             };
-            tokio::join!(chosen[0].befall(cluster, &mut generators.0), second)
+            tokio::join!(chosen[0].befall(stage, &mut generators.0), second)
         };
         let (first, second) = both.await;
         first.and(second)?;

@@ -139,6 +139,11 @@ fn key(rng: &mut impl Rng) -> String {
     KEYS[rng.random_range(0..KEYS.len())].to_owned()
 }
 
+/// Two keys.
+pub fn keys(rng: &mut impl Rng) -> Vec<String> {
+    KEYS.choose_multiple(rng, 2).map(|key| (*key).to_owned()).collect()
+}
+
 /// One key, some, or all.
 pub fn span(rng: &mut impl Rng) -> Span {
     let (one, other) = (rng.random_range(0..KEYS.len()), rng.random_range(0..KEYS.len()));

@@ -1,6 +1,7 @@
 //! Clients of etcd's API: each of its calls, and each answer to its watch, goes into the one history.
 
 mod call;
+mod execute;
 mod outcome;
 mod recorder;
 mod watcher;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
 pub use call::call;
+pub use execute::execute;
 pub use recorder::Recorder;
 pub use watcher::Watcher;
 pub use worker::Worker;

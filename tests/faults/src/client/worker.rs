@@ -8,12 +8,10 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch::Receiver;
 use tonic::transport::Channel;
 
-use super::{Phase, Recorder, call, connect, outcome};
-use crate::history::{Operation, Outcome, Request};
+use super::{Phase, Recorder, connect, execute};
+use crate::history::{Failure, Outcome};
 use crate::workload::Workload;
 
-/// Then the answer is given up; longer than an election, shorter than a fault.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Between a failure and the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -46,27 +44,14 @@ impl Worker {
                 }
             };
             let request = workload.next(&mut rng);
-            let operation = self.execute(member, channel.clone(), request).await;
+            let operation = execute(&self.recorder, self.id, member, channel.clone(), request).await;
             workload.learn(&operation);
-            if let Outcome::Ok { .. } | Outcome::Failed(_) = operation.outcome {
+            if let Outcome::Unknown { .. } | Outcome::Failed(Failure::Other(_)) = operation.outcome {
+                tokio::time::sleep(PAUSE).await;
+            } else {
                 connection = Some((member, channel));
                 tokio::time::sleep(self.pace.mul_f64(rng.random_range(0.0..2.0))).await;
-            } else {
-                tokio::time::sleep(PAUSE).await;
             }
-            self.recorder.operation(operation);
         }
-    }
-
-    async fn execute(&self, member: usize, channel: Channel, request: Request) -> Operation {
-        let begun = self.recorder.now();
-        let answer = tokio::time::timeout(PATIENCE, call(channel, &request)).await;
-        let returned = self.recorder.now();
-        let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
-        let outcome = match answer {
-            Ok((revision, response)) => Outcome::Ok { revision, response },
-            Err(status) => outcome::of_error(&request, &status),
-        };
-        Operation { client: self.id, member: member as u32, call: begun, returned, request, outcome }
     }
 }

@@ -12,8 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::status::{self, Status};
-use crate::client::{Recorder, connect};
+use crate::client::Recorder;
 
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
@@ -42,6 +41,8 @@ pub struct Member {
     enter: Vec<String>,
     recorder: Recorder,
     process: Mutex<Option<Child>>,
+    /// What its processes ended with when nobody had ended them.
+    crashes: Mutex<Vec<String>>,
 }
 
 impl Member {
@@ -65,6 +66,7 @@ impl Member {
             enter,
             recorder,
             process: Mutex::default(),
+            crashes: Mutex::default(),
         }
     }
 
@@ -120,6 +122,7 @@ impl Member {
     /// Ends it at once, as a crash does.
     pub async fn kill(&self) {
         if let Some(mut process) = self.process.lock().await.take() {
+            self.look(&mut process).await;
             let _ = process.kill().await;
             self.recorder.restart(self.index as u32);
         }
@@ -129,6 +132,7 @@ impl Member {
     pub async fn terminate(&self) -> Result<()> {
         let mut running = self.process.lock().await;
         if let Some(mut process) = running.take() {
+            self.look(&mut process).await;
             if let Some(pid) = process.id().and_then(|pid| Pid::from_raw(pid as i32)) {
                 kill_process(pid, Signal::TERM)?;
             }
@@ -151,24 +155,26 @@ impl Member {
         Ok(())
     }
 
-    /// How it ended, if it did so by itself.
-    pub async fn crashed(&self) -> Option<String> {
-        let mut process = self.process.lock().await;
-        let status = process.as_mut()?.try_wait().ok()??;
-        Some(format!("{} has ended by itself: {status}", self.name))
+    /// Ends it, which it may have done by itself, and removes its data.
+    pub async fn discard(&self) -> Result<()> {
+        if let Some(mut process) = self.process.lock().await.take() {
+            let _ = process.kill().await;
+            self.recorder.restart(self.index as u32);
+        }
+        Ok(std::fs::remove_dir_all(self.data())?)
     }
 
-    pub async fn status(&self) -> Result<Status> {
-        status::status(connect(self.client()).await?).await
+    /// How its processes ended, where they did so by themselves.
+    pub async fn crashes(&self) -> Vec<String> {
+        if let Some(process) = self.process.lock().await.as_mut() {
+            self.look(process).await;
+        }
+        self.crashes.lock().await.clone()
     }
 
-    /// The revision that a linearizable read tells.
-    pub async fn read(&self) -> Result<i64> {
-        status::read(connect(self.client()).await?).await
-    }
-
-    /// The compacted revision, and the sum over what it has up to `revision`.
-    pub async fn hash(&self, revision: i64) -> Result<(i64, u32)> {
-        status::hash(connect(self.client()).await?, revision).await
+    async fn look(&self, process: &mut Child) {
+        if let Ok(Some(status)) = process.try_wait() {
+            self.crashes.lock().await.push(format!("{} has ended by itself: {status}", self.name));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! A cluster of either server: members as processes, each with its own address and data.
 
+mod ask;
 mod member;
 mod network;
-mod status;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::client::Recorder;
+pub use ask::Status;
 pub use member::Member;
 pub use network::Network;
-pub use status::Status;
 
 /// A cluster without faults serves again within this time.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);

@@ -3,17 +3,16 @@
 use anyhow::Result;
 use rand::rngs::StdRng;
 
-use super::{hold, some};
-use crate::cluster::Cluster;
+use super::{Stage, hold, some};
 
-pub async fn befall(cluster: &Cluster, rng: &mut StdRng) -> Result<()> {
-    let members = some(cluster, rng).await;
+pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
+    let members = some(stage.cluster, rng).await;
     for member in &members {
-        cluster.members[*member].kill().await;
+        stage.cluster.members[*member].kill().await;
     }
     hold(rng).await;
     for member in members {
-        cluster.members[member].start("existing").await?;
+        stage.cluster.members[member].start("existing").await?;
     }
     Ok(())
 }

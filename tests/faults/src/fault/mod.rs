@@ -1,6 +1,14 @@
 //! What befalls a cluster, one kind a file. Each does harm, lets the clients work with it for a while, and makes it good.
 
+mod compact;
+mod defragment;
 mod kill;
+mod kill_all;
+mod lease_storm;
+mod membership;
+mod move_leader;
+mod pause;
+mod restart;
 
 use std::time::Duration;
 
@@ -11,21 +19,71 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
+use crate::client::Recorder;
 use crate::cluster::Cluster;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+/// The client that faults are in the history.
+pub const CLIENT: u32 = 1000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
-    /// Members are killed and started again
+    /// Members are killed, at times most of them, and started again
     Kill,
+    /// All members are killed at once, and started again
+    KillAll,
+    /// Members are stopped (SIGSTOP) long enough to lose leadership, then go on
+    Pause,
+    /// Members end in order and are started again
+    Restart,
+    /// A member is removed, and comes back as a new one without data, a voter or a learner at first
+    Membership,
+    /// The leader hands over to another member
+    MoveLeader,
+    /// Members rewrite their storage
+    Defragment,
+    /// Everything old is compacted, again and again
+    Compact,
+    /// Many leases that are over in a few seconds, with keys attached
+    LeaseStorm,
+}
+
+/// Two faults at a time are of two classes: what is done to one process is not undone by the other fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Processes,
+    Requests,
+}
+
+/// What a fault has to do with.
+pub struct Stage<'a> {
+    pub cluster: &'a Cluster,
+    /// Of operations that clients have to know of.
+    pub recorder: &'a Recorder,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 1] = [Kind::Kill];
+    pub fn class(self) -> Class {
+        match self {
+            Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
+            Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
+        }
+    }
 
     /// From the harm until it is made good.
-    pub async fn befall(self, cluster: &Cluster, rng: &mut StdRng) -> Result<()> {
+    ///
+    /// # Errors
+    /// It cannot be made good.
+    pub async fn befall(self, stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
         match self {
-            Kind::Kill => kill::befall(cluster, rng).await,
+            Kind::Kill => kill::befall(stage, rng).await,
+            Kind::KillAll => kill_all::befall(stage, rng).await,
+            Kind::Pause => pause::befall(stage, rng).await,
+            Kind::Restart => restart::befall(stage, rng).await,
+            Kind::Membership => membership::befall(stage, rng).await,
+            Kind::MoveLeader => move_leader::befall(stage, rng).await,
+            Kind::Defragment => defragment::befall(stage, rng).await,
+            Kind::Compact => compact::befall(stage, rng).await,
+            Kind::LeaseStorm => lease_storm::befall(stage, rng).await,
         }
     }
 }
@@ -37,12 +95,12 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// How long a fault lasts: about an election, or a few of them.
+/// How long a fault lasts: less than an election, or a few of them.
 async fn hold(rng: &mut StdRng) {
     sleep(Duration::from_secs_f64(rng.random_range(0.2..4.0))).await;
 }
 
-/// Some of the members: mostly one, the leader more often than another, at times half of them or more.
+/// Some of the members: mostly one, the leader more often than another, at times most of them.
 async fn some(cluster: &Cluster, rng: &mut StdRng) -> Vec<usize> {
     let all: Vec<_> = (0..cluster.members.len()).collect();
     let leader = cluster.leader().await;

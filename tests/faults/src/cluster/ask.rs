@@ -1,0 +1,102 @@
+//! What a member is asked outside of the workload. Answers are waited for, but not for long.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::timeout;
+use tonic::Status as GrpcStatus;
+use tonic::transport::Channel;
+
+use super::Member;
+use crate::client::{call, connect};
+use crate::history::{Request, Span};
+use crate::wire::proto::etcdserverpb::cluster_client::ClusterClient;
+use crate::wire::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::wire::proto::etcdserverpb::{
+    DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
+    MoveLeaderRequest, StatusRequest,
+};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What has to be written to every member's log, or rewritten.
+const CHANGES_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub member_id: u64,
+    pub leader_id: u64,
+    pub is_learner: bool,
+}
+
+impl Status {
+    pub fn leads(&self) -> bool {
+        self.leader_id != 0 && self.leader_id == self.member_id
+    }
+}
+
+async fn within<T>(time: Duration, answer: impl Future<Output = Result<T, GrpcStatus>>) -> Result<T> {
+    Ok(timeout(time, answer).await.context("no answer")??)
+}
+
+impl Member {
+    pub async fn status(&self) -> Result<Status> {
+        let answer = within(PATIENCE, self.maintenance().await?.status(StatusRequest {})).await?.into_inner();
+        let member_id = answer.header.context("a status without a header")?.member_id;
+        Ok(Status { member_id, leader_id: answer.leader, is_learner: answer.is_learner })
+    }
+
+    /// The revision that a linearizable read tells.
+    pub async fn read(&self) -> Result<i64> {
+        let request = Request::Range { span: Span::key("a"), revision: 0, serializable: false, limit: 1 };
+        Ok(within(PATIENCE, call(self.connect().await?, &request)).await?.0)
+    }
+
+    /// The compacted revision, and the sum over what it has up to `revision`.
+    pub async fn hash(&self, revision: i64) -> Result<(i64, u32)> {
+        let answer =
+            within(PATIENCE, self.maintenance().await?.hash_kv(HashKvRequest { revision })).await?.into_inner();
+        Ok((answer.compact_revision, answer.hash))
+    }
+
+    pub async fn defragment(&self) -> Result<()> {
+        within(CHANGES_WITHIN, self.maintenance().await?.defragment(DefragmentRequest {})).await.map(drop)
+    }
+
+    /// To be asked of the leader.
+    pub async fn move_leader(&self, target_id: u64) -> Result<()> {
+        within(CHANGES_WITHIN, self.maintenance().await?.move_leader(MoveLeaderRequest { target_id })).await.map(drop)
+    }
+
+    /// The ids of all members.
+    pub async fn members(&self) -> Result<Vec<u64>> {
+        let request = MemberListRequest { linearizable: true };
+        let answer = within(PATIENCE, self.cluster().await?.member_list(request)).await?.into_inner();
+        Ok(answer.members.iter().map(|member| member.id).collect())
+    }
+
+    pub async fn add_member(&self, peer_url: &str, is_learner: bool) -> Result<()> {
+        let request = MemberAddRequest { peer_ur_ls: vec![peer_url.to_owned()], is_learner };
+        within(CHANGES_WITHIN, self.cluster().await?.member_add(request)).await.map(drop)
+    }
+
+    pub async fn remove_member(&self, id: u64) -> Result<()> {
+        within(CHANGES_WITHIN, self.cluster().await?.member_remove(MemberRemoveRequest { id })).await.map(drop)
+    }
+
+    pub async fn promote_member(&self, id: u64) -> Result<()> {
+        within(CHANGES_WITHIN, self.cluster().await?.member_promote(MemberPromoteRequest { id })).await.map(drop)
+    }
+
+    async fn connect(&self) -> Result<Channel> {
+        Ok(connect(self.client()).await?)
+    }
+
+    async fn maintenance(&self) -> Result<MaintenanceClient<Channel>> {
+        Ok(MaintenanceClient::new(self.connect().await?))
+    }
+
+    async fn cluster(&self) -> Result<ClusterClient<Channel>> {
+        Ok(ClusterClient::new(self.connect().await?))
+    }
+}

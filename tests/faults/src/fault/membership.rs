@@ -1,0 +1,78 @@
+//! A member is removed while the cluster works, and one without data takes its place: a voter, or a learner at first.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::sleep;
+
+use super::{Stage, hold};
+use crate::cluster::Member;
+
+/// A healthy cluster accepts a change within this time; etcd waits until members have been connected for some seconds.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(200);
+
+pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
+    let cluster = stage.cluster;
+    let leaver = &cluster.members[rng.random_range(0..cluster.members.len())];
+    let (first_down, as_learner) = (rng.random_bool(0.3), rng.random_bool(0.5));
+    let id = until_done("its id", || async { Ok(leaver.status().await?.member_id) }).await?;
+    if first_down {
+        leaver.kill().await;
+    }
+    until_done("the removal", || async {
+        let other = others(stage, leaver).await?;
+        // It may have been done by a request that was not answered.
+        let there = other.members().await?.contains(&id);
+        if there { other.remove_member(id).await } else { Ok(()) }
+    })
+    .await?;
+    if rng.random() {
+        hold(rng).await;
+    }
+    leaver.discard().await?;
+    until_done("the addition", || async {
+        let other = others(stage, leaver).await?;
+        if other.members().await?.len() < cluster.members.len() {
+            other.add_member(&leaver.peer_url(), as_learner).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    leaver.start("existing").await?;
+    if as_learner {
+        until_done("the promotion", || async {
+            let status = leaver.status().await?;
+            if status.is_learner {
+                let other = others(stage, leaver).await?;
+                other.promote_member(status.member_id).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The leader, if that is another one.
+async fn others<'a>(stage: &Stage<'a>, leaver: &Member) -> Result<&'a Member> {
+    let members = &stage.cluster.members;
+    let leader = stage.cluster.leader().await.filter(|leader| *leader != leaver.index);
+    Ok(&members[leader.context("no leader among the others")?])
+}
+
+async fn until_done<T, F: Future<Output = Result<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T> {
+    let deadline = Instant::now() + ACCEPTED_WITHIN;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("membership: {what} was not done in {ACCEPTED_WITHIN:?}")));
+            }
+            Err(_) => sleep(POLL).await,
+        }
+    }
+}

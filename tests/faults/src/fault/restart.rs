@@ -1,0 +1,19 @@
+//! Members end in order and are started again, one after the other, as when they are updated.
+
+use anyhow::Result;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::{Stage, hold, some};
+
+pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
+    let at_once = rng.random_bool(0.5);
+    for member in some(stage.cluster, rng).await {
+        stage.cluster.members[member].terminate().await?;
+        if !at_once {
+            hold(rng).await;
+        }
+        stage.cluster.members[member].start("existing").await?;
+    }
+    Ok(())
+}
