@@ -8,12 +8,12 @@ cargo := cargo
 # Always the whole workspace: a part of it would build its dependencies anew, with other features.
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
-# What `make differential` runs.
+# What `make differential` runs, and the first seed of `make faults` and `make soak`.
 SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
 
-.PHONY: help run clean build images test unit differential clients e2e apiserver verify fix generate bench
+.PHONY: help run clean build images test unit differential clients e2e apiserver faults soak verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,19 @@ differential: ## random programs on ours and on a real etcd: SEED=0 COUNT=1000 S
 	@deploy/prerequisites.sh test
 	KEELSON_DIFFERENTIAL_SEED=$(SEED) KEELSON_DIFFERENTIAL_PROGRAMS=$(COUNT) KEELSON_DIFFERENTIAL_STEPS=$(STEPS) \
 		$(cargo) test $(profile) --workspace --test differential -- --nocapture
+
+faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 MEMBERS=3,5 ARGS="--faults kill"
+	@deploy/prerequisites.sh test
+	@$(MAKE) --no-print-directory build
+	$(programs)/keelson-faults --seed $(SEED) --seconds $(or $(SECONDS),300) --members $(or $(MEMBERS),3,5) \
+		--output $(KEELSON_CACHE)/faults $(ARGS)
+
+soak: ## the same for HOURS=, with any seeds
+	@deploy/prerequisites.sh test
+	@$(MAKE) --no-print-directory build
+	@test -n "$(HOURS)" || { echo "make soak HOURS=8" >&2; exit 2; }
+	$(programs)/keelson-faults --seconds "$$(awk 'BEGIN { print $(HOURS) * 3600 }')" --members $(or $(MEMBERS),3,5) \
+		--output $(KEELSON_CACHE)/faults $(ARGS)
 
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
 	@tests/e2e/run.sh

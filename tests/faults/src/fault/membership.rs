@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
@@ -24,7 +24,7 @@ pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
         leaver.kill().await;
     }
     until_done("the removal", || async {
-        let other = others(stage, leaver).await?;
+        let other = another(stage, leaver).await?;
         // It may have been done by a request that was not answered.
         let there = other.members().await?.contains(&id);
         if there { other.remove_member(id).await } else { Ok(()) }
@@ -35,7 +35,7 @@ pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
     }
     leaver.discard().await?;
     until_done("the addition", || async {
-        let other = others(stage, leaver).await?;
+        let other = another(stage, leaver).await?;
         if other.members().await?.len() < cluster.members.len() {
             other.add_member(&leaver.peer_url(), as_learner).await?;
         }
@@ -47,7 +47,7 @@ pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
         until_done("the promotion", || async {
             let status = leaver.status().await?;
             if status.is_learner {
-                let other = others(stage, leaver).await?;
+                let other = another(stage, leaver).await?;
                 other.promote_member(status.member_id).await?;
             }
             Ok(())
@@ -57,11 +57,14 @@ pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-/// The leader, if that is another one.
-async fn others<'a>(stage: &Stage<'a>, leaver: &Member) -> Result<&'a Member> {
-    let members = &stage.cluster.members;
-    let leader = stage.cluster.leader().await.filter(|leader| *leader != leaver.index);
-    Ok(&members[leader.context("no leader among the others")?])
+/// Another one that serves.
+async fn another<'a>(stage: &Stage<'a>, leaver: &Member) -> Result<&'a Member> {
+    for member in stage.cluster.members.iter().filter(|member| member.index != leaver.index) {
+        if member.read().await.is_ok() {
+            return Ok(member);
+        }
+    }
+    bail!("none of the others serves")
 }
 
 async fn until_done<T, F: Future<Output = Result<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T> {

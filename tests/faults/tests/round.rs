@@ -1,0 +1,20 @@
+//! A short round on our server, with every kind of fault in its choice.
+
+use std::process::Command;
+
+#[test]
+fn nothing_is_violated_in_a_short_round() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_keelson-faults"))
+        .args(["--seconds", "45", "--members", "3", "--data-dir"])
+        .arg(folder.path())
+        .args(["--output", concat!(env!("CARGO_TARGET_TMPDIR"), "/faults")])
+        .output()
+        .expect("keelson-faults");
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // The seed is in it.
+    println!("{told}");
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("no violation"), "{told}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left behind");
+}
