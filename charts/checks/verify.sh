@@ -15,17 +15,19 @@ fail() {
 }
 
 # What is generated is as it would be generated.
-charts/checks/generate.sh "$scratch"
-for path in $(cd "$scratch" && find . -type f); do
-  diff -u "$path" "$scratch/$path" || fail "$path is not as its sources say: run \`make generate\`"
+charts/checks/generate.sh "$scratch/generated"
+for path in $(cd "$scratch/generated" && find . -type f); do
+  diff -u "$path" "$scratch/generated/$path" || fail "$path is not as its sources say: run \`make generate\`"
 done
-diff -rq crds "$chart/files/crds" || fail "the chart has other definitions than crds/: run \`make generate\`"
+diff -rq --exclude=kustomization.yaml crds "$chart/files/crds" || fail "the chart has other definitions than crds/: run \`make generate\`"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 grep -qx "appVersion: v$version" $chart/Chart.yaml || fail "appVersion in $chart/Chart.yaml is not v$version, the programs' version"
 
 # Both versions of helm accept it, strictly, and render the same from every set of values.
-cp $chart/values.yaml "$scratch/default-values.yaml"
-for values in "$scratch/default-values.yaml" $chart/ci/*-values.yaml; do
+defaults=$scratch/values/default-values.yaml
+mkdir "$scratch/values"
+cp $chart/values.yaml "$defaults"
+for values in "$defaults" $chart/ci/*-values.yaml; do
   name=$(basename "$values" -values.yaml)
   for helm in helm3 helm4; do
     $helm lint --strict --quiet --namespace keelson-system $chart --values "$values"
@@ -33,6 +35,7 @@ for values in "$scratch/default-values.yaml" $chart/ci/*-values.yaml; do
   done
   # They order kinds that they do not know differently.
   diff <(sort "$scratch/helm3.yaml") <(sort "$scratch/helm4.yaml") || fail "helm 3 and 4 render $name differently"
+  rm "$scratch/helm3.yaml"
   mv "$scratch/helm4.yaml" "$scratch/$name.yaml"
 done
 # What the schema of the values has to refuse.
@@ -41,9 +44,14 @@ for value in "${refused[@]}"; do
   ! helm4 template keelson $chart --set "$value" >/dev/null 2>&1 || fail "values.schema.json lets $value pass"
 done
 
+# The kustomize base and what is made of it.
+kubectl kustomize deploy/operator >"$scratch/base.yaml"
+kubectl kustomize deploy/overlay >"$scratch/overlay.yaml"
+
 python3 -m yamllint --strict --config-file charts/checks/yamllint.yaml charts/checks $chart/{Chart,values}.yaml $chart/ci \
-  $chart/files/alerts.yaml deploy/samples
+  $chart/files/alerts.yaml deploy/{operator/{namespace,kustomization}.yaml,overlay,samples,argocd,flux}
 python3 -m yamllint --strict --config-data "{extends: relaxed, rules: {line-length: disable, indentation: disable, commas: disable}}" \
-  "$scratch"/{default,all,namespaced,bare}.yaml
-python3 charts/checks/schemas.py $oldest,$newest "$scratch"/{default,all,namespaced,bare}.yaml
+  "$scratch"/*.yaml
+python3 charts/checks/schemas.py $oldest,$newest "$scratch"/*.yaml
+python3 charts/checks/health.py deploy/argocd/health.lua
 python3 -m checkov.main --config-file charts/checks/checkov.yaml --directory "$scratch"

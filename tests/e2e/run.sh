@@ -16,8 +16,7 @@ program=$("${build[@]}" --message-format=json 2>/dev/null |
   jq -r 'select(.reason == "compiler-artifact" and .target.name == "e2e") | .executable')
 
 install_operator() {
-  kubectl apply --server-side -f crds/
-  kubectl apply -f deploy/operator/
+  kubectl apply --server-side -k deploy/operator
   kubectl -n keelson-system rollout status deployment/keelson-operator --timeout=120s
 }
 
