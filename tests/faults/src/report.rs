@@ -36,12 +36,13 @@ pub fn end(options: &Options, settings: &Settings, round: &Round) -> Result<bool
     let Round { report, failures, .. } = round;
     let good = report.is_good() && failures.is_empty();
     let faults: Vec<_> = round.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-    println!("seed {}: {}; faults: {}", settings.seed, history(&round.history, report), faults.join(", "));
+    let mut text = format!("faults: {}; {}", faults.join(", "), history(&round.history, report));
     for failure in failures {
-        println!("seed {}: {failure}", settings.seed);
+        let _ = write!(text, "\nFAILURE: {failure}");
     }
+    println!("seed {}: {text}", settings.seed);
     if !good || options.keep {
-        save(options, settings, round)?;
+        save(options, settings, round, &text)?;
     }
     Ok(good)
 }
@@ -70,11 +71,12 @@ pub fn history(history: &History, report: &Report) -> String {
     text
 }
 
-fn save(options: &Options, settings: &Settings, round: &Round) -> Result<()> {
+fn save(options: &Options, settings: &Settings, round: &Round, text: &str) -> Result<()> {
     let folder = options.output.join(format!("seed-{}", settings.seed));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let file = folder.join("history.json");
     std::fs::write(&file, serde_json::to_vec(&round.history)?).with_context(|| file.display().to_string())?;
+    std::fs::write(folder.join("report.txt"), format!("{}\n{text}\n", begin(options, settings)))?;
     for log in round.cluster.logs() {
         let name = log.file_name().context("a log has a name")?;
         std::fs::copy(&log, folder.join(name)).with_context(|| log.display().to_string())?;

@@ -9,10 +9,8 @@ use super::{Stage, hold};
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
     let members = &stage.cluster.members;
     // None of them sees another one's end.
-    for signal in [Signal::STOP, Signal::KILL] {
-        for member in members {
-            member.signal(signal).await?;
-        }
+    for member in members {
+        member.signal(Signal::STOP).await?;
     }
     for member in members {
         member.kill().await;
