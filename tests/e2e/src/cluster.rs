@@ -1,9 +1,9 @@
 //! An EtcdCluster in a namespace of its own, as a user sees it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -25,6 +25,8 @@ pub struct Cluster {
     pub namespace: String,
     /// The name of the EtcdCluster.
     pub name: String,
+    /// Whether its members speak TLS.
+    pub tls: bool,
 }
 
 /// The EtcdClusters of a namespace.
@@ -54,13 +56,27 @@ async fn make_namespace(client: &Client) -> Result<String> {
 impl Cluster {
     /// Applies an EtcdCluster of `size` members in a new namespace; does not wait.
     pub async fn apply(name: &str, size: i64) -> Result<Self> {
-        let client = Client::try_default().await.context("no Kubernetes: run these tests by `make e2e`")?;
-        let namespace = make_namespace(&client).await?;
-        clusters(&client, &namespace)
+        let cluster = Self::unborn(name).await?;
+        clusters(&cluster.client, &cluster.namespace)
             .create(&PostParams::default(), &serde_json::from_value(manifest(name, size))?)
             .await
             .context("create the EtcdCluster")?;
-        Ok(Self { client, namespace, name: name.into() })
+        Ok(cluster)
+    }
+
+    /// A new namespace in which nobody has applied the EtcdCluster yet.
+    pub async fn unborn(name: &str) -> Result<Self> {
+        let client = Client::try_default().await.context("no Kubernetes: run these tests by `make e2e`")?;
+        let namespace = make_namespace(&client).await?;
+        Ok(Self { client, namespace, name: name.into(), tls: false })
+    }
+
+    /// Changes the spec by a merge patch.
+    pub async fn patch(&self, spec: Value) -> Result<()> {
+        let patch = json!({"spec": spec});
+        let api = clusters(&self.client, &self.namespace);
+        api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        Ok(())
     }
 
     /// The resource as it stands.
@@ -117,25 +133,47 @@ impl Cluster {
     pub async fn endpoints(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;
         let addresses = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
-        Ok(addresses.map(|ip| format!("http://{ip}:2379")).collect())
+        let scheme = if self.tls { "https" } else { "http" };
+        Ok(addresses.map(|ip| format!("{scheme}://{ip}:2379")).collect())
     }
 
-    /// A client of one endpoint, with short timeouts.
-    pub async fn connect(endpoint: &str) -> Result<etcd_client::Client> {
-        let options = etcd_client::ConnectOptions::new()
+    /// A client of one endpoint, with short timeouts; with TLS as the Secret for applications is at this moment.
+    pub async fn connect(&self, endpoint: &str) -> Result<etcd_client::Client> {
+        let mut options = etcd_client::ConnectOptions::new()
             .with_connect_timeout(Duration::from_secs(2))
             .with_timeout(Duration::from_secs(10));
+        if self.tls {
+            options = options.with_tls(self.tls_options().await?);
+        }
         Ok(etcd_client::Client::connect([endpoint], Some(options)).await?)
+    }
+
+    async fn tls_options(&self) -> Result<etcd_client::TlsOptions> {
+        let secret = self.secret(&format!("{}-client-tls", self.name)).await?;
+        let value = |key: &str| secret.get(key).cloned().with_context(|| format!("the Secret has no {key}"));
+        let identity = etcd_client::Identity::from_pem(value("tls.crt")?, value("tls.key")?);
+        Ok(etcd_client::TlsOptions::new()
+            .ca_certificate(etcd_client::Certificate::from_pem(value("ca.crt")?))
+            .identity(identity)
+            .domain_name(format!("{}-client.{}.svc", self.name, self.namespace)))
+    }
+
+    /// The values of a Secret.
+    pub async fn secret(&self, name: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let data = api.get(name).await?.data.unwrap_or_default();
+        Ok(data.into_iter().map(|(key, value)| (key, value.0)).collect())
     }
 
     /// The name of the pod whose member leads.
     pub async fn leader_pod(&self) -> Result<String> {
+        let scheme = if self.tls { "https" } else { "http" };
         wait_for("a leader", PATIENCE, || async {
             for pod in self.pods().await? {
                 let Some(ip) = pod.status.as_ref().and_then(|s| s.pod_ip.clone()) else {
                     continue;
                 };
-                let Ok(mut client) = Self::connect(&format!("http://{ip}:2379")).await else {
+                let Ok(mut client) = self.connect(&format!("{scheme}://{ip}:2379")).await else {
                     continue;
                 };
                 let Ok(status) = client.status().await else {

@@ -51,7 +51,7 @@ impl Writer {
         let acknowledged = self.task.await?;
         for endpoint in self.cluster.endpoints().await? {
             wait_for(&format!("the writes on {endpoint}"), PATIENCE, || async {
-                let mut client = Cluster::connect(&endpoint).await?;
+                let mut client = self.cluster.connect(&endpoint).await?;
                 let options = etcd_client::GetOptions::new().with_prefix();
                 let answer = client.get("w/", Some(options)).await?;
                 let stored: BTreeMap<u64, i64> = answer
@@ -94,8 +94,12 @@ async fn write_to_one(
     let endpoints = cluster.endpoints().await?;
     let index = *next as usize % endpoints.len().max(1);
     let endpoint = endpoints.get(index).context("no member has an address")?;
-    let mut client = Cluster::connect(endpoint).await?;
-    while !stop.load(Ordering::Relaxed) {
+    let mut client = cluster.connect(endpoint).await?;
+    // Connections are made anew now and then, so that handshakes are part of what is tried.
+    for _ in 0..100 {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         // A number is never written twice: a write without an answer may have been done.
         let number = *next;
         *next += 1;

@@ -1,6 +1,9 @@
 //! The operator and its clusters, as a user of Kubernetes sees them. `make e2e` runs these on keelson-local, or on the
 //! Kubernetes that KUBECONFIG names.
 
+#[path = "e2e/tls.rs"]
+mod tls;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -25,11 +28,11 @@ async fn a_cluster_becomes_available_and_every_member_serves() -> Result<()> {
 
     let endpoints = cluster.endpoints().await?;
     for (n, endpoint) in endpoints.iter().enumerate() {
-        let mut client = Cluster::connect(endpoint).await?;
+        let mut client = cluster.connect(endpoint).await?;
         client.put(format!("from-{n}"), endpoint.as_str(), None).await?;
         for other in &endpoints {
             // Linearizable: visible at once on every member.
-            let mut client = Cluster::connect(other).await?;
+            let mut client = cluster.connect(other).await?;
             let answer = client.get(format!("from-{n}"), None).await?;
             assert_eq!(answer.kvs()[0].value_str()?, endpoint, "read on {other}");
         }

@@ -1,0 +1,144 @@
+//! `spec.tls`, by the very lines of docs/operator-tls.md.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use keelson_e2e::{
+    cluster::{Cluster, PATIENCE, condition},
+    wait_for,
+    writer::Writer,
+};
+use kube::ResourceExt;
+use serde_json::Value;
+use tokio::process::Command;
+
+/// The lines of a page that are for a shell, block by block, run in the cluster's namespace.
+struct Page {
+    blocks: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+impl Page {
+    /// `kubectl` in the page's lines is about this namespace.
+    async fn open(page: &str, namespace: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(root().join("docs").join(page))?;
+        let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```"));
+        let blocks = blocks.map(|(block, _)| block.to_string()).collect();
+        let this = Self { blocks, folder: tempfile::tempdir()? };
+        this.shell(&format!(
+            "kubectl config view --raw >config.new && mv config.new kubeconfig && \
+             KUBECONFIG=kubeconfig kubectl config set-context --current --namespace={namespace}"
+        ))
+        .await?;
+        Ok(this)
+    }
+
+    /// Runs the block that has this text in it.
+    async fn run(&self, part: &str) -> Result<String> {
+        let block = self.blocks.iter().find(|block| block.contains(part));
+        let block = block.with_context(|| format!("the page has no block with {part:?}"))?;
+        self.shell(&format!("export KUBECONFIG=$PWD/kubeconfig; ln -sfn {} deploy\n{block}", deploy().display())).await
+    }
+
+    async fn shell(&self, script: &str) -> Result<String> {
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{script}\n{told}{error}");
+        Ok(told)
+    }
+}
+
+fn deploy() -> PathBuf {
+    root().join("deploy")
+}
+
+/// What identifies the processes of the members.
+async fn starts(cluster: &Cluster) -> Result<Vec<(String, i32)>> {
+    let pods = cluster.pods().await?;
+    let restarts = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+        statuses.iter().map(|status| status.restart_count).sum()
+    };
+    Ok(pods.iter().map(|pod| (pod.uid().unwrap_or_default(), restarts(pod))).collect())
+}
+
+fn certificates(object: &Value) -> Vec<(String, String)> {
+    let list = object["status"]["tls"]["certificates"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    list.iter().map(|it| (text(&it["secret"]), text(&it["notAfter"]))).collect()
+}
+
+#[tokio::test]
+async fn certificates_and_their_authority_are_replaced_under_a_client_that_writes() -> Result<()> {
+    let mut cluster = Cluster::unborn("secure").await?;
+    cluster.tls = true;
+    let page = Page::open("operator-tls.md", &cluster.namespace).await?;
+    page.run("kubectl apply").await?;
+    cluster.settled(3).await?;
+    ensure!(page.run("etcdctl").await?.contains("OK"), "etcdctl did not write");
+    strangers_are_refused(&cluster).await?;
+
+    let before = starts(&cluster).await?;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+
+    let issued = certificates(&cluster.get().await?);
+    ensure!(issued.len() == 6, "an authority, two clients, three members: {issued:?}");
+    page.run("720h").await?;
+    wait_for("certificates of another validity", PATIENCE, || async {
+        let object = cluster.get().await?;
+        let now = certificates(&object);
+        let replaced = now.iter().zip(&issued).filter(|(now, before)| now.1 != before.1).count();
+        // All but the authority.
+        Ok((replaced == 5 && object["status"]["tls"]["waitingFor"].is_null()).then_some(()))
+    })
+    .await?;
+    writer.progress(50).await?;
+
+    let authority = cluster.secret("secure-ca").await?["ca.crt"].clone();
+    page.run("generation").await?;
+    wait_for("another authority alone", PATIENCE, || async {
+        let now = cluster.secret("secure-ca").await?;
+        let object = cluster.get().await?;
+        ensure!(condition(&object["status"], "TLSReady") == "True", "not ready: {}", object["status"]);
+        let alone = !now.contains_key("next.crt") && !now.contains_key("old.crt");
+        let everywhere = cluster.secret("secure-client-tls").await?["ca.crt"] == now["ca.crt"];
+        Ok((now["ca.crt"] != authority && alone && everywhere).then_some(()))
+    })
+    .await?;
+    writer.progress(50).await?;
+
+    ensure!(starts(&cluster).await? == before, "members were restarted");
+    println!("{} acknowledged writes are there", writer.verify().await?);
+    cluster.scale(1).await?;
+    cluster.settled(1).await?;
+    wait_for("the Secrets of former members to go", PATIENCE, || async {
+        let left = certificates(&cluster.get().await?);
+        Ok((left.len() == 4).then_some(()))
+    })
+    .await?;
+    cluster.remove().await
+}
+
+/// Plaintext, and clients without a certificate.
+async fn strangers_are_refused(cluster: &Cluster) -> Result<()> {
+    for endpoint in cluster.endpoints().await? {
+        let plain = Cluster { tls: false, ..cluster.clone() };
+        for url in [endpoint.replace("https", "http"), endpoint] {
+            let answer = async { Ok::<_, anyhow::Error>(plain.connect(&url).await?.get("hello", None).await?) };
+            ensure!(answer.await.is_err(), "{url} answered a stranger");
+        }
+    }
+    Ok(())
+}
