@@ -61,6 +61,7 @@ soak: ## the same for HOURS=, with any seeds
 		--output $(KEELSON_CACHE)/faults $(ARGS)
 
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
+	@deploy/prerequisites.sh test
 	@tests/e2e/run.sh
 
 apiserver: build ## a Kubernetes API server on three members; KUBE_APISERVER names the program

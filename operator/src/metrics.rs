@@ -34,6 +34,9 @@ pub struct Certificates {
     secret: String,
 }
 
+/// The kinds of failures.
+pub const FAILURES: [&str; 4] = ["api", "act", "unsafe", "stale"];
+
 /// The operator's metrics; `keelson_operator_` goes before each name.
 pub struct Metrics {
     registry: Registry,
@@ -56,6 +59,10 @@ impl Default for Metrics {
         let passes = Counter::default();
         let pass_seconds = Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]);
         let failures = Family::<Kind, Counter>::default();
+        // From zero, or Prometheus would not see the first one as an increase.
+        for kind in FAILURES {
+            drop(failures.get_or_create(&Kind { kind: kind.into() }));
+        }
         let actions = Family::<Kind, Counter>::default();
         let status_writes = Counter::default();
         let leader = Gauge::default();
@@ -170,5 +177,23 @@ async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static
     match metrics.ready.load(Ordering::Relaxed) {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An alert on a first failure needs to have seen that there was none.
+    #[test]
+    fn failures_are_counted_from_zero() {
+        let mut text = String::new();
+        encode(&mut text, &Metrics::default().registry).unwrap();
+        for kind in FAILURES {
+            assert!(
+                text.contains(&format!("keelson_operator_reconcile_failures_total{{kind=\"{kind}\"}} 0\n")),
+                "{text}"
+            );
+        }
     }
 }

@@ -2,7 +2,8 @@
 # The end-to-end tests: on the Kubernetes that KUBECONFIG names, or on a keelson-local of their own.
 #
 # On a real Kubernetes this must run where pod addresses can be reached, with the images of deploy/operator there; the
-# operator is installed from this checkout either way. Arguments go to the test program (a filter, say).
+# operator is installed from this checkout either way, and must not be there before: the chart comes first. Arguments go to the test
+# program (a filter, say), and then it runs alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -16,11 +17,11 @@ program=$("${build[@]}" --message-format=json 2>/dev/null |
   jq -r 'select(.reason == "compiler-artifact" and .target.name == "e2e") | .executable')
 
 install_operator() {
-  kubectl apply --server-side -k deploy/operator
-  kubectl -n keelson-system rollout status deployment/keelson-operator --timeout=120s
+  bash -euo pipefail docs/gitops/kustomize.sh
 }
 
 if [ -n "${KUBECONFIG:-}" ]; then
+  [ $# -gt 0 ] || tests/e2e/helm.sh
   install_operator
   exec "$program" --test-threads=1 --nocapture "$@"
 fi
@@ -56,6 +57,7 @@ until kubectl --kubeconfig "$data/kubeconfig" get --raw /readyz >/dev/null 2>&1;
   fi
   sleep 0.2
 done
+[ $# -gt 0 ] || "$target/release/keelson-local" enter --data-dir "$data" -- tests/e2e/helm.sh
 export KUBECONFIG=$data/kubeconfig
 install_operator
 unset KUBECONFIG

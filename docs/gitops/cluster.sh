@@ -1,0 +1,2 @@
+kubectl apply -f deploy/samples/cluster.yaml
+kubectl wait --for=condition=Available --timeout=5m etcdcluster/demo

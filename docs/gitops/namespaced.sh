@@ -1,0 +1,1 @@
+helm upgrade --install keelson charts/keelson --namespace keelson-system --set 'watchNamespaces={team-a,team-b}' --wait

@@ -1,0 +1,2 @@
+helm uninstall keelson --namespace keelson-system --wait
+kubectl get etcdclusters --all-namespaces
