@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cargo build --release --locked --workspace --bins
+deploy/images/check.sh
 # Built before the cluster starts: compiling takes the cores that its timeouts need. The whole workspace is named so that
 # dependencies are those of `make test`.
 build=(cargo test --release --locked --workspace --features keelson-e2e/cluster --test e2e --no-run)
