@@ -15,9 +15,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::crd::EtcdCluster;
-use crate::member::{self, Change, Credentials, MemberClient};
+use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
 use crate::names::{FINALIZER, Names, ROLE_LABEL};
+use crate::observe::certificates::Identities;
 use crate::observe::{Caches, list};
 use crate::plan::{Action, Observed, plan};
 
@@ -69,8 +70,8 @@ pub struct Actor<'a> {
     pub names: Names,
     /// What was seen in this pass.
     pub observed: &'a Observed,
-    /// How to talk to members.
-    pub credentials: Option<&'a Credentials>,
+    /// How to talk to members, and what to hand out.
+    pub identities: &'a Identities,
 }
 
 impl Actor<'_> {
@@ -136,7 +137,7 @@ impl Actor<'_> {
             .min_by_key(|voter| Some(voter.id) != leader)
             .and_then(|voter| voter.ordinal)
             .ok_or(Error::NoMember)?;
-        Ok(MemberClient::new(&self.names.client_url(ordinal), self.credentials)?)
+        Ok(MemberClient::new(&self.names.client_url(ordinal), self.identities.current.as_ref())?)
     }
 
     /// The cache may lag: whether the pod is gone is asked of the API server itself.

@@ -13,10 +13,11 @@ use kube::{Client, ResourceExt};
 use crate::act::{self, Actor};
 use crate::crd::{EtcdCluster, EtcdClusterStatus, Phase};
 use crate::events;
-use crate::member::{Change, Credentials};
+use crate::member::Change;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
+use crate::observe::certificates::Identities;
 use crate::observe::{Caches, observe};
 use crate::plan::tls::Tls;
 use crate::plan::{self, Action, Observed, Plan, Violation, check, plan};
@@ -173,13 +174,13 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     }
     let seen = Instant::now();
     let now = Timestamp::now().as_second();
-    let (observed, credentials) = observe(&context.caches, &cluster, now).await;
+    let (observed, identities) = observe(&context.client, &context.caches, &cluster, now).await;
     let plan = match problems.is_empty() || leaving {
         true => plan(&cluster, &observed),
         false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
     context.metrics.set_certificates(&names, &observed.tls);
-    let pass = Pass { context, api, cluster, observed, credentials, seen };
+    let pass = Pass { context, api, cluster, observed, identities, seen };
     if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
         return pass.refuse(violation).await;
     }
@@ -195,8 +196,8 @@ struct Pass<'a> {
     api: Api<EtcdCluster>,
     cluster: EtcdCluster,
     observed: Observed,
-    /// How to talk to members.
-    credentials: Option<Credentials>,
+    /// How to talk to members, and what to hand out.
+    identities: Identities,
     /// When the observation began.
     seen: Instant,
 }
@@ -274,7 +275,7 @@ impl Pass<'_> {
             cluster,
             names: Names::of(cluster),
             observed: &self.observed,
-            credentials: self.credentials.as_ref(),
+            identities: &self.identities,
         }
     }
 

@@ -125,6 +125,11 @@ impl Names {
         format!("{}-operator-tls", self.cluster)
     }
 
+    /// The Secret and the Certificate of cert-manager: `server`, `peer` or `client`.
+    pub fn issued_secret(&self, kind: &str) -> String {
+        format!("{}-{kind}-issued", self.cluster)
+    }
+
     /// The Secret that the member mounts.
     pub fn member_secret(&self, ordinal: u32) -> String {
         format!("{}-tls", self.member(ordinal))

@@ -1,6 +1,7 @@
 //! All reads: objects out of watched caches, and the members' own answers.
 
 pub mod certificates;
+pub mod source;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,9 +101,9 @@ where
 }
 
 /// Sees everything about one cluster at this time (Unix), and with what its members are to be talked to.
-pub async fn observe(caches: &Caches, cluster: &EtcdCluster, now: i64) -> (Observed, Option<Credentials>) {
+pub async fn observe(client: &Client, caches: &Caches, cluster: &EtcdCluster, now: i64) -> (Observed, Identities) {
     let names = Names::of(cluster);
-    let (tls, identities) = certificates::certificates(&caches.secrets, cluster, &names, now);
+    let (tls, identities) = certificates::certificates(client, &caches.secrets, cluster, &names, now).await;
     let mut observed = Observed {
         statefulsets: children(caches.statefulsets.state(), &names, owned),
         pods: pods(caches.pods.state(), &names),
@@ -110,13 +111,13 @@ pub async fn observe(caches: &Caches, cluster: &EtcdCluster, now: i64) -> (Obser
         tls,
         ..Default::default()
     };
-    let Identities { current, next } = identities;
-    let door = Door { names: &names, credentials: current.as_ref() };
+    let door = Door { names: &names, credentials: identities.current.as_ref() };
+    let next = &identities.next;
     let (asked, trusting) =
         join(ask_members(cluster, &door, &observed.pods), who_trusts(&names, &observed.pods, next.as_ref())).await;
     (observed.store, observed.silence, observed.tls.served) = asked;
     observed.tls.trusting = trusting;
-    (observed, current)
+    (observed, identities)
 }
 
 /// Sees what is left of a cluster in Kubernetes, by asking the API server itself; members are not asked.

@@ -7,7 +7,7 @@ mod read;
 pub use issue::{Pair, Purpose, Request, authority, leaf};
 #[cfg(test)]
 use read::signers;
-pub use read::{authorities, fingerprint, leaf as read_leaf, merge};
+pub use read::{authorities, fingerprint, fits, leaf as read_leaf, merge, subtract};
 
 /// Why a certificate cannot be read or made.
 #[derive(Debug, thiserror::Error)]

@@ -47,6 +47,9 @@ fn tls(cluster: &EtcdCluster) -> Vec<String> {
     let Some(tls) = &cluster.spec.tls else {
         return problems;
     };
+    if tls.issuer_ref.is_some() && tls.secrets.is_some() {
+        problems.push("spec.tls.secrets: spec.tls.issuerRef names another source of certificates".into());
+    }
     let times =
         [("validity", &tls.validity), ("authority.validity", &tls.authority.validity), ("overlap", &tls.overlap)];
     for (field, time) in times {

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 
 use super::{Actor, Error, kube_error};
 use crate::build;
-use crate::names::WRITTEN;
+use crate::names::{APPLIED_HASH, FIELD_MANAGER, WRITTEN};
 use crate::observe::certificates::{CURRENT, GENERATION, NEXT, OLD, bundle, pem, secret, value};
 use crate::observe::owned;
+use crate::observe::source::Given;
 use crate::pki::{self, Pair};
 use crate::plan::tls::{Holder, TlsPlan, Write};
 
@@ -76,6 +77,9 @@ impl Actor<'_> {
             let held = self.as_seen(*holder)?;
             trusted.extend(held.iter().map(|held| pem(held, build::BUNDLE).to_string()));
         }
+        if let Some(given) = &self.identities.given {
+            return self.found_given(given, trusted.into_iter().collect()).await;
+        }
         let made = self.new_authority()?;
         let mut data = BTreeMap::new();
         let keys = match trusted.is_empty() {
@@ -88,6 +92,26 @@ impl Actor<'_> {
         };
         self.put(&mut data, keys, &made);
         self.create(build::authority_secret(self.cluster, data)).await
+    }
+
+    /// The same with authorities from elsewhere.
+    async fn found_given(&self, given: &Given, trusted: Vec<String>) -> Result<Secret, Error> {
+        let trusted = pki::merge(&trusted)?;
+        let mut data = BTreeMap::new();
+        match trusted.is_empty() {
+            true => drop(data.insert(CURRENT[0].to_string(), build::text(&given.roots))),
+            false => {
+                // Not all may trust all of them: what the source has is introduced in any case.
+                data.insert(CURRENT[0].to_string(), build::text(&pki::subtract(&trusted, &given.roots)?));
+                data.insert(NEXT[0].to_string(), build::text(&given.roots));
+            }
+        }
+        self.create(build::authority_secret(self.cluster, data)).await
+    }
+
+    fn given(&self) -> Result<&Given, Error> {
+        let lacking = || Error::Changed("where certificates come from".into());
+        self.identities.given.as_ref().ok_or_else(lacking)
     }
 
     fn new_authority(&self) -> Result<Pair, Error> {
@@ -108,10 +132,30 @@ impl Actor<'_> {
     async fn change(&self, authority: &Secret, write: Write) -> Result<Secret, Error> {
         let mut changed = authority.clone();
         let data = changed.data.get_or_insert_default();
+        let elsewhere = self.observed.tls.source.is_some();
+        if write == Write::Introduce && data.contains_key(NEXT[0]) {
+            // Found among those that are trusted, it may have certificates that are in use: it stays until nobody needs it.
+            let kept = [pem(authority, OLD).to_string(), pem(authority, NEXT[0]).to_string()];
+            data.insert(OLD.into(), build::text(&pki::merge(&kept)?));
+        }
         match write {
+            Write::Introduce if elsewhere => {
+                let roots = &self.given()?.roots;
+                let fresh = pki::subtract(roots, pem(authority, CURRENT[0]))?;
+                data.insert(NEXT[0].into(), build::text(if fresh.is_empty() { roots } else { &fresh }));
+                data.remove(NEXT[1]);
+            }
             Write::Introduce => {
                 let made = self.new_authority()?;
                 self.put(data, NEXT, &made);
+            }
+            Write::Promote if elsewhere => {
+                let current = self.given()?.roots.clone();
+                data.insert(OLD.into(), build::text(&pki::subtract(&bundle(authority), &current)?));
+                data.insert(CURRENT[0].into(), build::text(&current));
+                for key in [CURRENT[1], NEXT[0], NEXT[1]] {
+                    data.remove(key);
+                }
             }
             Write::Promote => {
                 let old = [pem(authority, CURRENT[0]).to_string(), pem(authority, OLD).to_string()];
@@ -129,19 +173,56 @@ impl Actor<'_> {
 
     async fn issue(&self, authority: &Secret, holder: Holder) -> Result<(), Error> {
         let seen = self.as_seen(holder)?;
-        let signer = Pair { certificate: pem(authority, CURRENT[0]).into(), key: pem(authority, CURRENT[1]).into() };
-        let roots = pki::authorities(value(authority, CURRENT[0]))?;
-        let ends = roots.first().map_or(0, |root| root.not_after);
-        let requests = build::requests(self.cluster, holder);
-        let pairs: Result<Vec<Pair>, pki::Error> =
-            requests.iter().map(|request| pki::leaf(&signer, ends, request, self.observed.tls.now)).collect();
-        let mut made = self.dated(build::certificates_secret(self.cluster, holder, &pairs?, &bundle(authority)));
+        let pairs = match self.observed.tls.source {
+            Some(_) => {
+                let given = self.given()?;
+                build::sources_of(holder).into_iter().map(|kind| given.pair(kind)).collect()
+            }
+            None => self.make(authority, holder)?,
+        };
+        let mut made = self.dated(build::certificates_secret(self.cluster, holder, &pairs, &bundle(authority)));
         match seen {
             Some(seen) => {
                 made.metadata.resource_version = seen.resource_version();
                 self.replace(made).await?;
             }
             None => drop(self.create(made).await?),
+        }
+        Ok(())
+    }
+
+    fn make(&self, authority: &Secret, holder: Holder) -> Result<Vec<Pair>, Error> {
+        let signer = Pair { certificate: pem(authority, CURRENT[0]).into(), key: pem(authority, CURRENT[1]).into() };
+        let roots = pki::authorities(value(authority, CURRENT[0]))?;
+        let ends = roots.first().map_or(0, |root| root.not_after);
+        let requests = build::requests(self.cluster, holder).into_iter();
+        let pairs = requests.map(|request| pki::leaf(&signer, ends, &request, self.observed.tls.now));
+        Ok(pairs.collect::<Result<_, _>>()?)
+    }
+
+    /// Asks cert-manager for certificates, where an issuer is named.
+    pub(super) async fn ask_for_certificates(&self) -> Result<(), Error> {
+        let resource = build::certificate_resource();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.names.namespace, &resource);
+        for wanted in build::certificates(self.cluster) {
+            let (wanted, hash) = build::stamp(wanted);
+            let name = wanted.name_any();
+            let what = format!("Certificate {name}");
+            let known = api.get_opt(&name).await.map_err(kube_error(format!("reading {what}")))?;
+            let mut parameters = PatchParams::apply(FIELD_MANAGER);
+            if let Some(known) = known {
+                if !owned(&known, &self.names) {
+                    return Err(Error::Foreign(what));
+                }
+                if known.annotations().get(APPLIED_HASH) == Some(&hash) {
+                    continue;
+                }
+                parameters = parameters.force();
+            }
+            tracing::info!(child = what, hash, "apply");
+            api.patch(&name, &parameters, &Patch::Apply(&wanted))
+                .await
+                .map_err(kube_error(format!("applying {what}")))?;
         }
         Ok(())
     }

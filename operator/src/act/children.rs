@@ -21,6 +21,7 @@ impl Actor<'_> {
     /// Brings the children to what the plan says: the headless Service first, as members need its names to start.
     pub async fn apply_children(&self, plan: &Plan) -> Result<(), Error> {
         let (cluster, caches) = (self.cluster, self.caches);
+        self.ask_for_certificates().await?;
         if let Some(certificates) = &plan.tls {
             self.write_certificates(certificates).await?;
         }

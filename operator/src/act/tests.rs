@@ -55,6 +55,7 @@ struct World {
     caches: Caches,
     cluster: EtcdCluster,
     observed: Observed,
+    identities: Identities,
 }
 
 impl World {
@@ -80,6 +81,7 @@ impl World {
             caches: Caches::empty(),
             cluster: serde_json::from_value(cluster).unwrap(),
             observed: Observed::default(),
+            identities: Identities::default(),
         }
     }
 
@@ -98,7 +100,7 @@ impl World {
             cluster: &self.cluster,
             names: Names::of(&self.cluster),
             observed: &self.observed,
-            credentials: None,
+            identities: &self.identities,
         }
     }
 

@@ -10,7 +10,7 @@ use super::metadata;
 use crate::crd::{EtcdCluster, TlsSpec};
 use crate::names::Names;
 use crate::pki::{Pair, Purpose, Request};
-use crate::plan::tls::{Holder, Tls};
+use crate::plan::tls::{Holder, SourceKind, Tls};
 
 /// Keys of a member's Secret: the certificate that it shows to clients, the one between members, and whom it trusts.
 pub const SERVER: [&str; 2] = ["server.crt", "server.key"];
@@ -60,6 +60,15 @@ pub fn requests(cluster: &EtcdCluster, holder: Holder) -> Vec<Request> {
             vec![request("server".into(), towards, Purpose::Member), request("peer".into(), between, Purpose::Member)]
         }
     }
+}
+
+/// The certificate that all members share, or all clients, when it comes from elsewhere.
+pub fn shared_request(cluster: &EtcdCluster, kind: SourceKind) -> Option<Request> {
+    let holder = if kind == SourceKind::Client { Holder::Client } else { Holder::Member(0) };
+    let mut request = requests(cluster, holder).into_iter().nth(usize::from(kind == SourceKind::Peer))?;
+    let pod = Names::of(cluster).host(0);
+    request.names.retain(|name| !name.starts_with(&pod));
+    Some(request)
 }
 
 /// The pod's name, and the names of the headless Service: by the latter, all of whose addresses are members, a member recognises

@@ -1,6 +1,7 @@
 //! Renders the objects of a cluster, one file for each kind: functions of the EtcdCluster and the plan, without input or output.
 
 mod certificates;
+mod issued;
 mod pdb;
 mod pod;
 mod services;
@@ -11,7 +12,10 @@ use kube::Resource;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-pub use certificates::{BUNDLE, authority_secret, certificates_secret, expiring, keys, requests, secret_name, text};
+pub use certificates::{
+    BUNDLE, CLIENT, authority_secret, certificates_secret, expiring, keys, requests, secret_name, shared_request, text,
+};
+pub use issued::{certificate_resource, certificates, must_name, source_secrets, sources_of};
 pub use pdb::pod_disruption_budget;
 pub use services::{client_service, members_service};
 pub use statefulset::stateful_set;

@@ -96,6 +96,12 @@ fn the_objects_of_a_cluster_with_tls() {
         yaml(&authority_secret(&cluster, [("ca.crt".to_string(), text("authority"))].into())),
     ];
     golden("tls.yaml", documents.join("---\n"));
+    let mut issued = cluster.clone();
+    let issuer = json!({"name": "ours", "kind": "ClusterIssuer"});
+    issued.spec.tls.as_mut().unwrap().issuer_ref = Some(serde_json::from_value(issuer).unwrap());
+    let asked: Vec<String> = certificates(&issued).iter().map(yaml).collect();
+    golden("cert-manager.yaml", asked.join("---\n"));
+    assert!(certificates(&cluster).is_empty());
     let mut asked = String::new();
     for holder in [member, client, Holder::Operator] {
         asked += &format!("{holder}: {:#?}\n", requests(&cluster, holder));

@@ -9,7 +9,16 @@ use serde::{Deserialize, Serialize};
 /// its own for the cluster.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.issuerRef) && has(self.secrets))").message("spec.tls.issuerRef and spec.tls.secrets exclude each other"),
+)]
 pub struct TlsSpec {
+    /// Certificates from an issuer of cert-manager, in place of an authority of the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerRef>,
+    /// Certificates from Secrets of your own, in place of an authority of the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<GivenSecrets>,
     /// How long certificates are valid, in hours. They are renewed when two thirds of that are over, and when this changes.
     #[serde(default = "default_validity")]
     #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]*h$"))]
@@ -47,6 +56,8 @@ fn default_domain() -> String {
 impl Default for TlsSpec {
     fn default() -> Self {
         Self {
+            issuer_ref: None,
+            secrets: None,
             validity: default_validity(),
             authority: AuthoritySpec::default(),
             overlap: default_overlap(),
@@ -83,6 +94,47 @@ pub fn seconds(text: &str) -> Option<i64> {
     };
     let number: i64 = text[..text.len() - 1].parse().ok().filter(|number| *number >= 0)?;
     number.checked_mul(unit)
+}
+
+/// An issuer of cert-manager.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuerRef {
+    /// Its name. It must put its own certificate into the Secrets (`ca.crt`), as the kinds CA and Vault do.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// `Issuer`, in the namespace of the EtcdCluster, or `ClusterIssuer`, or the kind of an external issuer.
+    #[serde(default = "default_issuer_kind")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// The API group of that kind.
+    #[serde(default = "default_issuer_group")]
+    #[schemars(length(min = 1, max = 253))]
+    pub group: String,
+}
+
+fn default_issuer_kind() -> String {
+    "Issuer".into()
+}
+
+fn default_issuer_group() -> String {
+    "cert-manager.io".into()
+}
+
+/// Secrets with `tls.crt`, `tls.key` and `ca.crt`, in the namespace of the EtcdCluster. Certificates of members need the usages of
+/// servers and of clients.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GivenSecrets {
+    /// What members show to clients. It names `*.NAME-members.NAMESPACE.svc`, and whatever clients use.
+    #[schemars(length(min = 1, max = 253))]
+    pub server: String,
+    /// What members show each other. It names `*.NAME-members.NAMESPACE.svc` and `NAME-members.NAMESPACE.svc`.
+    #[schemars(length(min = 1, max = 253))]
+    pub peer: String,
+    /// What clients show, the operator included. It names none of the above.
+    #[schemars(length(min = 1, max = 253))]
+    pub client: String,
 }
 
 /// The authority that the operator keeps for a cluster, in the Secret `NAME-ca`.

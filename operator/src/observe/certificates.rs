@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt;
 use kube::runtime::reflector::Store as Cache;
+use kube::{Client, ResourceExt};
 
 use super::owned;
+use super::source::{self, Given};
 use crate::build;
 use crate::crd::EtcdCluster;
 use crate::member::Credentials;
 use crate::names::{Names, WRITTEN};
 use crate::pki::{self, Pair};
-use crate::plan::tls::{Authority, Held, Holder, Tls};
+use crate::plan::tls::{Authority, Held, Holder, SourceKind, Tls};
 
 /// Keys of the authority's Secret.
 pub const CURRENT: [&str; 2] = ["ca.crt", "ca.key"];
@@ -23,9 +24,11 @@ pub const OLD: &str = "old.crt";
 /// What `spec.tls.authority.generation` was.
 pub const GENERATION: &str = "generation";
 
-/// How the operator talks to members.
+/// How the operator talks to members, and what it has to hand out.
 #[derive(Default)]
 pub struct Identities {
+    /// Certificates from elsewhere.
+    pub given: Option<Given>,
     /// With its certificate.
     pub current: Option<Credentials>,
     /// With a certificate of the next authority, to see who trusts that.
@@ -58,7 +61,13 @@ pub fn bundle(authority: &Secret) -> String {
 }
 
 /// What the Secrets hold at this time (Unix), and what to talk to members with; nothing without `spec.tls`.
-pub fn certificates(cache: &Cache<Secret>, cluster: &EtcdCluster, names: &Names, now: i64) -> (Tls, Identities) {
+pub async fn certificates(
+    client: &Client,
+    cache: &Cache<Secret>,
+    cluster: &EtcdCluster,
+    names: &Names,
+    now: i64,
+) -> (Tls, Identities) {
     let mut tls = Tls { now, ..Default::default() };
     if cluster.spec.tls.is_none() {
         return (tls, Identities::default());
@@ -66,6 +75,9 @@ pub fn certificates(cache: &Cache<Secret>, cluster: &EtcdCluster, names: &Names,
     let authority = secret(cache, names, &names.authority_secret());
     let bundle = authority.as_deref().map(bundle).unwrap_or_default();
     tls.authority = authority.as_deref().map(authority_view);
+    let source = source::read(client, cluster, names, &bundle).await;
+    let (source, given) = source.map_or((None, None), |(source, given)| (Some(source), given));
+    tls.source = source;
     let prefix = format!("{}-", names.cluster);
     for found in cache.state() {
         let name = found.name_any();
@@ -80,8 +92,14 @@ pub fn certificates(cache: &Cache<Secret>, cluster: &EtcdCluster, names: &Names,
         }
     }
     let operator = secret(cache, names, &names.operator_secret());
-    let identities = operator.map(|operator| identities(cluster, authority.as_deref(), &operator, &bundle, now));
-    (tls, identities.unwrap_or_default())
+    let next = match (&given, authority.as_deref()) {
+        (Some(given), _) => next_given(&tls, given),
+        (None, Some(authority)) if tls.source.is_none() => next_identity(cluster, authority, now),
+        _ => None,
+    };
+    let mut identities = operator.map(|it| identities(cluster, &it, next.as_ref(), &bundle)).unwrap_or_default();
+    identities.given = given;
+    (tls, identities)
 }
 
 fn holder_of(names: &Names, secret: &str) -> Option<Holder> {
@@ -102,6 +120,7 @@ fn authority_view(secret: &Secret) -> Authority {
         version: secret.resource_version().unwrap_or_default(),
         generation: pem(secret, GENERATION).parse().unwrap_or(1),
         can_sign: !value(secret, CURRENT[1]).is_empty(),
+        next_can_sign: !value(secret, NEXT[1]).is_empty(),
         current: roots(CURRENT[0]),
         next: roots(NEXT[0]),
         old: roots(OLD),
@@ -120,17 +139,10 @@ fn held_view(secret: &Secret, holder: Holder, bundle: &str) -> Held {
     }
 }
 
-fn identities(
-    cluster: &EtcdCluster,
-    authority: Option<&Secret>,
-    operator: &Secret,
-    bundle: &str,
-    now: i64,
-) -> Identities {
+fn identities(cluster: &EtcdCluster, operator: &Secret, next: Option<&Pair>, bundle: &str) -> Identities {
     let roots = format!("{bundle}{}", pem(operator, build::BUNDLE));
     let [certificate, key] = build::keys(Holder::Operator)[0];
     let own = Pair { certificate: pem(operator, certificate).into(), key: pem(operator, key).into() };
-    let next = authority.and_then(|authority| next_identity(cluster, authority, now));
     let credentials = |pair: &Pair| match Credentials::new(&roots, &pair.certificate, &pair.key) {
         Ok(credentials) => Some(credentials),
         Err(error) => {
@@ -138,7 +150,14 @@ fn identities(
             None
         }
     };
-    Identities { current: credentials(&own), next: next.as_ref().and_then(credentials) }
+    Identities { current: credentials(&own), next: next.and_then(credentials), given: None }
+}
+
+/// The client's certificate from elsewhere, if it comes from the next authority.
+fn next_given(tls: &Tls, given: &Given) -> Option<Pair> {
+    let leaf = tls.source.as_ref()?.leaves.get(SourceKind::Client as usize)?;
+    let mut next = tls.authority.as_ref()?.next.iter();
+    next.any(|next| leaf.signed_by.contains(&next.fingerprint)).then(|| given.pair(SourceKind::Client))
 }
 
 /// A certificate for one look.

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustls::pki_types::CertificateDer;
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Error;
+use super::{Error, Pair};
 use crate::plan::tls::{Leaf, Root};
 
 /// The beginning of the SHA-256 of a certificate, in hexadecimal.
@@ -111,6 +113,25 @@ pub fn merge(bundles: &[String]) -> Result<String, Error> {
         }
     }
     Ok(merged)
+}
+
+/// The certificates of `bundle` that are not in `known`.
+pub fn subtract(bundle: &str, known: &str) -> Result<String, Error> {
+    let known: BTreeSet<String> = certificates(known.as_bytes())?.iter().map(|der| fingerprint(der)).collect();
+    let rest = certificates(bundle.as_bytes())?.into_iter().filter(|der| !known.contains(&fingerprint(der)));
+    Ok(rest.map(|der| encode(&der)).collect())
+}
+
+/// Whether these are a certificate and its key.
+pub fn fits(pair: &Pair) -> bool {
+    let Ok(chain) = certificates(pair.certificate.as_bytes()) else {
+        return false;
+    };
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes());
+    let Some(key) = key.ok().and_then(|key| any_supported_type(&key).ok()) else {
+        return false;
+    };
+    !chain.is_empty() && CertifiedKey::new(chain, key).keys_match().is_ok()
 }
 
 /// PEM (RFC 7468): lines of 64 characters.

@@ -18,6 +18,8 @@ pub struct Tls {
     pub now: i64,
     /// The Secret of the authority.
     pub authority: Option<Authority>,
+    /// Certificates from elsewhere, if `spec.tls` names any.
+    pub source: Option<Source>,
     /// The Secrets with certificates.
     pub held: BTreeMap<Holder, Held>,
     /// The certificate that a member's client port shows, by the member's number: its fingerprint.
@@ -37,6 +39,54 @@ pub enum Holder {
     Member(u32),
 }
 
+/// Certificates from elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Source {
+    /// What must happen before they can be used; there is nothing else then.
+    pub lacks: Option<String>,
+    /// Whom they come from, and whoever else is to be trusted.
+    pub roots: Vec<Root>,
+    /// In the order of [`SourceKind::ALL`].
+    pub leaves: Vec<Leaf>,
+}
+
+/// Whom a certificate from elsewhere is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// Members, towards clients.
+    Server,
+    /// Members, among each other.
+    Peer,
+    /// Clients.
+    Client,
+}
+
+impl SourceKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Server, Self::Peer, Self::Client];
+
+    /// In names of Secrets.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Peer => "peer",
+            Self::Client => "client",
+        }
+    }
+}
+
+impl Source {
+    /// One that cannot be used yet.
+    pub fn lacking(what: String) -> Self {
+        Self { lacks: Some(what), ..Default::default() }
+    }
+
+    /// The certificates for a holder.
+    fn of(&self, holder: Holder) -> Vec<&Leaf> {
+        build::sources_of(holder).into_iter().filter_map(|kind| self.leaves.get(kind as usize)).collect()
+    }
+}
+
 /// Authorities, and how far a change is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Authority {
@@ -46,6 +96,8 @@ pub struct Authority {
     pub generation: i64,
     /// Whether the key of the current one is there.
     pub can_sign: bool,
+    /// Whether the key of the next one is there.
+    pub next_can_sign: bool,
     /// Certificates come from these.
     pub current: Vec<Root>,
     /// Certificates will come from these.
@@ -213,6 +265,10 @@ pub(super) fn plan(situation: &Situation, members: &BTreeMap<u32, Start>) -> Opt
     let tls = &situation.observed.tls;
     let mut holders = vec![Holder::Operator, Holder::Client];
     holders.extend(members.keys().map(|ordinal| Holder::Member(*ordinal)));
+    let lacks = tls.source.as_ref().and_then(|source| source.lacks.clone());
+    if let (Some(lacks), None) = (&lacks, &tls.authority) {
+        return Some(TlsPlan { waiting_for: Some(lacks.clone()), since: tls.now, ..Default::default() });
+    }
     let Some(authority) = &tls.authority else {
         let mut writes = vec![Write::Found];
         if tls.held.is_empty() {
@@ -231,6 +287,7 @@ pub(super) fn plan(situation: &Situation, members: &BTreeMap<u32, Start>) -> Opt
             Err(waits) => waiting_for = Some(waits),
         }
     }
+    let waiting_for = lacks.or(waiting_for);
     Some(TlsPlan { writes, stage, since, waiting_for })
 }
 
@@ -252,10 +309,10 @@ impl View<'_> {
         let mut due = Vec::new();
         for holder in &self.holders {
             match self.tls.held.get(holder) {
-                None if self.authority.can_sign => writes.push(Write::Issue(*holder)),
-                // The key of the authority is lost: it waits for the next one.
+                None if self.can_issue(*holder) => writes.push(Write::Issue(*holder)),
+                // The key of the authority is lost, or the certificate comes from the next one: it waits for that.
                 None => {}
-                Some(held) if self.authority.can_sign && self.is_outdated(*holder, held) => match holder {
+                Some(held) if self.can_issue(*holder) && self.is_outdated(*holder, held) => match holder {
                     Holder::Member(ordinal) if !held.leaves.is_empty() => due.push((*ordinal, held)),
                     _ => writes.push(Write::Issue(*holder)),
                 },
@@ -298,8 +355,21 @@ impl View<'_> {
         held.is_some() && held == self.tls.served.get(&ordinal).map(String::as_str)
     }
 
+    /// Whether there is a certificate of a current authority to be had.
+    fn can_issue(&self, holder: Holder) -> bool {
+        let Some(source) = &self.tls.source else {
+            return self.authority.can_sign;
+        };
+        let usable = |leaf: &&Leaf| self.authority.signed(leaf) && self.tls.now < leaf.not_after;
+        source.lacks.is_none() && source.of(holder).iter().all(usable)
+    }
+
     /// Whether the certificates are not those that would be made now: due, from another authority, or for other names or times.
     fn is_outdated(&self, holder: Holder, held: &Held) -> bool {
+        if let Some(source) = &self.tls.source {
+            let wanted = source.of(holder).into_iter().map(|leaf| &leaf.fingerprint);
+            return !wanted.eq(held.leaves.iter().map(|leaf| &leaf.fingerprint));
+        }
         let wanted = build::requests(self.situation.cluster, holder);
         if wanted.len() != held.leaves.len() {
             return true;
@@ -337,12 +407,18 @@ impl View<'_> {
     fn change(&self, stage: TlsStage) -> Result<Option<Write>, String> {
         match stage {
             TlsStage::Stable => Ok(self.wants_another().then_some(Write::Introduce)),
+            TlsStage::Introducing if !self.wants_the_next() => Ok(Some(Write::Introduce)),
             TlsStage::Introducing => {
                 self.all("to trust the new authority", |ordinal| self.tls.trusts_next(ordinal))?;
                 self.clients_had_time()?;
                 Ok(Some(Write::Promote))
             }
+            TlsStage::Reissuing if self.unknown_root() || self.lost_its_key() => Ok(Some(Write::Introduce)),
             TlsStage::Reissuing => {
+                let stale = |(_, held): &(&Holder, &Held)| !held.leaves.iter().all(|leaf| self.authority.signed(leaf));
+                if let Some((holder, _)) = self.tls.held.iter().find(stale) {
+                    return Err(format!("a certificate of the new authority for {holder}"));
+                }
                 let what = "to show a certificate of the new authority";
                 self.all(what, |ordinal| self.shows_its_own(ordinal))?;
                 self.clients_had_time()?;
@@ -351,8 +427,35 @@ impl View<'_> {
         }
     }
 
-    /// Four fifths of the authority's time are over, or a person wants another one.
+    /// The source has an authority that neither counts nor is about to.
+    fn unknown_root(&self) -> bool {
+        let mut roots = self.tls.source.iter().flat_map(|source| &source.roots);
+        roots.any(|root| !self.authority.current.contains(root) && !self.authority.next.contains(root))
+    }
+
+    /// The operator is to issue certificates and cannot: until now they came from elsewhere, or the key was deleted.
+    fn lost_its_key(&self) -> bool {
+        self.tls.source.is_none() && !self.authority.can_sign
+    }
+
+    /// The next authority still is the one to come: where certificates come from may have changed meanwhile.
+    fn wants_the_next(&self) -> bool {
+        match &self.tls.source {
+            None => self.authority.next_can_sign,
+            Some(source) if source.lacks.is_some() => true,
+            Some(source) => !self.unknown_root() && self.authority.next.iter().all(|next| source.roots.contains(next)),
+        }
+    }
+
+    /// Four fifths of the authority's time are over, its key is not there, or a person wants another one; or the source has one.
     fn wants_another(&self) -> bool {
+        if let Some(source) = &self.tls.source {
+            let fewer = self.authority.current.iter().any(|root| !source.roots.contains(root));
+            return source.lacks.is_none() && (self.unknown_root() || fewer);
+        }
+        if self.lost_its_key() {
+            return true;
+        }
         let over = |root: &Root| self.tls.now >= root.not_before + (root.not_after - root.not_before) / 5 * 4;
         self.spec.authority.generation > self.authority.generation || self.authority.current.iter().any(over)
     }

@@ -100,6 +100,8 @@ fn good_resources_are_accepted() {
         json!({"version": "v0.2.0", "options": {"snapshot-count": "100"}}),
         json!({"storage": {"size": "1.5Ti", "storageClassName": "fast"}}),
         json!({"tls": {}}),
+        json!({"tls": {"issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}}),
+        json!({"tls": {"secrets": {"server": "a", "peer": "b", "client": "c"}}}),
         json!({"tls": {"validity": "24h", "overlap": "90s", "extraNames": ["*.example.org", "::1"], "authority": {"generation": 3}}}),
     ];
     for spec in good {
@@ -126,6 +128,11 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
         ("demo", json!({"options": {"cert-file": "/x"}}), "spec.options"),
         ("demo", json!({"tls": {"validity": "90d"}}), "tls.validity"),
         ("demo", json!({"tls": {"overlap": "soon"}}), "tls.overlap"),
+        (
+            "demo",
+            json!({"tls": {"issuerRef": {"name": "a"}, "secrets": {"server": "a", "peer": "b", "client": "c"}}}),
+            "spec.tls.secrets",
+        ),
         ("1demo", json!({}), "metadata.name"),
         ("a.b", json!({}), "metadata.name"),
         (long.as_str(), json!({}), "metadata.name"),

@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use super::tests::{HOUR, NOW, cluster, issue, observed, root};
+use super::tests::{HOUR, NOW, cluster, issue, observed, root, source};
 use super::*;
 use crate::crd::EtcdCluster;
 use crate::plan::{check, plan};
@@ -30,6 +30,12 @@ enum Event {
     Validity(u16),
     /// The Secret of the authority is deleted.
     Lose,
+    /// Certificates come from another authority elsewhere.
+    Give,
+    /// The same authority elsewhere gives other certificates.
+    Renew,
+    /// Certificates come from the operator again.
+    Take,
     /// A member joins, or the last one leaves.
     Resize(bool),
 }
@@ -90,29 +96,74 @@ impl World {
     fn write(&mut self, write: Write) {
         let (now, name) = (self.tls.now, self.fresh());
         let generation = self.cluster.spec.tls.as_ref().unwrap().authority.generation;
+        if let (Write::Introduce, Some(authority)) = (write, &mut self.tls.authority) {
+            let replaced = std::mem::take(&mut authority.next);
+            authority.old.extend(replaced);
+        }
+        let source = self.tls.source.clone();
         match write {
+            Write::Found if source.is_some() => {
+                let roots = source.unwrap().roots;
+                let trusted: BTreeSet<String> = self.tls.held.values().flat_map(|held| held.bundle.clone()).collect();
+                let mut authority = Authority::default();
+                match trusted.is_empty() {
+                    true => authority.current = roots,
+                    false => {
+                        let trusted = trusted.iter().map(|name| root(name, NOW));
+                        authority.current = trusted.filter(|it| !roots.contains(it)).collect();
+                        authority.next = roots;
+                    }
+                }
+                self.tls.authority = Some(authority);
+            }
+            Write::Introduce if source.is_some() => {
+                let authority = self.tls.authority.as_mut().unwrap();
+                let roots = source.unwrap().roots;
+                let fresh: Vec<Root> = roots.iter().filter(|it| !authority.current.contains(it)).cloned().collect();
+                authority.next = if fresh.is_empty() { roots } else { fresh };
+                authority.next_can_sign = false;
+            }
+            Write::Promote if source.is_some() => {
+                let authority = self.tls.authority.as_mut().unwrap();
+                let roots = source.unwrap().roots;
+                let mut all = std::mem::take(&mut authority.current);
+                all.append(&mut authority.next);
+                all.append(&mut authority.old);
+                all.dedup();
+                authority.old = all.into_iter().filter(|it| !roots.contains(it)).collect();
+                authority.current = roots;
+                (authority.can_sign, authority.next_can_sign) = (false, false);
+            }
+            Write::Issue(holder) if source.is_some() => {
+                let (source, bundle) = (source.unwrap(), self.tls.authority.as_ref().unwrap().bundle());
+                let leaves = source.of(holder).into_iter().cloned().collect();
+                let held = Held { version: name, leaves, bundle, written: now };
+                self.tls.held.insert(holder, held);
+            }
             Write::Found => {
                 let trusted: BTreeSet<String> = self.tls.held.values().flat_map(|held| held.bundle.clone()).collect();
-                let made = vec![root(&name, now)];
+                let made = vec![root(&name, NOW)];
                 let mut authority = Authority { generation, can_sign: trusted.is_empty(), ..Default::default() };
                 match trusted.is_empty() {
                     true => authority.current = made,
                     false => {
-                        authority.current = trusted.iter().map(|name| root(name, now)).collect();
+                        authority.current = trusted.iter().map(|name| root(name, NOW)).collect();
                         authority.next = made;
+                        authority.next_can_sign = true;
                     }
                 }
                 self.tls.authority = Some(authority);
             }
             Write::Introduce => {
                 let authority = self.tls.authority.as_mut().unwrap();
-                (authority.next, authority.generation) = (vec![root(&name, now)], generation);
+                (authority.next, authority.generation) = (vec![root(&name, NOW)], generation);
+                authority.next_can_sign = true;
             }
             Write::Promote => {
                 let authority = self.tls.authority.as_mut().unwrap();
                 authority.old.append(&mut authority.current);
                 authority.current = std::mem::take(&mut authority.next);
-                authority.can_sign = true;
+                (authority.can_sign, authority.next_can_sign) = (true, false);
             }
             Write::Drop => self.tls.authority.as_mut().unwrap().old.clear(),
             Write::Issue(holder) => {
@@ -170,6 +221,17 @@ impl World {
             Event::Wait(minutes) => self.wait(*minutes),
             Event::Replace => self.cluster.spec.tls.as_mut().unwrap().authority.generation += 1,
             Event::Validity(hours) => self.cluster.spec.tls.as_mut().unwrap().validity = format!("{hours}h"),
+            Event::Give => {
+                let signer = self.fresh();
+                self.tls.source = Some(source(&signer, &format!("given{signer}")));
+            }
+            Event::Renew => {
+                let serial = self.fresh();
+                if let Some(given) = &mut self.tls.source {
+                    *given = source(&given.roots[0].fingerprint, &format!("given{serial}"));
+                }
+            }
+            Event::Take => self.tls.source = None,
             Event::Lose => self.tls.authority = None,
             Event::Resize(true) if self.members.len() < 5 => {
                 let next = self.members.keys().last().unwrap() + 1;
@@ -216,6 +278,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Replace),
         1 => (48..=4000u16).prop_map(Event::Validity),
         1 => Just(Event::Lose),
+        1 => Just(Event::Give),
+        1 => Just(Event::Renew),
+        1 => Just(Event::Take),
         1 => any::<bool>().prop_map(Event::Resize),
     ]
 }
@@ -233,7 +298,10 @@ proptest! {
         let wanted = world.cluster.spec.tls.as_ref().unwrap().authority.generation;
         let authority = world.tls.authority.clone().unwrap();
         prop_assert_eq!(authority.stage(), TlsStage::Stable);
-        prop_assert!(authority.can_sign && authority.generation == wanted);
+        match &world.tls.source {
+            None => prop_assert!(authority.can_sign && authority.generation == wanted),
+            Some(source) => prop_assert_eq!(&authority.current, &source.roots),
+        }
         for held in world.members.values().map(|held| held.as_ref().unwrap()) {
             prop_assert_eq!(&held.bundle, &authority.bundle());
             prop_assert!(held.leaves.iter().all(|leaf| authority.signed(leaf) && leaf.not_after > world.tls.now + 12 * HOUR));

@@ -115,7 +115,7 @@ impl Scene {
 
 fn introducing(tls: &mut Tls) {
     let authority = tls.authority.as_mut().unwrap();
-    authority.next = vec![root("b", NOW)];
+    (authority.next, authority.next_can_sign) = (vec![root("b", NOW)], true);
     for held in tls.held.values_mut() {
         held.bundle.insert("b".into());
     }
@@ -208,7 +208,10 @@ fn a_new_authority_is_trusted_by_all_before_anything_comes_from_it() {
     let mut asked = Scene::new();
     asked.cluster.spec.tls.as_mut().unwrap().authority.generation = 2;
     assert_eq!(asked.next(), "introduce a new authority");
-    let told = Scene::new().with(|tls| tls.authority.as_mut().unwrap().next = vec![root("b", NOW)]);
+    let told = Scene::new().with(|tls| {
+        let authority = tls.authority.as_mut().unwrap();
+        (authority.next, authority.next_can_sign) = (vec![root("b", NOW)], true);
+    });
     assert_eq!(told.next().matches("update the authorities").count(), 5);
     let known = Scene::new().with(introducing);
     assert_eq!(known.next(), "wait: c-0 to trust the new authority");
@@ -247,6 +250,60 @@ fn an_authority_is_replaced_before_it_expires() {
     };
     assert_eq!(at(70079).next(), "nothing");
     assert_eq!(at(70080).next(), "introduce a new authority");
+}
+
+/// Certificates for everybody from an authority elsewhere.
+pub(super) fn source(signer: &str, serial: &str) -> Source {
+    let leaf = |kind: SourceKind| Leaf {
+        fingerprint: format!("{serial}-{}", kind.as_str()),
+        not_before: NOW,
+        not_after: NOW + 87600 * HOUR,
+        names: BTreeSet::new(),
+        signed_by: BTreeSet::from([signer.to_string()]),
+    };
+    Source { lacks: None, roots: vec![root(signer, NOW)], leaves: SourceKind::ALL.map(leaf).to_vec() }
+}
+
+/// A cluster whose certificates come from elsewhere, all handed out.
+fn given() -> Scene {
+    Scene::new().with(|tls| {
+        let source = source("a", "given");
+        tls.authority.as_mut().unwrap().can_sign = false;
+        for (holder, held) in &mut tls.held {
+            held.leaves = source.of(*holder).into_iter().cloned().collect();
+        }
+        tls.served = (0..3).map(|n| (n, "given-server".to_string())).collect();
+        tls.source = Some(source);
+    })
+}
+
+#[test]
+fn certificates_from_elsewhere_are_handed_out_in_the_same_order() {
+    assert_eq!(given().next(), "nothing");
+    let missing = given().with(|tls| tls.source = Some(Source::lacking("Secret x to be there".into())));
+    assert_eq!(missing.next(), "wait: Secret x to be there");
+    let unborn = missing.with(|tls| {
+        tls.authority = None;
+        tls.held.clear();
+    });
+    assert_eq!(unborn.next(), "wait: Secret x to be there");
+    let renewed = given().with(|tls| tls.source = Some(source("a", "renewed")));
+    let first = "issue certificates for the operator, issue certificates for clients, issue certificates for member 0";
+    assert_eq!(renewed.next(), first);
+    let another = given().with(|tls| tls.source = Some(source("b", "other")));
+    assert_eq!(another.next(), "introduce a new authority");
+    let known = another.with(introducing);
+    assert_eq!(known.next(), "wait: c-0 to trust the new authority", "nothing comes from it yet");
+    let yet_another = known.with(|tls| tls.source = Some(source("c", "other")));
+    assert_eq!(yet_another.next(), "introduce a new authority", "in place of the one that is not used yet");
+}
+
+#[test]
+fn where_certificates_come_from_may_change() {
+    let to_elsewhere = Scene::new().with(|tls| tls.source = Some(source("b", "given")));
+    assert_eq!(to_elsewhere.next(), "introduce a new authority");
+    let to_own = given().with(|tls| tls.source = None);
+    assert_eq!(to_own.next(), "introduce a new authority");
 }
 
 #[test]

@@ -1,16 +1,21 @@
 //! `spec.tls`, by the very lines of docs/operator-tls.md.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use keelson_e2e::{
-    cluster::{Cluster, PATIENCE, condition},
+    cluster::{Cluster, PATIENCE, clusters, condition, manifest},
     wait_for,
     writer::Writer,
 };
-use kube::ResourceExt;
-use serde_json::Value;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// The lines of a page that are for a shell, block by block, run in the cluster's namespace.
@@ -128,6 +133,83 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
         Ok((left.len() == 4).then_some(()))
     })
     .await?;
+    cluster.remove().await
+}
+
+/// Certificates of an authority of the test's own, in three Secrets.
+async fn give(cluster: &Cluster) -> Result<()> {
+    let mut authority = CertificateParams::new(Vec::new())?;
+    authority.distinguished_name.push(DnType::CommonName, "given");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let ca = authority.self_signed(&key)?.pem();
+    let issuer = Issuer::new(authority, key);
+    let host = format!("{}-members.{}.svc", cluster.name, cluster.namespace);
+    let service = format!("{}-client.{}.svc", cluster.name, cluster.namespace);
+    let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+    let kinds = [
+        ("server", vec![format!("*.{host}"), service], vec![server.clone(), client.clone()]),
+        ("peer", vec![format!("*.{host}"), host], vec![server, client.clone()]),
+        ("client", Vec::new(), vec![client]),
+    ];
+    let api: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    for (name, names, usages) in kinds {
+        let mut leaf = CertificateParams::new(names)?;
+        leaf.extended_key_usages = usages;
+        let key = KeyPair::generate()?;
+        let certificate = leaf.signed_by(&key, &issuer)?;
+        let bytes = |text: String| ByteString(text.into_bytes());
+        let data = BTreeMap::from([
+            ("tls.crt".to_string(), bytes(certificate.pem())),
+            ("tls.key".to_string(), bytes(key.serialize_pem())),
+            ("ca.crt".to_string(), bytes(ca.clone())),
+        ]);
+        let mut secret = Secret { data: Some(data), type_: Some("kubernetes.io/tls".into()), ..Default::default() };
+        secret.metadata.name = Some(name.into());
+        api.patch(name, &PatchParams::apply("e2e").force(), &Patch::Apply(&secret)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn given_certificates_are_replaced_by_those_of_another_authority_and_by_the_operators() -> Result<()> {
+    let mut cluster = Cluster::unborn("given").await?;
+    cluster.tls = true;
+    let mut object = manifest("given", 3);
+    object["spec"]["tls"] =
+        json!({"overlap": "2s", "secrets": {"server": "server", "peer": "peer", "client": "client"}});
+    let api = clusters(&cluster.client, &cluster.namespace);
+    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    wait_for("a word on what is missing", PATIENCE, || async {
+        let status = cluster.get().await?["status"].clone();
+        Ok((status["tls"]["waitingFor"] == "Secret server to be there").then_some(()))
+    })
+    .await?;
+    give(&cluster).await?;
+    cluster.settled(3).await?;
+    let before = starts(&cluster).await?;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+
+    give(&cluster).await?;
+    wait_for("certificates of the other authority", PATIENCE, || async {
+        let (given, now) = (cluster.secret("client").await?, cluster.secret("given-client-tls").await?);
+        let authorities = cluster.secret("given-ca").await?;
+        let alone = !authorities.contains_key("old.crt") && !authorities.contains_key("next.crt");
+        Ok((alone && now["tls.crt"] == given["tls.crt"]).then_some(()))
+    })
+    .await?;
+    writer.progress(50).await?;
+
+    cluster.patch(json!({"tls": {"secrets": null}})).await?;
+    wait_for("an authority of the operator", PATIENCE, || async {
+        let now = cluster.secret("given-ca").await?;
+        Ok((now.contains_key("ca.key") && !now.contains_key("old.crt")).then_some(()))
+    })
+    .await?;
+    writer.progress(50).await?;
+    ensure!(starts(&cluster).await? == before, "members were restarted");
+    println!("{} acknowledged writes are there", writer.verify().await?);
     cluster.remove().await
 }
 
