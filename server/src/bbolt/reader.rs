@@ -125,7 +125,7 @@ impl Reader {
     }
 
     fn mark_free(&self, seen: &mut Seen) -> Result<(), BoltError> {
-        let bytes = self.read(self.meta.freelist, seen)?;
+        let bytes = self.read(self.meta.freelist, seen, Vec::new())?;
         let page = Page::new(&bytes)?;
         if page.header.flags != FREELIST {
             return Err(damaged("the freelist is not where it should be"));
@@ -149,7 +149,7 @@ impl Reader {
 
     fn buckets_seen(&self, seen: &mut Seen) -> Result<Vec<Bucket>, BoltError> {
         let mut buckets = Vec::new();
-        let mut walk = Walk { reader: self, seen, last: Vec::new() };
+        let mut walk = Walk { reader: self, seen, last: Vec::new(), spare: Vec::new() };
         let _ = walk.page(self.meta.root, 0, &mut |flags, name, value| {
             if flags & BUCKET_ELEMENT == 0 || value.len() > MAX_BUCKET_VALUE {
                 return Err(damaged(format!("{:?} is no bucket", String::from_utf8_lossy(name))));
@@ -161,7 +161,7 @@ impl Reader {
     }
 
     fn for_each_seen(&self, bucket: &Bucket, seen: &mut Seen, visit: &mut Visit<'_>) -> Result<(), BoltError> {
-        let mut walk = Walk { reader: self, seen, last: Vec::new() };
+        let mut walk = Walk { reader: self, seen, last: Vec::new(), spare: Vec::new() };
         let mut visit = |flags: u32, key: &[u8], value: &[u8]| {
             if flags & BUCKET_ELEMENT != 0 {
                 return Err(damaged("a bucket within a bucket"));
@@ -175,13 +175,13 @@ impl Reader {
         Ok(())
     }
 
-    /// A page with its overflow pages, all of which are met for the first time.
-    fn read(&self, id: u64, seen: &mut Seen) -> Result<Vec<u8>, BoltError> {
+    /// A page with its overflow pages, all of which are met for the first time; takes the place of `bytes`.
+    fn read(&self, id: u64, seen: &mut Seen, mut bytes: Vec<u8>) -> Result<Vec<u8>, BoltError> {
         let (size, end) = (u64::from(self.meta.page_size), self.meta.end);
         if !(2..end).contains(&id) {
             return Err(damaged(format!("page {id} of {end} is referred to")));
         }
-        let mut bytes = vec![0; size as usize];
+        bytes.resize(size as usize, 0);
         self.file.read_exact_at(&mut bytes, id * size)?;
         let header = Page::new(&bytes)?.header;
         if header.id != id {
@@ -234,6 +234,8 @@ struct Walk<'a> {
     reader: &'a Reader,
     seen: &'a mut Seen,
     last: Vec<u8>,
+    /// Memory of pages that are done with, for the next ones.
+    spare: Vec<Vec<u8>>,
 }
 
 type VisitElement<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<ControlFlow<()>, BoltError> + 'a;
@@ -243,8 +245,20 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return Err(damaged("a tree is too deep"));
         }
-        let bytes = self.reader.read(id, self.seen)?;
-        let page = Page::new(&bytes)?;
+        let spare = self.spare.pop().unwrap_or_default();
+        let bytes = self.reader.read(id, self.seen, spare)?;
+        let visited = self.tree(id, Page::new(&bytes)?, depth, visit);
+        self.spare.push(bytes);
+        visited
+    }
+
+    fn tree(
+        &mut self,
+        id: u64,
+        page: Page<'_>,
+        depth: usize,
+        visit: &mut VisitElement<'_>,
+    ) -> Result<ControlFlow<()>, BoltError> {
         match page.header.flags {
             LEAF => self.leaf(page, visit),
             BRANCH => {

@@ -72,7 +72,13 @@ impl RevKey {
 /// A record of `rev` as bytes.
 pub fn encode_rev_record(record: &RevRecord) -> Vec<u8> {
     let mut out = Vec::with_capacity(17 + record.kv.len());
-    match record.previous {
+    append_rev_record(&mut out, record.previous, &record.kv);
+    out
+}
+
+/// A record of `rev` behind what is in `out`.
+pub fn append_rev_record(out: &mut Vec<u8>, previous: Option<RevKey>, kv: &[u8]) {
+    match previous {
         None => out.put_u8(0),
         Some(previous) => {
             out.put_u8(if previous.tombstone { 2 } else { 1 });
@@ -80,8 +86,7 @@ pub fn encode_rev_record(record: &RevRecord) -> Vec<u8> {
             out.put_i64(previous.revision.sub);
         }
     }
-    out.extend_from_slice(&record.kv);
-    out
+    out.extend_from_slice(kv);
 }
 
 /// The other direction; shares the memory of `bytes`.

@@ -100,6 +100,7 @@ fn history(
     let mut chains = Chains::new(source.reader().size(), dir);
     source.history(|place, kv| {
         revision = revision.max(place.revision.main);
+        loader.announce(kv)?;
         chains.add(place, kv)
     })?;
     let mut bumped = None;

@@ -1,7 +1,7 @@
 //! A snapshot file: etcd's or ours, with the checksum of the stream behind it or without, whole or damaged.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use crate::mvcc::RevKey;
 
 /// Bytes of a SHA-256, which follow the pages of a file that was saved from a stream.
 const SUM_BYTES: u64 = 32;
+/// Bytes that are read and summed up at once.
+const SUMMED_BYTES: usize = 128 << 10;
 /// Every page size is a multiple of this.
 const SECTOR_BYTES: u64 = 512;
 
@@ -55,7 +57,8 @@ impl Source {
                 return Ok(None);
             }
             let mut sum = Sha256::new();
-            std::io::copy(&mut (&mut file).take(length - SUM_BYTES), &mut sum)?;
+            let mut pages = BufReader::with_capacity(SUMMED_BYTES, (&mut file).take(length - SUM_BYTES));
+            std::io::copy(&mut pages, &mut sum)?;
             file.seek(SeekFrom::Start(length - SUM_BYTES))?;
             let mut expected = [0; SUM_BYTES as usize];
             file.read_exact(&mut expected)?;

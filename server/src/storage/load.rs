@@ -1,12 +1,14 @@
 //! Filling a new store with a history that was made elsewhere.
 //!
 //! Both go into sorted files that RocksDB takes over as they are: the history, which comes in the order of revisions, and
-//! the newest version of each key, as many at a time as are sorted in memory. Each has a thread that writes, while the
-//! caller reads. Memory is bounded by what is on its way to them, whatever the size of the history.
+//! the newest version of each key, which [`newest`] sorts. Each has a thread, while the caller reads. Memory is bounded by
+//! what is on its way to them and by what is sorted at once, whatever the size of the history.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use prost::Message;
@@ -16,21 +18,21 @@ use super::columns::{Column, Database, column_options, meta};
 use super::place::Place;
 use super::{StorageError, StoreOptions};
 use crate::mvcc::keys::{
-    INLINE_VALUE_BYTES, attachment_key, encode_key_record, encode_lease, encode_rev_record, lease_key,
+    INLINE_VALUE_BYTES, append_rev_record, attachment_key, encode_key_record, encode_lease, lease_key,
 };
-use crate::mvcc::{
-    AlarmMember, KeyRecord, KeyValue, LeaseRecord, MemberAttributes, RevKey, RevRecord, Stamp, ViewError,
-};
+use crate::mvcc::{AlarmMember, KeyRecord, KeyValue, LeaseRecord, MemberAttributes, RevKey, Stamp, ViewError};
 use crate::proto::etcdserverpb::AlarmResponse;
+
+mod newest;
+
+use newest::{Ranges, Sample, write_ranges};
 
 /// Bytes of the history in one sorted file.
 const FILE_BYTES: u64 = 256 << 20;
-/// Bytes of the history on the way to their thread at once.
+/// Bytes of the history on the way to the threads at once.
 const STEP_BYTES: usize = 1 << 20;
 /// Steps of the history that may wait.
 const STEPS: usize = 4;
-/// Bytes of newest versions that are sorted at once, and make one file. So many may wait for their thread, too.
-const RUN_BYTES: usize = 48 << 20;
 /// Bytes of leases and users written at once.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -42,7 +44,7 @@ pub struct Loader {
     database: Database,
     batch: WriteBatch,
     leases: HashSet<i64>,
-    last: Option<RevKey>,
+    sample: Sample,
 }
 
 /// One version of a key.
@@ -80,7 +82,8 @@ impl Loader {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let database = Database::open(&state_dir, options, &cache, create)?;
         let (dir, options, batch) = (dir.to_owned(), options.clone(), WriteBatch::default());
-        Ok(Self { dir, options, cache, database, batch, leases: HashSet::new(), last: None })
+        let (leases, sample) = (HashSet::new(), Sample::default());
+        Ok(Self { dir, options, cache, database, batch, leases, sample })
     }
 
     /// Adds a lease. Leases come before the versions that are attached to them.
@@ -97,58 +100,54 @@ impl Loader {
         self.write(BATCH_BYTES)
     }
 
+    /// Tells of a version that [`Self::history`] will add: of all of them, each once, in any order.
+    pub fn announce(&mut self, kv: &[u8]) -> Result<(), StorageError> {
+        if self.sample.pass(kv.len() as u64) {
+            self.sample.add(decode(&Bytes::copy_from_slice(kv))?.key.to_vec());
+        }
+        Ok(())
+    }
+
     /// Adds the whole history: `give` calls what it is given with each version, later ones after earlier ones.
     pub fn history<E: From<StorageError>>(
         &mut self,
         give: impl FnOnce(&mut dyn FnMut(Version<'_>) -> Result<(), StorageError>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let options = [Column::Rev, Column::Key].map(|column| column_options(column, &self.options, &self.cache));
-        let (batch, leases, last) = (&mut self.batch, &self.leases, &mut self.last);
-        let database = &self.database;
-        std::thread::scope(|scope| {
-            let (steps, waiting_steps) = sync_channel(STEPS);
-            let (runs, waiting_runs) = sync_channel(0);
-            let (history, newest) = (self.dir.join("history.sst"), self.dir.join("newest.sst"));
-            let rev =
-                Sorted { writer: SstFileWriter::create(&options[0]), path: history, column: Column::Rev, database };
-            let key =
-                Sorted { writer: SstFileWriter::create(&options[1]), path: newest, column: Column::Key, database };
-            let writers = [
-                scope.spawn(move || rev.write_history(waiting_steps)),
-                scope.spawn(move || key.write_runs(waiting_runs)),
-            ];
-            let mut steps = Batched::new(STEP_BYTES, steps);
-            let mut runs = Batched::new(RUN_BYTES, runs);
-            let given = give(&mut |version| {
-                if last.replace(version.place).is_some_and(|last| last.revision >= version.place.revision) {
-                    return Err(ViewError("the history is not in the order of revisions".into()).into());
-                }
-                let (place, newest) = (version.place, version.newest);
-                let kv = Bytes::copy_from_slice(version.kv);
-                let told = KeyValue::decode(kv.clone()).map_err(|error| ViewError(format!("a key-value: {error}")))?;
-                let record = RevRecord { previous: version.previous, kv };
-                steps.add(&place.encode(), &encode_rev_record(&record))?;
-                if newest {
-                    // As in etcd, a key may name a lease that is gone.
-                    if !place.tombstone && leases.contains(&told.lease) {
-                        batch.put_cf(database.column(Column::Lease), attachment_key(told.lease, &told.key), []);
-                        write(database, batch, BATCH_BYTES)?;
-                    }
-                    runs.add(&told.key, &encode_key_record(&newest_record(place, &told)))?;
-                }
-                Ok(())
-            });
-            let ended = steps.send().and_then(|()| runs.send());
-            drop((steps, runs));
+        let (database, leases, batch) = (&self.database, &self.leases, &mut self.batch);
+        let [rev, key] = [Column::Rev, Column::Key].map(|column| column_options(column, &self.options, &self.cache));
+        let sorted = |name, column, options| Sorted {
+            writer: SstFileWriter::create(options),
+            path: self.dir.join(name),
+            open: false,
+            column,
+            database,
+        };
+        let ranges = Ranges::new(std::mem::take(&mut self.sample), &self.dir);
+        let newest = std::thread::scope(|scope| {
+            let ((history, to_history), (newest, to_newest)) = (sync_channel(STEPS), sync_channel(STEPS));
+            let rev = sorted("history.sst", Column::Rev, &rev);
+            let dir = &self.dir;
+            let history_thread = scope.spawn(move || rev.write_history(to_history));
+            let newest_thread = scope.spawn(move || deal_out(to_newest, ranges, leases, (database, batch), dir));
+            let mut steps = Steps { step: Step::default(), last: None, to: [history, newest] };
+            let given = give(&mut |version| steps.add(version));
+            let ended = steps.send();
+            drop(steps);
             // A thread that failed ends what goes to it, so its own error tells more.
-            for writer in writers {
-                writer
-                    .join()
-                    .map_err(|_| ViewError("a thread that writes the store has panicked".into()))
-                    .map_err(StorageError::from)??;
-            }
-            given.and_then(|()| Ok(ended?))
-        })
+            let newest = joined(newest_thread.join());
+            joined(history_thread.join())?;
+            given?;
+            ended?;
+            Ok::<_, E>(newest?)
+        })?;
+        let waiting = Mutex::new(newest);
+        std::thread::scope(|scope| {
+            ["newest-a.sst", "newest-b.sst"]
+                .map(|name| scope.spawn(|| write_ranges(&waiting, sorted(name, Column::Key, &key))))
+                .into_iter()
+                .try_for_each(|writer| joined(writer.join()))
+        })?;
+        Ok(())
     }
 
     /// Makes everything durable and closes the store.
@@ -197,109 +196,153 @@ fn newest_record(place: RevKey, told: &KeyValue) -> KeyRecord {
     KeyRecord { stamp, value }
 }
 
-/// Records in one piece of memory, so that millions of them cost no more than their bytes.
+/// What a thread that writes has answered.
+fn joined<T>(result: std::thread::Result<Result<T, StorageError>>) -> Result<T, StorageError> {
+    result.unwrap_or_else(|_| Err(ViewError("a thread that writes the store has panicked".into()).into()))
+}
+
+fn decode(kv: &Bytes) -> Result<KeyValue, StorageError> {
+    Ok(KeyValue::decode(kv.clone()).map_err(|error| ViewError(format!("a key-value: {error}")))?)
+}
+
+/// Consecutive versions.
 #[derive(Default)]
-struct Records {
-    bytes: Vec<u8>,
-    /// Where each one's key begins, its value begins, and it ends.
-    bounds: Vec<(u32, u32, u32)>,
+struct Step {
+    versions: Vec<Known>,
+    /// Their `mvccpb.KeyValue`s, one behind the other.
+    kvs: Vec<u8>,
 }
 
-impl Records {
-    fn push(&mut self, key: &[u8], value: &[u8]) {
-        let begin = self.bytes.len();
-        self.bytes.extend_from_slice(key);
-        let middle = self.bytes.len();
-        self.bytes.extend_from_slice(value);
-        let position = |at: usize| u32::try_from(at).expect("a batch is handed over long before 4 GiB");
-        self.bounds.push((position(begin), position(middle), position(self.bytes.len())));
-    }
+/// A [`Version`] of a step.
+struct Known {
+    place: RevKey,
+    previous: Option<RevKey>,
+    newest: bool,
+    /// Bytes of its `mvccpb.KeyValue`.
+    length: usize,
+}
 
-    fn size(&self) -> usize {
-        self.bytes.len() + size_of_val(self.bounds.as_slice())
-    }
+/// A step that the threads share.
+struct Shared {
+    versions: Vec<Known>,
+    kvs: Bytes,
+}
 
-    fn sort(&mut self) {
-        let bytes = &self.bytes;
-        let key = |(begin, middle, _): (u32, u32, u32)| &bytes[begin as usize..middle as usize];
-        self.bounds.sort_unstable_by(|a, b| key(*a).cmp(key(*b)));
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let part = |from: u32, to: u32| &self.bytes[from as usize..to as usize];
-        self.bounds.iter().map(move |(begin, middle, end)| (part(*begin, *middle), part(*middle, *end)))
+impl Shared {
+    fn iter(&self) -> impl Iterator<Item = (&Known, Bytes)> {
+        let mut begin = 0;
+        self.versions.iter().map(move |version| {
+            let end = begin + version.length;
+            (version, self.kvs.slice(std::mem::replace(&mut begin, end)..end))
+        })
     }
 }
 
-/// Records on their way to a thread.
-struct Batched {
-    records: Records,
-    full: usize,
-    to: SyncSender<Records>,
+/// The history on its way to the threads.
+struct Steps {
+    step: Step,
+    last: Option<RevKey>,
+    to: [SyncSender<Arc<Shared>>; 2],
 }
 
-impl Batched {
-    fn new(full: usize, to: SyncSender<Records>) -> Self {
-        Self { records: Records::default(), full, to }
-    }
-
-    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
-        self.records.push(key, value);
-        if self.records.size() < self.full { Ok(()) } else { self.send() }
+impl Steps {
+    fn add(&mut self, version: Version<'_>) -> Result<(), StorageError> {
+        let Version { place, kv, previous, newest } = version;
+        if self.last.replace(place).is_some_and(|last| last.revision >= place.revision) {
+            return Err(ViewError("the history is not in the order of revisions".into()).into());
+        }
+        self.step.versions.push(Known { place, previous, newest, length: kv.len() });
+        self.step.kvs.extend_from_slice(kv);
+        if self.step.kvs.len() < STEP_BYTES { Ok(()) } else { self.send() }
     }
 
     fn send(&mut self) -> Result<(), StorageError> {
-        let sent = self.to.send(std::mem::take(&mut self.records));
-        sent.map_err(|_| ViewError("a thread that writes the store has ended".into()).into())
+        let room = Step { versions: Vec::new(), kvs: Vec::with_capacity(STEP_BYTES + STEP_BYTES / 8) };
+        let Step { versions, kvs } = std::mem::replace(&mut self.step, room);
+        let step = Arc::new(Shared { versions, kvs: kvs.into() });
+        self.to.iter().try_for_each(|thread| {
+            let sent = thread.send(step.clone());
+            sent.map_err(|_| ViewError("a thread that writes the store has ended".into()).into())
+        })
     }
+}
+
+/// Deals out the newest versions, and writes which keys are attached to leases.
+fn deal_out(
+    steps: Receiver<Arc<Shared>>,
+    mut ranges: Ranges,
+    leases: &HashSet<i64>,
+    (database, batch): (&Database, &mut WriteBatch),
+    dir: &Path,
+) -> Result<Vec<newest::Range>, StorageError> {
+    let failed = |source| StorageError::Io { path: dir.to_owned(), source };
+    for step in steps {
+        for (version, kv) in step.iter() {
+            let told = decode(&kv)?;
+            if !version.newest {
+                continue;
+            }
+            // As in etcd, a key may name a lease that is gone.
+            if !version.place.tombstone && leases.contains(&told.lease) {
+                batch.put_cf(database.column(Column::Lease), attachment_key(told.lease, &told.key), []);
+                write(database, batch, BATCH_BYTES)?;
+            }
+            let record = encode_key_record(&newest_record(version.place, &told));
+            ranges.add(&told.key, &record).map_err(failed)?;
+        }
+    }
+    ranges.into_unsorted().map_err(failed)
 }
 
 /// Sorted files, which the database takes over one by one.
 struct Sorted<'a> {
     writer: SstFileWriter<'a>,
     path: PathBuf,
+    open: bool,
     column: Column,
     database: &'a Database,
 }
 
 impl Sorted<'_> {
-    /// Records that follow each other.
-    fn write_history(mut self, steps: Receiver<Records>) -> Result<(), StorageError> {
-        let mut open = false;
+    /// The history, which is sorted already.
+    fn write_history(mut self, steps: Receiver<Arc<Shared>>) -> Result<(), StorageError> {
+        let mut record = Vec::new();
         for step in steps {
-            for (key, value) in step.iter() {
-                if !open {
-                    self.writer.open(&self.path)?;
-                    open = true;
-                }
-                self.writer.put(key, value)?;
+            for (version, kv) in step.iter() {
+                record.clear();
+                append_rev_record(&mut record, version.previous, &kv);
+                self.put(&version.place.encode(), &record)?;
                 if self.writer.file_size() >= FILE_BYTES {
                     self.hand_over()?;
-                    open = false;
                 }
             }
         }
-        if open { self.hand_over() } else { Ok(()) }
+        self.hand_over()
     }
 
-    /// Records in any order, a file for each run.
-    fn write_runs(mut self, runs: Receiver<Records>) -> Result<(), StorageError> {
-        for mut run in runs.into_iter().filter(|run| !run.bounds.is_empty()) {
-            run.sort();
+    /// Adds a record behind those before it.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        if !self.open {
             self.writer.open(&self.path)?;
-            for (key, value) in run.iter() {
-                self.writer.put(key, value)?;
-            }
-            self.hand_over()?;
+            self.open = true;
         }
-        Ok(())
+        Ok(self.writer.put(key, value)?)
     }
 
+    /// Gives what was added to the database; there may be nothing.
     fn hand_over(&mut self) -> Result<(), StorageError> {
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
         self.writer.finish()?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         let column = self.database.column(self.column);
         Ok(self.database.rocks().ingest_external_file_cf_opts(column, &options, vec![&self.path])?)
+    }
+
+    /// An error of the files beside it.
+    fn failed(&self, source: io::Error) -> StorageError {
+        StorageError::Io { path: self.path.clone(), source }
     }
 }
