@@ -30,7 +30,7 @@ fi
 data=$(mktemp -d)
 log=$data/local.log
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-"$target/release/keelson-local" up --data-dir "$data" --port "$port" --restart-backoff 1 \
+"$target/release/keelson-local" up --data-dir "$data" --port "$port" --restart-backoff 1 --authorize \
   --image keelson/keelson-server="$target/release/keelson-server" \
   --image keelson/keelson-operator="$target/release/keelson-operator" >"$log" 2>&1 &
 local_pid=$!

@@ -73,6 +73,9 @@ struct UpArgs {
     /// Port of the API server on 127.0.0.1
     #[arg(long, default_value_t = 16443)]
     port: u16,
+    /// Let service accounts do only what RBAC objects permit
+    #[arg(long)]
+    authorize: bool,
     /// Make a service reachable on 127.0.0.1; may be repeated
     #[arg(long, value_name = "HOSTPORT=NAMESPACE/SERVICE:PORT")]
     publish: Vec<up::Publish>,

@@ -65,6 +65,7 @@ async fn run(layout: &Layout, args: &UpArgs, store: &Store) -> anyhow::Result<()
         node_socket: layout.node_socket(),
         pki_dir: layout.at("pki"),
         token: token(layout)?,
+        authorize: args.authorize,
     };
     apiserver::write_kubeconfig(&config, &layout.kubeconfig())?;
     let from_pods = apiserver::Config { listen: (Ipv4Addr::new(10, 96, 0, 1), 443).into(), ..config.clone() };

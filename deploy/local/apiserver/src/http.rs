@@ -4,6 +4,7 @@ use crate::App;
 use crate::object::Part;
 use crate::patch::PatchType;
 use crate::protobuf;
+use crate::rbac::Identity;
 use crate::request::{Form, Query, Target};
 use crate::status::{ApiError, ApiResult};
 use crate::table;
@@ -110,32 +111,36 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn authorize(app: &App, headers: &HeaderMap) -> ApiResult<()> {
+fn authenticate(app: &App, headers: &HeaderMap) -> ApiResult<Identity> {
     let token = text(headers, header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or_default();
-    if token.len() == app.config.token.len() && token.bytes().zip(app.config.token.bytes()).all(|(a, b)| a == b) {
-        return Ok(());
-    }
-    Err(ApiError::new(401, "Unauthorized", "Unauthorized"))
+    let identity = Identity::of(token, &app.config.token);
+    identity.ok_or_else(|| ApiError::new(401, "Unauthorized", "Unauthorized"))
 }
 
 async fn handle(app: Arc<App>, request: Request<Incoming>) -> ApiResult<Response<Body>> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    match segments.as_slice() {
+    let mut identity = match segments.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => return Ok(bytes_response(200, "text/plain", "ok")),
         ["version"] => return Ok(json_response(200, &crate::discovery::version())),
-        _ => authorize(&app, request.headers())?,
+        _ => authenticate(&app, request.headers())?,
+    };
+    if !app.config.authorize {
+        identity = Identity::Machine;
     }
     match segments.as_slice() {
         ["openapi", rest @ ..] => Ok(json_response(200, &crate::openapi::document(&app.registry(), rest)?)),
-        ["api", version, rest @ ..] if !rest.is_empty() => objects(app, request, "", version, rest).await,
-        ["apis", group, version, rest @ ..] if !rest.is_empty() => objects(app, request, group, version, rest).await,
+        ["api", version, rest @ ..] if !rest.is_empty() => objects(app, &identity, request, "", version, rest).await,
+        ["apis", group, version, rest @ ..] if !rest.is_empty() => {
+            objects(app, &identity, request, group, version, rest).await
+        }
         other => Ok(json_response(200, &crate::discovery::document(&app.registry(), other)?)),
     }
 }
 
 async fn objects(
     app: Arc<App>,
+    identity: &Identity,
     request: Request<Incoming>,
     group: &str,
     version: &str,
@@ -144,6 +149,12 @@ async fn objects(
     let target = Target::parse(&app.registry(), group, version, segments)?;
     check_method(request.method(), &target)?;
     let query = Query::parse(request.uri().query());
+    app.authorize(identity, verb(request.method(), &target, &query), &target).await?;
+    let applies = text(request.headers(), header::CONTENT_TYPE).starts_with("application/apply-patch");
+    // An apply of what does not exist makes it.
+    if applies && *identity != Identity::Machine && app.read(&target).await.is_err() {
+        app.authorize(identity, "create", &target).await?;
+    }
     if matches!(target.subresource.as_deref(), Some("log" | "exec")) {
         return app.relay(&target, request).await;
     }
@@ -184,6 +195,20 @@ async fn objects(
 
 fn not_allowed() -> ApiError {
     ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+/// What a request does, in the words of RBAC.
+fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
+    match *method {
+        Method::GET if query.flag("watch") => "watch",
+        Method::GET if target.name.is_none() => "list",
+        Method::GET => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if target.name.is_none() => "deletecollection",
+        _ => "delete",
+    }
 }
 
 /// Refuses what discovery does not name, and the creation of an object at its own path.

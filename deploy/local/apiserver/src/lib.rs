@@ -1,10 +1,10 @@
-//! The Kubernetes API of keelson-local: one process, one etcd-compatible store, no authentication but a token.
+//! The Kubernetes API of keelson-local: one process, one etcd-compatible store, no authentication but by a token.
 //!
 //! A request goes through `http` (TLS, token, routing), `request` (what does the path name?), `verbs` or `watch`
 //! (read, compute, compare and swap) to `store` (etcd). What computes is pure: `object`, `admission`, `validation`,
 //! `patch`, `apply`, `table`. Behind it run the tasks of `crds` and `gc`.
 //!
-//! It is for trying out and for tests. It does not do: authorization, admission webhooks, API aggregation, conversion
+//! It is for trying out and for tests. It does not do: admission webhooks, API aggregation, conversion
 //! webhooks, answers in protobuf, audit.
 
 mod admission;
@@ -23,6 +23,7 @@ mod patch;
 mod pki;
 mod pods;
 mod protobuf;
+mod rbac;
 mod request;
 mod schema;
 mod selectors;
@@ -56,6 +57,8 @@ pub struct Config {
     pub pki_dir: PathBuf,
     /// The bearer token that every request needs, except for health and version.
     pub token: String,
+    /// Whether service accounts may do only what RBAC objects permit; otherwise everybody may do everything.
+    pub authorize: bool,
 }
 
 /// What requests share.

@@ -72,6 +72,7 @@ async fn cluster() -> Cluster {
     let directory = tempfile::tempdir().unwrap();
     let (etcd, etcd_endpoint) = start_etcd(directory.path());
     let config = Config {
+        authorize: false,
         etcd_endpoint: etcd_endpoint.clone(),
         listen: format!("127.0.0.1:{}", free_port()).parse().unwrap(),
         unix_socket: directory.path().join("api.sock"),

@@ -29,7 +29,7 @@ pub struct Sources {
     pub config_maps: Store<ConfigMap>,
     /// All claims.
     pub claims: Store<PersistentVolumeClaim>,
-    /// The token that pods get: one for all, there is no authorization here.
+    /// The token of the machine; that of a pod has namespace and service account behind it.
     pub token: String,
     /// The directory that holds a directory for each bound claim.
     pub claims_directory: PathBuf,
@@ -176,7 +176,9 @@ fn project(
         downward_files(pod, downward.items.as_deref(), mode, files)?;
     }
     if let Some(token) = &source.service_account_token {
-        files.insert(token.path.clone(), (sources.token.clone().into_bytes(), mode_bits(mode, None)));
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+        let text = format!("{}.{namespace}.{account}", sources.token);
+        files.insert(token.path.clone(), (text.into_bytes(), mode_bits(mode, None)));
     }
     Ok(())
 }
