@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod fault;
 pub mod history;
 pub mod model;
+pub mod network;
 pub mod options;
 pub mod report;
 pub mod round;

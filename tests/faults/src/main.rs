@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use keelson_faults::check::check;
-use keelson_faults::cluster::Network;
 use keelson_faults::history::History;
+use keelson_faults::network::Network;
 use keelson_faults::options::Options;
 use keelson_faults::{report, round};
 
@@ -28,24 +28,25 @@ fn faults(options: &Options) -> Result<ExitCode> {
         println!("{}", report::history(&history, &report));
         return Ok(report::exit(report.is_good()));
     }
+    let network = options.network()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
-            done = rounds(options) => done,
+            done = rounds(options, &network) => done,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by a signal"),
         }
     })
 }
 
-async fn rounds(options: &Options) -> Result<ExitCode> {
+async fn rounds(options: &Options, network: &Network) -> Result<ExitCode> {
     let first = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let end = Instant::now() + Duration::from_secs_f64(options.seconds);
     let mut all_good = true;
     let mut index = 0;
     while index == 0 || Instant::now() < end {
-        let settings = options.settings(first + index as u64, index)?;
+        let settings = options.settings(first + index as u64, index, network)?;
         println!("{}", report::begin(options, &settings));
-        let round = round::run(&settings, Network::Loopback).await?;
+        let round = round::run(&settings, network.clone()).await?;
         all_good &= report::end(options, &settings, &round)?;
         index += 1;
     }

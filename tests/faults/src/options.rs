@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::fault::Kind;
+use crate::fault::{Class, Kind};
+use crate::network::Network;
 use crate::round::Settings;
 
 /// Clusters of an etcd-compatible server under faults: what clients saw is judged by etcd's promises.
@@ -40,9 +41,12 @@ pub struct Options {
     /// Milliseconds between two operations of a client, on average
     #[arg(long, default_value_t = 10)]
     pub pace: u64,
-    /// Faults that may happen [default: all]; `none` for none
+    /// Faults that may happen [default: all]
     #[arg(long, value_delimiter = ',')]
     pub faults: Vec<Kind>,
+    /// Leave the members on the loopback network, without faults of it
+    #[arg(long)]
+    pub loopback: bool,
     /// Where the members keep their data [default: TMPDIR]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -58,8 +62,11 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn settings(&self, seed: u64, round: usize) -> Result<Settings> {
-        let kinds = if self.faults.is_empty() { Kind::value_variants().to_vec() } else { self.faults.clone() };
+    pub fn settings(&self, seed: u64, round: usize, network: &Network) -> Result<Settings> {
+        let mut kinds = if self.faults.is_empty() { Kind::value_variants().to_vec() } else { self.faults.clone() };
+        if network.switch().is_none() {
+            kinds.retain(|kind| kind.class() != Class::Network);
+        }
         Ok(Settings {
             program: self.program()?,
             flags: self.server_flags.split_whitespace().map(str::to_owned).collect(),
@@ -72,6 +79,19 @@ impl Options {
             pace: Duration::from_millis(self.pace),
             kinds,
         })
+    }
+
+    /// Namespaces if that is possible. To be called while there is one thread.
+    pub fn network(&self) -> Result<Network> {
+        let most = self.members.iter().copied().max().unwrap_or(0);
+        if self.loopback {
+            return Ok(Network::Loopback);
+        }
+        if !rustix::process::geteuid().is_root() {
+            println!("the members share the loopback network, which has no faults: only root can give them namespaces");
+            return Ok(Network::Loopback);
+        }
+        Network::switched(most).context("--loopback does without network namespaces, and without faults of the network")
     }
 
     fn program(&self) -> Result<PathBuf> {

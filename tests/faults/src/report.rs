@@ -21,6 +21,9 @@ pub fn begin(options: &Options, settings: &Settings) -> String {
     let mut again = format!("keelson-faults --server {} --seed {seed} --seconds {seconds}", program.display());
     let _ = write!(again, " --members {members} --clients {} --watchers {}", options.clients, options.watchers);
     let _ = write!(again, " --pace {}", options.pace);
+    if options.loopback {
+        again.push_str(" --loopback");
+    }
     if !options.faults.is_empty() {
         let names: Vec<_> = settings.kinds.iter().map(ToString::to_string).collect();
         let _ = write!(again, " --faults {}", names.join(","));

@@ -11,9 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::check::{Report, check};
 use crate::client::{Phase, Recorder, Watcher, Worker};
-use crate::cluster::{Cluster, Network};
+use crate::cluster::Cluster;
 use crate::fault::{Kind, Stage};
 use crate::history::{Hash, History};
+use crate::network::Network;
 use crate::schedule;
 
 /// Watches have told everything so long after the faults have ended.
@@ -68,6 +69,9 @@ pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
         failures.push(format!("{error:#}"));
         BTreeMap::new()
     });
+    if let Some(switch) = cluster.network.switch() {
+        switch.heal();
+    }
     if let Err(error) = finish(&cluster, &recorder, &phase, workers, watchers).await {
         failures.push(format!("{error:#}"));
     }

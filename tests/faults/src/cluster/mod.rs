@@ -2,7 +2,6 @@
 
 mod ask;
 mod member;
-mod network;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,9 +12,9 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::client::Recorder;
+use crate::network::Network;
 pub use ask::Status;
 pub use member::Member;
-pub use network::Network;
 
 /// A cluster without faults serves again within this time.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);

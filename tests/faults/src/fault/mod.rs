@@ -2,11 +2,13 @@
 
 mod compact;
 mod defragment;
+mod degrade;
 mod kill;
 mod kill_all;
 mod lease_storm;
 mod membership;
 mod move_leader;
+mod partition;
 mod pause;
 mod restart;
 
@@ -37,6 +39,10 @@ pub enum Kind {
     Restart,
     /// A member is removed, and comes back as a new one without data, a voter or a learner at first
     Membership,
+    /// Members cannot reach each other: groups, single links, one direction only
+    Partition,
+    /// Packets between members come late, in another order, or not at all
+    Degrade,
     /// The leader hands over to another member
     MoveLeader,
     /// Members rewrite their storage
@@ -51,6 +57,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Processes,
+    Network,
     Requests,
 }
 
@@ -65,6 +72,7 @@ impl Kind {
     pub fn class(self) -> Class {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
+            Kind::Partition | Kind::Degrade => Class::Network,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
         }
     }
@@ -80,6 +88,8 @@ impl Kind {
             Kind::Pause => pause::befall(stage, rng).await,
             Kind::Restart => restart::befall(stage, rng).await,
             Kind::Membership => membership::befall(stage, rng).await,
+            Kind::Partition => partition::befall(stage, rng).await,
+            Kind::Degrade => degrade::befall(stage, rng).await,
             Kind::MoveLeader => move_leader::befall(stage, rng).await,
             Kind::Defragment => defragment::befall(stage, rng).await,
             Kind::Compact => compact::befall(stage, rng).await,
