@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 pub use switch::Link;
 use switch::Switch;
 
-/// Of this process, not of the machine: from a user of the network namespaces.
+/// Cheap to clone; all clones are the same network.
 #[derive(Clone)]
 pub enum Network {
     /// An address of this machine for each member; nothing can be cut off.
