@@ -36,11 +36,11 @@ impl Watches {
             clusters: source.clusters(),
             caches: Caches {
                 statefulsets: source.metadata(),
-                pods: source.pods(),
+                pods: source.objects(trim_pod),
                 claims: source.metadata(),
                 services: source.metadata(),
                 budgets: source.metadata(),
-                secrets: source.secrets(),
+                secrets: source.objects(trim_metadata::<Secret>),
             },
             changes: source.changes,
         }
@@ -105,34 +105,23 @@ impl Source {
             + Sync
             + 'static,
     {
-        let (cache, writer) = store();
-        let stream = watcher(self.api::<PartialObjectMeta<K>>(), of_members())
-            .default_backoff()
-            .modify(trim_metadata)
-            .reflect(writer)
-            .touched_objects();
-        self.changes.push(name_clusters(stream));
-        cache
+        self.objects(trim_metadata::<PartialObjectMeta<K>>)
     }
 
-    fn secrets(&mut self) -> Cache<Secret> {
+    /// Objects of this kind that belong to members, without what `trim` forgets.
+    fn objects<K>(&mut self, trim: fn(&mut K)) -> Cache<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
         let (cache, writer) = store();
-        let stream = watcher(self.api::<Secret>(), of_members())
-            .default_backoff()
-            .modify(trim_metadata)
-            .reflect(writer)
-            .touched_objects();
-        self.changes.push(name_clusters(stream));
-        cache
-    }
-
-    fn pods(&mut self) -> Cache<Pod> {
-        let (cache, writer) = store();
-        let stream = watcher(self.api::<Pod>(), of_members())
-            .default_backoff()
-            .modify(trim_pod)
-            .reflect(writer)
-            .touched_objects();
+        let stream =
+            watcher(self.api::<K>(), of_members()).default_backoff().modify(trim).reflect(writer).touched_objects();
         self.changes.push(name_clusters(stream));
         cache
     }
