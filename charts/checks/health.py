@@ -17,13 +17,14 @@ CASES = [
     ("a pass failed", {"true": "Available Degraded Reconciling"}, "Progressing"),
     ("the spec was edited since", {"true": "Available Ready", "generation": 2}, "Progressing"),
     ("just made", {"status": None}, "Progressing"),
+    ("parked", {"true": "Ready", "phase": "Parked"}, "Suspended"),
     ("paused", {"true": "Available", "paused": True}, "Suspended"),
 ]
 
 
-def cluster(true="", generation=1, paused=False, **rest):
+def cluster(true="", generation=1, paused=False, phase="Running", **rest):
     conditions = [{"type": name, "status": "True" if name in true.split() else "False"} for name in CONDITIONS]
-    status = {"observedGeneration": 1, "reason": "because", "conditions": conditions}
+    status = {"observedGeneration": 1, "phase": phase, "reason": "because", "conditions": conditions}
     return {"metadata": {"generation": generation}, "spec": {"size": 3, "paused": paused}, "status": rest.get("status", status)}
 
 

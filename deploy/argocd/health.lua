@@ -6,6 +6,9 @@ end
 if status == nil or status.conditions == nil or status.observedGeneration ~= obj.metadata.generation then
   return { status = "Progressing", message = "the operator has not seen this version yet" }
 end
+if status.phase == "Parked" then
+  return { status = "Suspended", message = status.reason }
+end
 local is = {}
 for _, condition in ipairs(status.conditions) do
   is[condition.type] = condition.status == "True"

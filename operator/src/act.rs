@@ -14,7 +14,7 @@ use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::crd::EtcdCluster;
+use crate::crd::{EtcdCluster, RetentionPolicy};
 use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
 use crate::names::{FINALIZER, Names, ROLE_LABEL};
@@ -100,8 +100,8 @@ impl Actor<'_> {
     /// Takes the plan's step.
     pub async fn take(&self, action: &Action) -> Result<Change, Error> {
         match action {
-            // Its StatefulSet is among the children.
-            Action::Bootstrap => {}
+            // Their StatefulSets are among the children.
+            Action::Bootstrap | Action::Park => {}
             Action::AddFinalizer => self.set_finalizer(true).await?,
             Action::RemoveFinalizer => self.release().await?,
             Action::AddLearner { ordinal } => {
@@ -174,6 +174,9 @@ impl Actor<'_> {
         if again.action != Some(Action::RemoveFinalizer) {
             let action = again.action.map(|action| action.to_string());
             return Err(Error::NotGone(action.or(again.waiting_for).unwrap_or_default()));
+        }
+        if self.cluster.spec.tls.as_ref().is_some_and(|tls| tls.when_deleted == RetentionPolicy::Retain) {
+            self.release_secrets().await?;
         }
         self.set_finalizer(false).await
     }

@@ -315,7 +315,7 @@ impl Pass<'_> {
 /// so far, so the pause grows with the wait: a quarter of it.
 fn pause(phase: Phase, waited: Duration) -> Duration {
     let first = match phase {
-        Phase::Running | Phase::Paused | Phase::Blocked => AT_REST,
+        Phase::Running | Phase::Parked | Phase::Paused | Phase::Blocked => AT_REST,
         Phase::Degraded | Phase::Unavailable => LATER,
         _ => SOON,
     };

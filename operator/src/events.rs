@@ -78,6 +78,7 @@ pub fn word(action: &Action) -> &'static str {
     match action {
         Action::AddFinalizer => "Accepted",
         Action::Bootstrap => "Bootstrapped",
+        Action::Park => "Parked",
         Action::AddLearner { .. } => "LearnerAdded",
         Action::Promote { .. } => "MemberPromoted",
         Action::MoveLeader { .. } => "LeaderMoved",
@@ -97,7 +98,7 @@ fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectR
         Some(reference::<StatefulSet>(names, names.member(ordinal), uid))
     };
     match action {
-        Action::AddFinalizer | Action::Bootstrap | Action::RemoveFinalizer => None,
+        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::RemoveFinalizer => None,
         Action::AddLearner { ordinal }
         | Action::Promote { ordinal, .. }
         | Action::RemoveMember { ordinal, .. }

@@ -105,6 +105,7 @@ pub async fn observe(client: &Client, caches: &Caches, cluster: &EtcdCluster, no
     let names = Names::of(cluster);
     let (tls, identities) = certificates::certificates(client, &caches.secrets, cluster, &names, now).await;
     let mut observed = Observed {
+        now,
         statefulsets: children(caches.statefulsets.state(), &names, owned),
         pods: pods(caches.pods.state(), &names),
         claims: children(caches.claims.state(), &names, labelled),

@@ -26,7 +26,7 @@ pub fn render(
     let leads = |member: &&MemberStatus| member.role == Role::Leader && member.healthy;
     let leader = members.iter().find(leads);
     let voters = i32::try_from(observed.store.voters().count()).unwrap_or(i32::MAX);
-    let formed = recorded.formed || (voters > 0 && voters >= cluster.spec.size);
+    let formed = recorded.formed || (voters > 0 && cluster.spec.size > 0 && voters >= cluster.spec.size);
     let selector: Vec<String> = names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut status = EtcdClusterStatus {
         observed_generation: cluster.metadata.generation,
@@ -194,15 +194,20 @@ fn conditions(
             | Phase::ScalingIn
             | Phase::Repairing
             | Phase::RollingOut
+            | Phase::Parking
+            | Phase::Resuming
             | Phase::Deleting
     );
     let stalled = plan.phase == Phase::Blocked;
-    let forming = matches!(plan.phase, Phase::Pending | Phase::Bootstrapping);
+    let forming = matches!(plan.phase, Phase::Pending | Phase::Bootstrapping | Phase::Parking);
     let troubled = matches!(plan.phase, Phase::Degraded | Phase::Unavailable | Phase::Blocked | Phase::Repairing);
     let degraded = error.is_some() || troubled || (up < voters && !forming && !deleting);
+    let parked = matches!(plan.phase, Phase::Parking | Phase::Parked);
+    let at_rest = matches!(plan.phase, Phase::Running | Phase::Parked);
     let reason = format!("{:?}", plan.phase);
     let availability = match (serving, formed) {
         _ if deleting => "the cluster is being deleted".to_string(),
+        _ if parked => "no member is asked for".to_string(),
         (true, true) => format!("{up} of {voters} voting members answer"),
         (true, false) => format!("{voters} of {} members have joined", cluster.spec.size),
         (false, _) => "no quorum of members answers".to_string(),
@@ -210,10 +215,10 @@ fn conditions(
     let trouble = error.unwrap_or(&plan.reason);
     let certificates = certificates(cluster, observed, plan);
     let mut list = vec![
-        ("Available", serving && formed && !deleting, availability.as_str()),
+        ("Available", serving && formed && !deleting && !parked, availability.as_str()),
         ("Progressing", progressing, &plan.reason),
         ("Degraded", degraded, trouble),
-        ("Ready", plan.phase == Phase::Running && error.is_none(), trouble),
+        ("Ready", at_rest && error.is_none(), trouble),
         ("Reconciling", progressing || (error.is_some() && !stalled), trouble),
         ("Stalled", stalled, &plan.reason),
     ];

@@ -13,10 +13,8 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
             "metadata.name: {name:?} must have at most {MAX_NAME_LENGTH} lower-case letters, digits and dashes, a letter first"
         ));
     }
-    if spec.size == 0 {
-        problems.push("spec.size: size 0 (parking) is not supported yet".into());
-    } else if spec.size < 0 || spec.size > MAX_SIZE {
-        problems.push(format!("spec.size: {} is not between 1 and {MAX_SIZE}", spec.size));
+    if spec.size < 0 || spec.size > MAX_SIZE {
+        problems.push(format!("spec.size: {} is not between 0 and {MAX_SIZE}", spec.size));
     }
     if spec.image.is_some() && spec.version.is_some() {
         problems.push("spec.version: spec.image already names a version".into());

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::json;
 
 use super::{Actor, Error, kube_error};
 use crate::build;
-use crate::names::{APPLIED_HASH, FIELD_MANAGER, WRITTEN};
+use crate::names::{APPLIED_HASH, CLUSTER_LABEL, FIELD_MANAGER, WRITTEN};
 use crate::observe::certificates::{CURRENT, GENERATION, NEXT, OLD, bundle, pem, secret, value};
 use crate::observe::owned;
 use crate::observe::source::Given;
@@ -256,6 +257,24 @@ impl Actor<'_> {
             Err(error) => Err(kube_error(format!("deleting Secret {name}"))(error)),
             Ok(_) => Ok(()),
         }
+    }
+
+    /// Takes the owner off the Secrets with certificates: Kubernetes would delete them after it.
+    pub(super) async fn release_secrets(&self) -> Result<(), Error> {
+        let api = self.api::<Secret>();
+        let of_cluster = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", self.names.cluster));
+        let found = api.list_metadata(&of_cluster).await.map_err(kube_error("looking for Secrets"))?;
+        for secret in found.items.iter().filter(|secret| owned(*secret, &self.names)) {
+            let mut owners = secret.owner_references().to_vec();
+            owners.retain(|owner| owner.uid != self.names.uid);
+            let version = secret.resource_version();
+            let patch = json!({"metadata": {"ownerReferences": owners, "resourceVersion": version}});
+            let name = secret.name_any();
+            api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .map_err(kube_error(format!("keeping Secret {name}")))?;
+        }
+        Ok(())
     }
 
     async fn create(&self, secret: Secret) -> Result<Secret, Error> {

@@ -37,7 +37,7 @@ async fn answer(State(stored): State<Shared>, method: Method, uri: Uri, body: By
         return (StatusCode::OK, Json(object.clone()));
     }
     let inside = |key: &str| key.strip_prefix(&path).is_some_and(|rest| rest.starts_with('/'));
-    let is_list = ["statefulsets", "pods", "persistentvolumeclaims"].iter().any(|kind| path.ends_with(kind));
+    let is_list = ["statefulsets", "pods", "persistentvolumeclaims", "secrets"].iter().any(|kind| path.ends_with(kind));
     if is_list {
         let items = stored.objects.iter().filter(|(key, _)| inside(key));
         let items: Vec<Value> = items.map(|(_, object)| object.clone()).collect();
@@ -202,4 +202,22 @@ async fn the_finalizer_stays_while_the_api_server_knows_of_a_member() {
     let world = World::new().await.with(STATEFULSET, released);
     world.actor().take(&Action::RemoveFinalizer).await.unwrap();
     assert_eq!(world.writes().len(), 1);
+}
+
+/// Kubernetes deletes what has an owner that is gone.
+#[tokio::test]
+async fn secrets_that_are_to_be_kept_lose_their_owner_before_the_finalizer_goes() {
+    for (policy, released) in [("Retain", 1), ("Delete", 0)] {
+        let secret = |name: &str, uid: &str| json!({"name": name, "namespace": "ns", "uid": "x", "ownerReferences": owned_by(uid)});
+        let path = |name: &str| format!("/api/v1/namespaces/ns/secrets/{name}");
+        let mut world = World::new().await.with(&path("c-ca"), secret("c-ca", "u"));
+        world = world.with(&path("c-client-tls"), secret("c-client-tls", "other"));
+        world.cluster.spec.tls = Some(serde_json::from_value(json!({"whenDeleted": policy})).unwrap());
+        world.actor().take(&Action::RemoveFinalizer).await.unwrap();
+        let writes = world.writes();
+        assert_eq!(writes.len(), released + 1, "{writes:?}");
+        assert!(writes.last().unwrap().contains("etcdclusters"), "{writes:?}");
+        let kept = world.stored.lock().unwrap().objects[&path("c-ca")].clone();
+        assert_eq!(kept["metadata"]["ownerReferences"] == json!([]), policy == "Retain", "{kept}");
+    }
 }

@@ -130,7 +130,7 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
     let (state, members) = match start {
         Start::Seed => ("new", &alone),
         Start::Join(members) => ("existing", members),
-        Start::Settled => ("existing", &alone),
+        Start::Settled | Start::Parked => ("existing", &alone),
     };
     let initial_cluster: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
     let mut flags = vec![

@@ -1,4 +1,4 @@
-//! The StatefulSet of one member: one replica, replaced only by the operator.
+//! The StatefulSet of one member: one replica, or none while it is parked; replaced only by the operator.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub fn stateful_set(cluster: &EtcdCluster, ordinal: u32, start: &Start, role: Po
     StatefulSet {
         metadata,
         spec: StatefulSetSpec {
-            replicas: Some(1),
+            replicas: Some(i32::from(*start != Start::Parked)),
             service_name: Some(names.members_service()),
             selector: LabelSelector { match_labels: Some(selector), ..Default::default() },
             update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),

@@ -147,6 +147,17 @@ fn the_configuration_hash_changes_with_what_needs_a_restart() {
     assert!(!changed(|it| it.spec.storage.retention = Default::default()));
 }
 
+/// Nothing but the number of replicas tells a parked member from one that runs, so that it comes back as it was.
+#[test]
+fn a_parked_member_has_no_replica() {
+    let [parked, settled] =
+        [Start::Parked, Start::Settled].map(|start| stateful_set(&everything(), 3, &start, PodRole::Voter));
+    let mut spec = parked.spec;
+    assert_eq!(spec.replicas, Some(0));
+    spec.replicas = Some(1);
+    assert_eq!(spec, settled.spec);
+}
+
 #[test]
 fn pods_carry_the_hash_the_role_and_no_label_of_others() {
     let rendered = stateful_set(&everything(), 3, &Start::Settled, PodRole::Learner);

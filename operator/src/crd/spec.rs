@@ -58,10 +58,10 @@ pub const MAX_NAME_LENGTH: usize = 48;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdClusterSpec {
-    /// How many voting members the cluster has, from 1 to 9. An odd number: an even one tolerates no more failures than the odd
-    /// number below it. Change it here or with `kubectl scale`; members join and leave one at a time.
+    /// How many voting members the cluster has, up to 9. An odd number: an even one tolerates no more failures than the odd
+    /// number below it. Change it here or with `kubectl scale`; members join and leave one at a time. 0 parks the cluster: all
+    /// members stop and keep their volumes, and start again with any other size.
     #[serde(default = "default_size")]
-    #[x_kube(validation = Rule::new("self != 0").message("spec.size: size 0 (parking) is not supported yet"))]
     #[schemars(range(min = 0, max = 9))]
     pub size: i32,
 
@@ -189,34 +189,38 @@ impl Default for StorageSpec {
 pub struct RetentionSpec {
     /// When a member leaves the cluster. `Retain` keeps its claim; the next member then gets another number, as a volume of a
     /// removed member is never used again.
-    #[serde(default = "delete")]
+    #[serde(default = "RetentionPolicy::delete")]
     pub when_scaled: RetentionPolicy,
     /// When the EtcdCluster is deleted. `Retain` keeps all claims; they must be removed before a cluster of the same name.
-    #[serde(default = "retain")]
+    #[serde(default = "RetentionPolicy::retain")]
     pub when_deleted: RetentionPolicy,
-}
-
-fn delete() -> RetentionPolicy {
-    RetentionPolicy::Delete
-}
-
-fn retain() -> RetentionPolicy {
-    RetentionPolicy::Retain
 }
 
 impl Default for RetentionSpec {
     fn default() -> Self {
-        Self { when_scaled: delete(), when_deleted: retain() }
+        Self { when_scaled: RetentionPolicy::Delete, when_deleted: RetentionPolicy::Retain }
     }
 }
 
-/// Whether a claim is kept.
+/// Whether something that no member uses any more is kept.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RetentionPolicy {
-    /// The claim is kept, with its data.
+    /// It is kept, with its data.
     Retain,
-    /// The claim is deleted.
+    /// It is deleted.
     Delete,
+}
+
+impl RetentionPolicy {
+    // For defaults.
+
+    pub(super) fn delete() -> Self {
+        Self::Delete
+    }
+
+    pub(super) fn retain() -> Self {
+        Self::Retain
+    }
 }
 
 /// What the pods of members have beyond what the operator decides.

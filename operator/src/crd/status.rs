@@ -74,6 +74,12 @@ pub enum Phase {
     Degraded,
     /// No quorum: writes are not possible.
     Unavailable,
+    /// All members are being stopped, as `spec.size` is 0.
+    Parking,
+    /// No member runs, as asked for; volumes are kept.
+    Parked,
+    /// The members of a parked cluster are starting again.
+    Resuming,
     /// `spec.paused` is true.
     Paused,
     /// Something stands in the way which a person must remove.

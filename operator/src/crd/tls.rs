@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::RetentionPolicy;
+
 /// TLS of members and clients. Both sides always show certificates. `tls: {}` is enough: the operator then keeps an authority of
 /// its own for the cluster.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub struct TlsSpec {
     #[serde(default = "default_domain")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub cluster_domain: String,
+    /// What becomes of the Secrets with certificates when the EtcdCluster is deleted. `Retain` keeps all of them, for members that
+    /// are started by hand on volumes that were kept; they must be removed before a cluster of the same name.
+    #[serde(default = "RetentionPolicy::delete")]
+    pub when_deleted: RetentionPolicy,
 }
 
 fn default_validity() -> String {
@@ -63,6 +69,7 @@ impl Default for TlsSpec {
             overlap: default_overlap(),
             extra_names: Vec::new(),
             cluster_domain: default_domain(),
+            when_deleted: RetentionPolicy::Delete,
         }
     }
 }

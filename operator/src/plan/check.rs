@@ -40,6 +40,9 @@ pub enum Violation {
     /// Certificates would be written that somebody does not accept yet.
     #[error("{0}, but {1}")]
     Distrust(String, String),
+    /// Members would be stopped although some are asked for.
+    #[error("members would be parked although some are asked for")]
+    Parked,
     /// Something would be changed while paused.
     #[error("{0} while paused")]
     Paused(String),
@@ -50,13 +53,16 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
     if cluster.spec.paused && (plan.action.is_some() || plan.apply_children) {
         return Err(Violation::Paused("something would change".into()));
     }
+    if cluster.spec.size != 0 && plan.members.values().any(|start| *start == Start::Parked) {
+        return Err(Violation::Parked);
+    }
     starts(cluster, observed, plan)?;
     certificates(observed, plan)?;
     let Some(action) = &plan.action else {
         return Ok(());
     };
     match action {
-        Action::AddFinalizer | Action::Bootstrap | Action::RemoveFinalizer => Ok(()),
+        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::RemoveFinalizer => Ok(()),
         Action::AddLearner { ordinal } => {
             let members = confirmed(cluster, observed, action)?;
             if members.iter().any(|member| member.learner) {
@@ -265,7 +271,7 @@ fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(),
             Start::Seed if exists || plan.members.len() > 1 => {
                 return Err(Violation::BootstrapTwice);
             }
-            Start::Seed | Start::Settled => {}
+            Start::Seed | Start::Settled | Start::Parked => {}
             Start::Join(_) => {
                 let mut members = observed.store.members().iter();
                 let fresh = |member: &Member| member.ordinal == Some(*ordinal) && !member.started && member.learner;

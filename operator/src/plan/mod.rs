@@ -9,6 +9,7 @@ mod learner;
 mod leftovers;
 mod observed;
 mod obstacles;
+mod park;
 mod quorum;
 mod repair;
 mod rollout;
@@ -68,6 +69,8 @@ pub enum Start {
     /// Not at all: it has started before, so an empty directory means that its data was lost. Told to join an existing cluster
     /// of which it knows nobody else, it stops with an error.
     Settled,
+    /// Not at all: it is stopped, and its volume is kept.
+    Parked,
 }
 
 /// A step that changes the store or takes something away.
@@ -77,6 +80,8 @@ pub enum Action {
     AddFinalizer,
     /// Start the first member: its StatefulSet is in [`Plan::members`].
     Bootstrap,
+    /// Stop all members and keep their volumes: their StatefulSets are in [`Plan::members`].
+    Park,
     /// Add a member as a learner.
     AddLearner { ordinal: u32 },
     /// Give a learner its vote.
@@ -100,6 +105,7 @@ impl fmt::Display for Action {
         match self {
             Self::AddFinalizer => write!(f, "add the finalizer"),
             Self::Bootstrap => write!(f, "start the first member"),
+            Self::Park => write!(f, "stop all members"),
             Self::AddLearner { ordinal } => write!(f, "add member {ordinal} as a learner"),
             Self::Promote { ordinal, .. } => write!(f, "promote member {ordinal}"),
             Self::MoveLeader { from, to } => write!(f, "move leadership from {from:x} to {to:x}"),
@@ -169,6 +175,7 @@ pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
         return situation.hands_off(step);
     }
     match &observed.store {
+        Store::Silent if cluster.spec.size == 0 => park::plan(&situation),
         Store::Silent if situation.recorded.cluster_id.is_some() => situation.unavailable(),
         Store::Silent => bootstrap::plan(&situation),
         Store::Foreign(id) => situation.hands_off(obstacles::wrong_cluster(&situation, *id)),
@@ -176,6 +183,7 @@ pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
             Some(recorded) if *recorded != hex(*cluster_id) => {
                 situation.hands_off(obstacles::wrong_cluster(&situation, *cluster_id))
             }
+            Some(_) if cluster.spec.size == 0 => park::plan(&situation),
             Some(_) => situation.steady(),
             None => bootstrap::record(&situation, *cluster_id),
         },
@@ -239,17 +247,24 @@ impl<'a> Situation<'a> {
         self.with_members(step, self.listed_members(), true)
     }
 
-    /// No quorum answers. Nothing in the store can be changed; voters known from before are kept running.
+    /// No quorum answers. Nothing in the store can be changed; voters known from before are kept running, and so is a learner
+    /// that was healthy: it may have got its vote since.
     fn unavailable(&self) -> Plan {
         let ordinals: Vec<u32> = self
             .recorded
             .members
             .iter()
-            .filter(|member| member.role != Role::Learner)
+            .filter(|member| member.role != Role::Learner || member.claim_uid.is_some())
             .filter_map(|member| self.names.ordinal_of(&member.name))
             .collect();
         let members = ordinals.iter().map(|n| (*n, Start::Settled)).collect();
-        let reason = "no quorum of members answers; the cluster is never bootstrapped anew by itself";
+        let (phase, reason) = match park::is_resuming(self) {
+            true => (Phase::Resuming, "the members start again with what is on their volumes"),
+            false => {
+                let reason = "no quorum of members answers; the cluster is never bootstrapped anew by itself";
+                (Phase::Unavailable, reason)
+            }
+        };
         let step = rollout::of_stopped_pods(self, &ordinals).unwrap_or_else(|| {
             let members = ordinals.iter().map(|n| self.member_and_trouble(*n));
             let members: Vec<String> = members.collect();
@@ -257,7 +272,7 @@ impl<'a> Situation<'a> {
                 true => "a quorum of members to answer".to_string(),
                 false => format!("a quorum of {} to answer", members.join(", ")),
             };
-            Step::wait(waiting_for, Phase::Unavailable, reason)
+            Step::wait(waiting_for, phase, reason)
         });
         let step = step.during(self.recorded.operation.clone());
         self.with_members(step, members, true)

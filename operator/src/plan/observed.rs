@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 /// Everything that one pass saw.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
+    /// When this was seen, in Unix time.
+    pub now: i64,
     /// StatefulSets by the number of their member.
     pub statefulsets: BTreeMap<u32, Child>,
     /// Pods by the number of their member.

@@ -71,6 +71,7 @@ struct World {
     claims: BTreeMap<u32, (String, Option<u64>)>,
     leader: u64,
     next: u64,
+    now: i64,
 }
 
 impl World {
@@ -86,6 +87,7 @@ impl World {
             claims: BTreeMap::new(),
             leader: 0,
             next: 1,
+            now: 0,
         }
     }
 
@@ -173,6 +175,7 @@ impl World {
         let mut members: Vec<Member> = members.collect();
         members.sort_by_key(|member| member.ordinal);
         Observed {
+            now: self.now,
             statefulsets: children(self.statefulsets.keys().map(|n| (*n, format!("s{n}"))).collect()),
             pods: pods.collect(),
             claims: children(self.claims.iter().map(|(n, (uid, _))| (*n, uid.clone())).collect()),
@@ -191,7 +194,7 @@ impl World {
         let plan = plan(&self.cluster, &observed);
         let verdict = check(&self.cluster, &observed, &plan);
         assert_eq!(verdict, Ok(()), "{plan:#?}");
-        let status = render(&self.cluster, &observed, &plan, None, Timestamp::UNIX_EPOCH);
+        let status = render(&self.cluster, &observed, &plan, None, Timestamp::from_second(self.now).unwrap());
         if plan.action.is_none() {
             if plan.apply_children && crash != Crash::BeforeChildren {
                 self.apply(&plan);
@@ -231,7 +234,7 @@ impl World {
             Action::AddFinalizer => {
                 self.cluster.metadata.finalizers = Some(vec![FINALIZER.into()]);
             }
-            Action::Bootstrap | Action::RemoveFinalizer => {}
+            Action::Bootstrap | Action::Park | Action::RemoveFinalizer => {}
             Action::AddLearner { ordinal } => {
                 let id = self.fresh();
                 let member = Listed { ordinal: *ordinal, learner: true, started: false, caught_up: false };
@@ -267,15 +270,19 @@ impl World {
 
     /// StatefulSets make claims and pods, pods start processes, processes read their directory.
     fn tick(&mut self) {
+        self.now += 10;
         let statefulsets = self.statefulsets.clone();
         self.pods.retain(|_, pod| !pod.deleting);
         for (ordinal, pod) in &mut self.pods {
-            pod.deleting = !statefulsets.contains_key(ordinal);
+            pod.deleting = statefulsets.get(ordinal).is_none_or(|template| template.start == Start::Parked);
         }
         for (ordinal, template) in statefulsets {
             if !self.claims.contains_key(&ordinal) {
                 let uid = format!("claim{}", self.fresh());
                 self.claims.insert(ordinal, (uid, None));
+            }
+            if template.start == Start::Parked && !self.pods.contains_key(&ordinal) {
+                continue;
             }
             let uid = format!("pod{}", self.fresh());
             let pod = self.pods.entry(ordinal).or_insert(RunningPod { uid, template, running: false, deleting: false });
@@ -297,7 +304,7 @@ impl World {
             return self.members.contains_key(data);
         }
         let id = match start {
-            Start::Settled => return false,
+            Start::Settled | Start::Parked => return false,
             Start::Seed => {
                 assert!(!self.recorded(), "a cluster was founded although there is one");
                 self.members.clear();
@@ -380,7 +387,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..9usize).prop_map(Event::Kill),
         2 => (0..9usize).prop_map(Event::Evict),
         1 => (0..9usize).prop_map(Event::LoseVolume),
-        2 => (1..=7i32).prop_map(Event::Resize),
+        2 => (0..=7i32).prop_map(Event::Resize),
         1 => any::<u8>().prop_map(Event::Configure),
     ]
 }
@@ -397,6 +404,12 @@ proptest! {
             world.happen(event);
         }
         let mut last = world.rest();
+        if world.cluster.spec.size == 0 {
+            prop_assert_eq!(last.phase, Phase::Parked);
+            prop_assert!(world.pods.is_empty(), "pods are left over");
+            world.happen(&Event::Resize(3));
+            last = world.rest();
+        }
         if !world.recorded() {
             // The first member lost its volume just before the cluster id was recorded, in a pod that must not found a
             // cluster any more: a person has to delete the pod.

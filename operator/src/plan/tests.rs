@@ -464,6 +464,56 @@ fn a_cluster_that_is_deleted_without_its_members_leaves_them_running() {
 }
 
 #[test]
+fn size_0_stops_all_members_and_another_size_starts_them_again() {
+    let phased = |size, line, phase| Scene::new(size, line).with(|scene| scene.status().phase = phase);
+    table(&[
+        (0, "0L 1 2", "stop all members"),
+        // Whatever else is under way.
+        (0, "0L 1v 2o 3n +7spc", "stop all members"),
+        (0, "- 0x 1x 2s", "stop all members"),
+    ]);
+    let stopping = phased(0, "- 0x 1g 2g", Phase::Parking);
+    assert_eq!(stopping.step(), "wait: c-0-0, c-1-0, c-2-0 to be gone");
+    let parked = |size, phase| phased(size, "- 0x 1x 2x", phase).with(|scene| scene.observed.pods.clear());
+    for phase in [Phase::Parking, Phase::Parked] {
+        let plan = parked(0, phase).plan();
+        assert_eq!((plan.phase, plan.waits()), (Phase::Parked, None));
+        assert_eq!(plan.members, [0, 1, 2].map(|ordinal| (ordinal, Start::Parked)).into());
+    }
+
+    // Those that there were, whatever size is asked for now.
+    for phase in [Phase::Parking, Phase::Parked, Phase::Resuming] {
+        let plan = parked(5, phase).plan();
+        assert_eq!((plan.phase, plan.action), (Phase::Resuming, None));
+        assert_eq!(plan.members, [0, 1, 2].map(|ordinal| (ordinal, Start::Settled)).into());
+    }
+}
+
+#[test]
+fn a_cluster_that_was_never_founded_can_be_parked() {
+    let unborn = |line| Scene::new(0, line).unborn();
+    assert_eq!(unborn("-").step(), "Parked");
+    assert_eq!(unborn("- +0spc").step(), "stop all members");
+    assert_eq!(unborn("- +0spc").plan().members, [(0, Start::Parked)].into());
+    // Its id is recorded first: from then on it is never founded anew.
+    assert_eq!(unborn("0L").plan().cluster_id, Some(CLUSTER_ID));
+}
+
+/// Its vote may have been given just before all of them stopped, and then it takes two to have a quorum.
+#[test]
+fn a_learner_that_was_healthy_starts_again_with_the_voters() {
+    let learner = |line| {
+        let scene = Scene::new(3, line).with(|scene| {
+            scene.status().phase = Phase::Parked;
+            scene.observed.pods.clear();
+        });
+        scene.plan().members.get(&1).cloned()
+    };
+    assert_eq!(learner("- 0x 1lx"), Some(Start::Settled));
+    assert_eq!(learner("- 0x 1n"), None);
+}
+
+#[test]
 fn the_finalizer_comes_first() {
     let scene = Scene::new(3, "-").unborn().with(|scene| {
         scene.cluster.metadata.finalizers = None;
@@ -542,6 +592,9 @@ fn the_check_refuses_unsafe_plans() {
     refused(&Scene::new(3, "-"), remove(1), "confirmed member list");
     let paused = Scene::new(3, "0L 1 2").with(|scene| scene.cluster.spec.paused = true);
     refused(&paused, remove(2), "paused");
+    let mut parked = Scene::new(3, "0L 1 2").plan();
+    parked.members.insert(2, Start::Parked);
+    assert_eq!(check(&Scene::new(3, "0L 1 2").cluster, &Default::default(), &parked), Err(Violation::Parked));
     let foreign = Scene::new(3, "- +0C").deleting();
     refused(&foreign, Action::DeleteClaim { ordinal: 0, uid: uid() }, "another owner");
 

@@ -107,6 +107,23 @@ fn a_cluster_without_quorum_says_so_and_keeps_what_it_knew() {
 }
 
 #[test]
+fn a_parked_cluster_is_as_asked_for_and_not_available() {
+    let (mut cluster, mut observed) = scene(3, 3, 10);
+    cluster.status = Some(rendered(&cluster, &observed, 1));
+    cluster.spec.size = 0;
+    let parking = rendered(&cluster, &observed, 2);
+    assert_eq!(holds(&parking), ["Progressing", "Reconciling"]);
+    cluster.status = Some(parking);
+    observed.store = Store::Silent;
+    let parked = rendered(&cluster, &observed, 3);
+    assert_eq!(holds(&parked), ["Ready"]);
+    assert_eq!((parked.members.len(), parked.ready_members), (3, 0), "those that will start again");
+    cluster.status = Some(parked);
+    cluster.spec.size = 3;
+    assert_eq!(holds(&rendered(&cluster, &observed, 4)), ["Progressing", "Reconciling"]);
+}
+
+#[test]
 fn values_that_move_all_the_time_are_no_reason_to_write() {
     let (mut cluster, observed) = scene(3, 3, 10);
     let first = rendered(&cluster, &observed, 1);

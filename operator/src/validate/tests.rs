@@ -95,6 +95,7 @@ fn resource(name: &str, spec: Value) -> Value {
 fn good_resources_are_accepted() {
     let good = [
         json!({}),
+        json!({"size": 0}),
         json!({"size": 1}),
         json!({"size": 9, "image": "registry.example/keelson:1"}),
         json!({"version": "v0.2.0", "options": {"snapshot-count": "100"}}),
@@ -116,7 +117,6 @@ fn good_resources_are_accepted() {
 fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
     let long = "x".repeat(49);
     let bad = [
-        ("demo", json!({"size": 0}), "size 0 (parking) is not supported yet"),
         ("demo", json!({"size": -1}), "spec.size"),
         ("demo", json!({"size": 10}), "spec.size"),
         ("demo", json!({"image": "a:b", "version": "v1"}), "spec.version"),

@@ -129,6 +129,28 @@ impl Cluster {
         Ok(items)
     }
 
+    /// What identifies the processes of the members: the pods' uids, and how often each was restarted.
+    pub async fn starts(&self) -> Result<Vec<(String, i32)>> {
+        let restarts = |pod: &Pod| {
+            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+            statuses.iter().map(|status| status.restart_count).sum()
+        };
+        let pods = self.pods().await?;
+        Ok(pods.iter().map(|pod| (pod.uid().unwrap_or_default(), restarts(pod))).collect())
+    }
+
+    /// Waits until the status says that the cluster is in this phase, for the spec as it is now.
+    pub async fn in_phase(&self, phase: &str) -> Result<()> {
+        wait_for(&format!("{} to be {phase}", self.name), PATIENCE, || async {
+            let object = self.get().await?;
+            let status = &object["status"];
+            let answered = status["observedGeneration"] == object["metadata"]["generation"];
+            anyhow::ensure!(answered && status["phase"] == phase, "status is {status}");
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// The client URL of each member that runs.
     pub async fn endpoints(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;
@@ -217,6 +239,11 @@ impl Cluster {
             Ok(api.get_opt(&self.name).await?.is_none().then_some(()))
         })
         .await?;
+        self.remove_namespace().await
+    }
+
+    /// Deletes the namespace with whatever is left in it.
+    pub async fn remove_namespace(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
         Ok(())

@@ -5,6 +5,7 @@
 
 pub mod apiserver;
 pub mod cluster;
+pub mod page;
 pub mod writer;
 
 use std::{future::Future, time::Duration};

@@ -1,6 +1,8 @@
 //! The operator and its clusters, as a user of Kubernetes sees them. `make e2e` runs these on keelson-local, or on the
 //! Kubernetes that KUBECONFIG names.
 
+#[path = "e2e/lifecycle.rs"]
+mod lifecycle;
 #[path = "e2e/tls.rs"]
 mod tls;
 
@@ -171,7 +173,6 @@ async fn invalid_clusters_are_refused_with_the_name_of_the_field() -> Result<()>
         object
     };
     let cases = [
-        (with(&["size"], json!(0)), "spec.size"),
         (with(&["size"], json!(99)), "spec.size"),
         (with(&["storage", "size"], json!("many")), "spec.storage.size"),
         (with(&["options"], json!({"name": "mine"})), "spec.options"),

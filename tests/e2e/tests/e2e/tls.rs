@@ -1,82 +1,20 @@
 //! `spec.tls`, by the very lines of docs/operator-tls.md.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_e2e::{
     cluster::{Cluster, PATIENCE, clusters, condition, manifest},
+    page::Page,
     wait_for,
     writer::Writer,
 };
+use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use tokio::process::Command;
-
-/// The lines of a page that are for a shell, block by block, run in the cluster's namespace.
-struct Page {
-    blocks: Vec<String>,
-    folder: tempfile::TempDir,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-impl Page {
-    /// `kubectl` in the page's lines is about this namespace.
-    async fn open(page: &str, namespace: &str) -> Result<Self> {
-        let text = std::fs::read_to_string(root().join("docs").join(page))?;
-        let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```"));
-        let blocks = blocks.map(|(block, _)| block.to_string()).collect();
-        let this = Self { blocks, folder: tempfile::tempdir()? };
-        this.shell(&format!(
-            "kubectl config view --raw >config.new && mv config.new kubeconfig && \
-             KUBECONFIG=kubeconfig kubectl config set-context --current --namespace={namespace}"
-        ))
-        .await?;
-        Ok(this)
-    }
-
-    /// Runs the block that has this text in it.
-    async fn run(&self, part: &str) -> Result<String> {
-        let block = self.blocks.iter().find(|block| block.contains(part));
-        let block = block.with_context(|| format!("the page has no block with {part:?}"))?;
-        self.shell(&format!("export KUBECONFIG=$PWD/kubeconfig; ln -sfn {} deploy\n{block}", deploy().display())).await
-    }
-
-    async fn shell(&self, script: &str) -> Result<String> {
-        let output = Command::new("bash")
-            .args(["-euo", "pipefail", "-c", script])
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .output()
-            .await?;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{script}\n{told}{error}");
-        Ok(told)
-    }
-}
-
-fn deploy() -> PathBuf {
-    root().join("deploy")
-}
-
-/// What identifies the processes of the members.
-async fn starts(cluster: &Cluster) -> Result<Vec<(String, i32)>> {
-    let pods = cluster.pods().await?;
-    let restarts = |pod: &k8s_openapi::api::core::v1::Pod| {
-        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
-        statuses.iter().map(|status| status.restart_count).sum()
-    };
-    Ok(pods.iter().map(|pod| (pod.uid().unwrap_or_default(), restarts(pod))).collect())
-}
 
 fn certificates(object: &Value) -> Vec<(String, String)> {
     let list = object["status"]["tls"]["certificates"].as_array().cloned().unwrap_or_default();
@@ -94,7 +32,7 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
     ensure!(page.run("etcdctl").await?.contains("OK"), "etcdctl did not write");
     strangers_are_refused(&cluster).await?;
 
-    let before = starts(&cluster).await?;
+    let before = cluster.starts().await?;
     let writer = Writer::start(&cluster);
     writer.progress(50).await?;
 
@@ -124,7 +62,7 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
     .await?;
     writer.progress(50).await?;
 
-    ensure!(starts(&cluster).await? == before, "members were restarted");
+    ensure!(cluster.starts().await? == before, "members were restarted");
     println!("{} acknowledged writes are there", writer.verify().await?);
     cluster.scale(1).await?;
     cluster.settled(1).await?;
@@ -187,7 +125,7 @@ async fn given_certificates_are_replaced_by_those_of_another_authority_and_by_th
     .await?;
     give(&cluster).await?;
     cluster.settled(3).await?;
-    let before = starts(&cluster).await?;
+    let before = cluster.starts().await?;
     let writer = Writer::start(&cluster);
     writer.progress(50).await?;
 
@@ -208,7 +146,7 @@ async fn given_certificates_are_replaced_by_those_of_another_authority_and_by_th
     })
     .await?;
     writer.progress(50).await?;
-    ensure!(starts(&cluster).await? == before, "members were restarted");
+    ensure!(cluster.starts().await? == before, "members were restarted");
     println!("{} acknowledged writes are there", writer.verify().await?);
     cluster.remove().await
 }
