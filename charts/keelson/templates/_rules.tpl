@@ -22,7 +22,7 @@ writes the status, and tells about it in Events.
 # Certificates and keys of clusters with TLS.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch, create, update, delete]
+  verbs: [get, list, watch, create, update, patch, delete]
 - apiGroups: [cert-manager.io]
   resources: [certificates]
   verbs: [get, create, patch]
