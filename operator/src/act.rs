@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::crd::{EtcdCluster, RetentionPolicy};
 use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
-use crate::names::{FINALIZER, Names, ROLE_LABEL};
+use crate::names::{FINALIZER, Names, RECOVER_FROM, ROLE_LABEL};
 use crate::observe::certificates::Identities;
 use crate::observe::{Caches, list};
 use crate::plan::{Action, Observed, plan};
@@ -103,6 +103,7 @@ impl Actor<'_> {
             // Their StatefulSets are among the children.
             Action::Bootstrap | Action::Park => {}
             Action::AddFinalizer => self.set_finalizer(true).await?,
+            Action::ForgetRequest => self.forget_request().await?,
             Action::RemoveFinalizer => self.release().await?,
             Action::AddLearner { ordinal } => {
                 self.nothing_has_number(*ordinal).await?;
@@ -120,6 +121,12 @@ impl Actor<'_> {
                 let name = self.names.member(*ordinal);
                 self.delete::<StatefulSet>(&name, uid).await?;
             }
+            Action::FreeSpace { ordinal, revision, .. } => {
+                self.leader(None)?.compact(*revision).await?;
+                let url = self.names.client_url(*ordinal);
+                MemberClient::patient(&url, self.identities.current.as_ref())?.defragment().await?;
+            }
+            Action::Disarm { member, kind } => self.leader(None)?.disarm(*member, *kind).await?,
             Action::DeleteClaim { ordinal, uid } => self.delete_claim(*ordinal, uid).await?,
             Action::RestartPod { ordinal, uid } => {
                 self.delete::<Pod>(&self.names.pod(*ordinal), uid).await?;
@@ -179,6 +186,15 @@ impl Actor<'_> {
             self.release_secrets().await?;
         }
         self.set_finalizer(false).await
+    }
+
+    async fn forget_request(&self) -> Result<(), Error> {
+        let patch = json!({"metadata": {"annotations": {RECOVER_FROM: null}}});
+        self.api::<EtcdCluster>()
+            .patch_metadata(&self.names.cluster, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map_err(kube_error("removing an annotation"))?;
+        Ok(())
     }
 
     async fn set_finalizer(&self, present: bool) -> Result<(), Error> {

@@ -86,6 +86,9 @@ pub fn word(action: &Action) -> &'static str {
         Action::DeleteStatefulSet { .. } => "MemberStopped",
         Action::DeleteClaim { .. } => "ClaimDeleted",
         Action::RestartPod { .. } => "MemberRestarted",
+        Action::FreeSpace { .. } => "SpaceFreed",
+        Action::Disarm { .. } => "AlarmDisarmed",
+        Action::ForgetRequest => "QuorumRecovered",
         Action::RemoveFinalizer => "Deleted",
     }
 }
@@ -98,12 +101,16 @@ fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectR
         Some(reference::<StatefulSet>(names, names.member(ordinal), uid))
     };
     match action {
-        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::RemoveFinalizer => None,
+        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::ForgetRequest | Action::RemoveFinalizer => {
+            None
+        }
         Action::AddLearner { ordinal }
         | Action::Promote { ordinal, .. }
         | Action::RemoveMember { ordinal, .. }
         | Action::DeleteStatefulSet { ordinal, .. }
-        | Action::DeleteClaim { ordinal, .. } => member(*ordinal),
+        | Action::DeleteClaim { ordinal, .. }
+        | Action::FreeSpace { ordinal, .. } => member(*ordinal),
+        Action::Disarm { .. } => None,
         Action::MoveLeader { to, .. } => {
             let mut voters = observed.store.voters();
             member(voters.find(|voter| voter.id == *to)?.ordinal?)

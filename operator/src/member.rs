@@ -9,6 +9,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use tower::service_fn;
 
+use crate::plan::{Alarm, AlarmKind};
+
 pub use credentials::{Credentials, Shown};
 
 /// Generated from `proto/member.proto`.
@@ -19,10 +21,13 @@ mod wire {
 
 pub use wire::{Member as ListedMember, StatusResponse};
 
+use wire::alarm_request::AlarmAction;
 use wire::cluster_client::ClusterClient;
+use wire::kv_client::KvClient;
 use wire::maintenance_client::MaintenanceClient;
 use wire::{
-    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, StatusRequest,
+    AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, MemberAddRequest, MemberListRequest,
+    MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, StatusRequest,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,6 +37,9 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Changes of membership wait for a commit, and for the new configuration to be applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A pass does nothing else meanwhile. A defragmentation that takes longer goes on in the member.
+const DEFRAGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What can go wrong. A failed change does not prove that nothing was committed; the next pass sees what is.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +96,7 @@ fn change<T>(name: &'static str, answer: Result<T, Status>) -> Result<Change, Er
 #[derive(Debug, Clone)]
 pub struct MemberClient {
     cluster: ClusterClient<Channel>,
+    kv: KvClient<Channel>,
     maintenance: MaintenanceClient<Channel>,
     shown: Shown,
 }
@@ -95,10 +104,19 @@ pub struct MemberClient {
 impl MemberClient {
     /// A connection to the member at `url`, with `credentials` if that begins with `https`; it is opened by the first request.
     pub fn new(url: &str, credentials: Option<&Credentials>) -> Result<Self, Error> {
+        Self::within(url, credentials, CHANGE_TIMEOUT)
+    }
+
+    /// The same, for what takes a member long.
+    pub fn patient(url: &str, credentials: Option<&Credentials>) -> Result<Self, Error> {
+        Self::within(url, credentials, DEFRAGMENT_TIMEOUT)
+    }
+
+    fn within(url: &str, credentials: Option<&Credentials>, timeout: Duration) -> Result<Self, Error> {
         // TLS is ours: the library below is to think that it speaks plaintext.
         let plain = url.replacen("https://", "http://", 1);
         let endpoint = Endpoint::from_shared(plain).map_err(|error| Error::Connect(url.to_string(), error))?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CHANGE_TIMEOUT);
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(timeout);
         let shown = Shown::default();
         let channel = match (credentials, url.starts_with("https://")) {
             (_, false) => endpoint.connect_lazy(),
@@ -110,7 +128,8 @@ impl MemberClient {
             }
         };
         let cluster = ClusterClient::new(channel.clone());
-        Ok(Self { cluster, maintenance: MaintenanceClient::new(channel), shown })
+        let kv = KvClient::new(channel.clone());
+        Ok(Self { cluster, kv, maintenance: MaintenanceClient::new(channel), shown })
     }
 
     /// The certificate that the member showed.
@@ -154,6 +173,45 @@ impl MemberClient {
             Err(status) if status.code() == Code::NotFound => Ok(Change::Done),
             answer => change("MemberRemove", answer),
         }
+    }
+
+    /// The alarms that are raised, of kinds that are known.
+    pub async fn alarms(&mut self) -> Result<Vec<Alarm>, Error> {
+        let answer = self.maintenance.alarm(AlarmRequest::default());
+        let answer = within(STATUS_TIMEOUT, "Alarm", answer).await?;
+        let known = answer.alarms.iter().filter_map(|alarm| {
+            let kind = match alarm.alarm() {
+                AlarmType::Nospace => AlarmKind::NoSpace,
+                AlarmType::Corrupt => AlarmKind::Corrupt,
+                AlarmType::None => return None,
+            };
+            Some(Alarm { member: alarm.member_id, kind })
+        });
+        Ok(known.collect())
+    }
+
+    /// Ends an alarm. One that is not raised any more is success.
+    pub async fn disarm(&mut self, member_id: u64, kind: AlarmKind) -> Result<(), Error> {
+        let alarm = match kind {
+            AlarmKind::NoSpace => AlarmType::Nospace,
+            AlarmKind::Corrupt => AlarmType::Corrupt,
+        };
+        let request = AlarmRequest { action: AlarmAction::Deactivate.into(), member_id, alarm: alarm.into() };
+        within(CHANGE_TIMEOUT, "Alarm", self.maintenance.alarm(request)).await.map(drop)
+    }
+
+    /// Forgets the history before a revision. If that was done already, it is success.
+    pub async fn compact(&mut self, revision: i64) -> Result<(), Error> {
+        match self.kv.compact(CompactionRequest { revision, physical: true }).await {
+            Err(status) if status.code() == Code::OutOfRange => Ok(()),
+            Err(status) => Err(refused("Compact", &status)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Gives the space that nothing uses back to the disk.
+    pub async fn defragment(&mut self) -> Result<(), Error> {
+        within(DEFRAGMENT_TIMEOUT, "Defragment", self.maintenance.defragment(DefragmentRequest {})).await.map(drop)
     }
 
     /// Asks this member, the leader, to hand over to `target_id`.

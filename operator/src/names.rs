@@ -28,6 +28,10 @@ pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
 /// Annotation of each pod: the hash of the part of its template whose change needs a restart.
 pub const CONFIG_HASH: &str = "keelson.dev/config-hash";
 
+/// Annotation of an EtcdCluster: the id of a member that a person wants replaced, in hexadecimal.
+pub const REPLACE_MEMBER: &str = "keelson.dev/replace-member";
+/// Annotation of an EtcdCluster whose quorum is lost for good: the name of the member to go on with.
+pub const RECOVER_FROM: &str = "keelson.dev/recover-from";
 /// Annotation of a Secret with certificates: when the operator last wrote it, in Unix time.
 pub const WRITTEN: &str = "keelson.dev/written";
 /// Annotation of each pod: the image that its template asked for. Admission may rewrite the image itself, or put containers

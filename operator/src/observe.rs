@@ -21,7 +21,7 @@ use self::certificates::Identities;
 use crate::crd::EtcdCluster;
 use crate::member::{self, Credentials, MemberClient, MemberList, StatusResponse};
 use crate::names::{APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL};
-use crate::plan::{Answer, Child, Member, Observed, Pod, Store};
+use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store};
 
 /// The watched objects of all clusters. Of all but pods only the metadata is kept, and of pods the image and the state.
 #[derive(Clone)]
@@ -116,7 +116,7 @@ pub async fn observe(client: &Client, caches: &Caches, cluster: &EtcdCluster, no
     let next = &identities.next;
     let (asked, trusting) =
         join(ask_members(cluster, &door, &observed.pods), who_trusts(&names, &observed.pods, next.as_ref())).await;
-    (observed.store, observed.silence, observed.tls.served) = asked;
+    (observed.store, observed.alarms, observed.silence, observed.tls.served) = asked;
     observed.tls.trusting = trusting;
     (observed, identities)
 }
@@ -200,12 +200,19 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
         uid: pod.uid().unwrap_or_default(),
         ours: labelled(pod, names),
         deleting: pod.meta().deletion_timestamp.is_some(),
+        gone_by: pod.meta().deletion_timestamp.as_ref().map(|time| time.0.as_second()),
+        ready: is_ready(pod),
         running: state.is_some_and(|state| state.running.is_some()),
         config_hash: pod.annotations().get(CONFIG_HASH).cloned(),
         image: pod.annotations().get(IMAGE).cloned(),
         role: pod.labels().get(ROLE_LABEL).cloned(),
         trouble: trouble(pod, state),
     }
+}
+
+fn is_ready(pod: &KubePod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Why a pod does not run, in Kubernetes' own word; `None` while it starts as usual.
@@ -233,7 +240,7 @@ async fn ask_members(
     cluster: &EtcdCluster,
     door: &Door<'_>,
     pods: &BTreeMap<u32, Pod>,
-) -> (Store, Silence, BTreeMap<u32, String>) {
+) -> (Store, Vec<Alarm>, Silence, BTreeMap<u32, String>) {
     let recorded = cluster.status.as_ref();
     let recorded = recorded.and_then(|status| status.cluster_id.clone());
     let serving = pods.iter().filter(|(_, pod)| pod.serves());
@@ -253,7 +260,22 @@ async fn ask_members(
             }
         }
     }
-    (member_list(recorded, door, &answers).await, silence, served)
+    let (store, alarms) = join(member_list(recorded, door, &answers), alarms(door, &answers)).await;
+    let alarms = if matches!(store, Store::Listed { .. }) { alarms } else { Vec::new() };
+    (store, alarms, silence, served)
+}
+
+/// The alarms of the store: asked for only when a member's Status mentions one.
+async fn alarms(door: &Door<'_>, answers: &Answers) -> Vec<Alarm> {
+    let troubled = answers.iter().filter(|(_, answer)| answer.errors.iter().any(|error| error.contains("alarm:")));
+    for (ordinal, _) in troubled {
+        let asked = async { door.client(*ordinal)?.alarms().await };
+        match asked.await {
+            Ok(alarms) => return alarms,
+            Err(error) => tracing::debug!(%error, member = door.names.member(*ordinal), "no list of alarms"),
+        }
+    }
+    Vec::new()
 }
 
 /// The confirmed list of the right cluster, from the first member that gives it; the leader is asked first.
@@ -334,7 +356,9 @@ fn assemble(names: &Names, list: &MemberList, answers: &Answers) -> Store {
         Some(Answer {
             leader: found.leader,
             raft_index: found.raft_index,
+            revision: found.header.unwrap_or_default().revision,
             db_size: found.db_size,
+            db_quota: found.db_size_quota,
             version: found.version.clone(),
         })
     };

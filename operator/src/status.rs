@@ -4,10 +4,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::build;
-use crate::crd::{CertificateStatus, EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, Phase, Role, TlsStatus};
+use crate::crd::{
+    CertificateStatus, EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, OperationKind, Phase, Replacement,
+    Role, TlsStatus,
+};
 use crate::names::Names;
 use crate::plan::tls::Write;
 use crate::plan::{Action, Member, Observed, Plan, Store, healthy, hex, quorum};
+
+/// How many replacements are remembered: as many as `spec.repair.limit` may say.
+const REPLACEMENTS_KEPT: usize = 16;
 
 /// The status of a pass: of one with a step stored before the step is taken, with the `error` of the last pass; of one without
 /// stored after the children were applied, with the `error` of that.
@@ -20,7 +26,7 @@ pub fn render(
 ) -> EtcdClusterStatus {
     let names = Names::of(cluster);
     let recorded = cluster.status.clone().unwrap_or_default();
-    let members = members(&names, observed, &recorded);
+    let members = members(&names, observed, &recorded, now);
     let lowest = members.iter().filter_map(|member| member.version.as_ref());
     let lowest = lowest.min_by_key(|version| numbers(version)).cloned();
     let leads = |member: &&MemberStatus| member.role == Role::Leader && member.healthy;
@@ -43,6 +49,9 @@ pub fn render(
         members,
         next_action: next_action(&names, plan, error),
         operation: plan.operation.clone(),
+        alarms: alarms(&names, observed),
+        replacements: replacements(&recorded, plan, now),
+        space: plan.space.clone(),
         tls: tls(cluster, observed, plan),
         conditions: Vec::new(),
     };
@@ -98,9 +107,35 @@ pub fn worth_writing(old: Option<&EtcdClusterStatus>, new: &EtcdClusterStatus) -
     calm != *old
 }
 
-fn members(names: &Names, observed: &Observed, recorded: &EtcdClusterStatus) -> Vec<MemberStatus> {
+/// Alarms in a person's words.
+fn alarms(names: &Names, observed: &Observed) -> Vec<String> {
+    let alarms = observed.alarms.iter().map(|alarm| {
+        let mut members = observed.store.members().iter();
+        let ordinal = members.find(|member| member.id == alarm.member).and_then(|member| member.ordinal);
+        let whose = ordinal.map_or_else(|| format!("member {:x}", alarm.member), |ordinal| names.member(ordinal));
+        format!("{} of {whose}", alarm.kind.as_str())
+    });
+    alarms.collect()
+}
+
+/// What was replaced, and what is about to be: each member once.
+fn replacements(recorded: &EtcdClusterStatus, plan: &Plan, now: Timestamp) -> Vec<Replacement> {
+    let mut list = recorded.replacements.clone();
+    let replacing = plan.operation.as_ref().filter(|operation| operation.kind == OperationKind::ReplaceMember);
+    if let (Some(operation), Some(Action::RemoveMember { id, .. })) = (replacing, &plan.action)
+        && !list.iter().any(|it| it.member_id == hex(*id))
+    {
+        let (member, member_id) = (operation.member.clone(), hex(*id));
+        list.push(Replacement { time: Time(now), member, member_id, reason: plan.reason.clone() });
+    }
+    list.split_off(list.len().saturating_sub(REPLACEMENTS_KEPT))
+}
+
+fn members(names: &Names, observed: &Observed, recorded: &EtcdClusterStatus, now: Timestamp) -> Vec<MemberStatus> {
+    // Without a quorum nobody is late: the time of each begins when the others are back.
     let Store::Listed { members, .. } = &observed.store else {
-        return recorded.members.iter().map(|member| MemberStatus { healthy: false, ..member.clone() }).collect();
+        let silent = recorded.members.iter();
+        return silent.map(|it| MemberStatus { healthy: false, down_since: None, ..it.clone() }).collect();
     };
     let leader = observed.store.leader();
     members
@@ -108,7 +143,9 @@ fn members(names: &Names, observed: &Observed, recorded: &EtcdClusterStatus) -> 
         .map(|member| {
             let id = hex(member.id);
             let before = recorded.members.iter().find(|before| before.id == id);
-            member_status(names, observed, member, before, leader)
+            let down_since = before.and_then(|before| before.down_since.clone());
+            let down_since = (!member.healthy()).then(|| down_since.unwrap_or(Time(now)));
+            MemberStatus { down_since, ..member_status(names, observed, member, before, leader) }
         })
         .collect()
 }
@@ -136,6 +173,7 @@ fn member_status(
             () => Role::Follower,
         },
         healthy: member.healthy(),
+        down_since: None,
         endpoint: member.ordinal.map(|n| names.client_url(n)).unwrap_or_default(),
         version: version.or_else(|| before.and_then(|before| before.version.clone())),
         image: image.or_else(|| before.and_then(|before| before.image.clone())),
@@ -169,6 +207,7 @@ pub fn describe(names: &Names, action: &Action) -> String {
         }
         Action::DeleteClaim { ordinal, .. } => format!("delete claim {}", names.claim(*ordinal)),
         Action::RestartPod { ordinal, .. } => format!("restart {}", names.member(*ordinal)),
+        Action::FreeSpace { ordinal, .. } => format!("compact, and defragment {}", names.member(*ordinal)),
         other => other.to_string(),
     }
 }
@@ -194,13 +233,17 @@ fn conditions(
             | Phase::ScalingIn
             | Phase::Repairing
             | Phase::RollingOut
+            | Phase::Recovering
             | Phase::Parking
             | Phase::Resuming
             | Phase::Deleting
     );
     let stalled = plan.phase == Phase::Blocked;
     let forming = matches!(plan.phase, Phase::Pending | Phase::Bootstrapping | Phase::Parking);
-    let troubled = matches!(plan.phase, Phase::Degraded | Phase::Unavailable | Phase::Blocked | Phase::Repairing);
+    let troubled = matches!(
+        plan.phase,
+        Phase::Degraded | Phase::Unavailable | Phase::Blocked | Phase::Repairing | Phase::Recovering
+    );
     let degraded = error.is_some() || troubled || (up < voters && !forming && !deleting);
     let parked = matches!(plan.phase, Phase::Parking | Phase::Parked);
     let at_rest = matches!(plan.phase, Phase::Running | Phase::Parked);

@@ -23,6 +23,11 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         let size = &spec.storage.size;
         problems.push(format!("spec.storage.size: {size:?} is not a size such as 8Gi"));
     }
+    for (field, time) in [("after", &spec.repair.after), ("window", &spec.repair.window)] {
+        if seconds(time).is_none() {
+            problems.push(format!("spec.repair.{field}: {time:?} is not a time such as 10m"));
+        }
+    }
     problems.extend(tls(cluster));
     for flag in spec.options.keys() {
         if let Some(owned) = OWNED_FLAGS.iter().find(|owned| owned.flag == flag) {

@@ -191,6 +191,7 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
         unsafe_no_sync: config.unsafe_no_fsync,
         reuse_port: config.socket_reuse_port,
         force_new_cluster: config.force_new_cluster,
+        force_new_cluster_bump: config.force_new_cluster_bump,
         slow_apply: config.warning_apply_duration,
         lease_checkpoint: config.features.enabled(Feature::LeaseCheckpoint),
         metrics: metrics.node.clone(),

@@ -70,6 +70,50 @@ async fn a_member_without_its_quorum_goes_on_alone_with_all_data() {
     client.put("after", "2", None).await.expect("put");
 }
 
+/// What a watch tells after that it exists.
+async fn news(watch: &mut etcd_client::WatchStream) -> etcd_client::WatchResponse {
+    loop {
+        let told = watch.message().await.expect("told").expect("told");
+        if !told.created() || told.canceled() {
+            return told;
+        }
+    }
+}
+
+/// Others may have acknowledged what this member does not have: no client may see their revisions with another content.
+#[tokio::test]
+async fn a_member_that_goes_on_alone_passes_over_the_revisions_of_the_others() {
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.clients().await.remove(1);
+    client.put("a", "1", None).await.expect("put");
+    let revision = client.put("a", "2", None).await.expect("put").header().expect("a header").revision();
+    for member in &mut cluster.members {
+        member.kill();
+    }
+    let flags = ["--force-new-cluster", "--force-new-cluster-bump=1000000"];
+    let survivor = &mut cluster.members[1];
+    survivor.start(&flags);
+    let mut client = survivor.client().await;
+    let answer = client.get("a", None).await.expect("read");
+    let bumped = answer.header().expect("a header").revision();
+    assert_eq!(bumped, revision + 1_000_000);
+    assert_eq!((answer.kvs()[0].value(), answer.kvs()[0].mod_revision()), (&b"2"[..], revision));
+    let before = etcd_client::WatchOptions::new().with_start_revision(revision + 1);
+    let mut old = client.watch("a", Some(before)).await.expect("watch");
+    let told = news(&mut old).await;
+    assert_eq!((told.canceled(), told.compact_revision()), (true, bumped));
+    let mut new = client.watch("a", None).await.expect("watch");
+    client.put("a", "3", None).await.expect("put");
+    let told = news(&mut new).await;
+    assert_eq!(told.events()[0].kv().expect("a key").mod_revision(), bumped + 1);
+
+    // Once: at the second start it is alone already.
+    assert_eq!(survivor.terminate().await, Some(0));
+    survivor.start(&flags);
+    let answer = survivor.client().await.get("a", None).await.expect("read");
+    assert_eq!(answer.header().expect("a header").revision(), bumped + 1);
+}
+
 #[tokio::test]
 async fn systemd_is_told_when_clients_can_come() {
     let mut member = Member::new("single");

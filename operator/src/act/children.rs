@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use super::{Actor, Error, kube_error};
 use crate::build;
 use crate::names::FIELD_MANAGER;
-use crate::observe::{Applied, applied, edition, labelled};
-use crate::plan::Plan;
+use crate::observe::{Applied, applied, edition, labelled, list};
+use crate::plan::{Plan, Start};
 
 impl Actor<'_> {
     /// Brings the children to what the plan says: the headless Service first, as members need its names to start.
@@ -35,6 +35,9 @@ impl Actor<'_> {
         let known = self.known(&caches.budgets, &budget.name_any()).await?;
         self.apply(budget, known).await?;
         for (ordinal, start) in &plan.members {
+            if *start == Start::Alone {
+                self.nobody_else(*ordinal).await?;
+            }
             let role = self.observed.role(*ordinal);
             let member = build::stateful_set(cluster, *ordinal, start, role);
             let known = self.known(&caches.statefulsets, &member.name_any()).await?;
@@ -44,6 +47,16 @@ impl Actor<'_> {
             self.apply(member, known).await?;
         }
         self.label_pods().await
+    }
+
+    /// Before a member goes on alone: the caches may not show yet, or not any more, that others are there.
+    async fn nobody_else(&self, survivor: u32) -> Result<(), Error> {
+        let there = list(self.client, self.cluster).await.map_err(kube_error("looking for other members"))?;
+        let mut others = there.pods.keys().chain(there.statefulsets.keys()).filter(|ordinal| **ordinal != survivor);
+        match others.next() {
+            Some(other) => Err(Error::StillThere(self.names.member(*other))),
+            None => Ok(()),
+        }
     }
 
     /// Before a number is given to a new member: what has it must not depend on labels that the caches look for.

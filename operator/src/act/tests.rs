@@ -111,6 +111,7 @@ impl World {
             action: None,
             waiting_for: None,
             operation: None,
+            space: None,
             tls: None,
             cluster_id: None,
             phase: Phase::Running,

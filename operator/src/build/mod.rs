@@ -42,6 +42,23 @@ pub fn config_hash(cluster: &EtcdCluster) -> String {
         + &hash(&(&cluster.spec.pod_template.labels, &cluster.spec.pod_template.annotations))[..4]
 }
 
+/// How the hash of a pod ends whose member goes on alone: it is never that of a usual pod.
+const ALONE: &str = "-alone";
+
+/// The hash that a member's pod carries.
+pub fn pod_hash(cluster: &EtcdCluster, start: &Start) -> String {
+    let hash = config_hash(cluster);
+    match start {
+        Start::Alone => hash + ALONE,
+        _ => hash,
+    }
+}
+
+/// Whether a pod with this hash tells its member to go on alone.
+pub fn is_alone(hash: &str) -> bool {
+    hash.ends_with(ALONE)
+}
+
 /// Puts the hash of a rendered object on it, and returns it.
 pub fn stamp<K: Resource + Serialize>(mut object: K) -> (K, String) {
     let hash = hash(&object);

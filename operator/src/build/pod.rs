@@ -22,6 +22,8 @@ const TLS_DIR: &str = "/etc/keelson/tls";
 const TLS_VOLUME: &str = "tls";
 /// The user and group of the server's image.
 const SERVER_UID: i64 = 65532;
+/// By how much the revision grows when a member goes on alone: more than others can have written since they were one cluster.
+const REVISIONS_PASSED: u32 = 1_000_000_000;
 /// Long enough to hand over leadership and to write what is buffered.
 const GRACE_SECONDS: i64 = 30;
 
@@ -130,7 +132,7 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
     let (state, members) = match start {
         Start::Seed => ("new", &alone),
         Start::Join(members) => ("existing", members),
-        Start::Settled | Start::Parked => ("existing", &alone),
+        Start::Settled | Start::Parked | Start::Alone => ("existing", &alone),
     };
     let initial_cluster: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
     let mut flags = vec![
@@ -145,6 +147,10 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         ("initial-cluster-state", state.to_string()),
         ("initial-cluster-token", names.cluster_token()),
     ];
+    if *start == Start::Alone {
+        flags.push(("force-new-cluster", "true".into()));
+        flags.push(("force-new-cluster-bump", REVISIONS_PASSED.to_string()));
+    }
     flags.extend(tls_flags(cluster, names));
     let options = cluster.spec.options.iter();
     flags.extend(options.map(|(flag, value)| (flag.as_str(), value.clone())));

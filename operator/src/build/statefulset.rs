@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
-use super::{config_hash, metadata, pod};
+use super::{metadata, pod, pod_hash};
 use crate::crd::EtcdCluster;
 use crate::names::{CONFIG_HASH, IMAGE, MEMBER_LABEL, Names, ROLE_LABEL, UID_LABEL};
 use crate::plan::{PodRole, Start};
@@ -48,7 +48,7 @@ fn template(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start, r
     labels.extend(names.member_labels(ordinal));
     labels.insert(ROLE_LABEL.into(), role.as_str().into());
     let mut annotations = wanted.annotations.clone();
-    annotations.insert(CONFIG_HASH.into(), config_hash(cluster));
+    annotations.insert(CONFIG_HASH.into(), pod_hash(cluster, start));
     annotations.insert(IMAGE.into(), cluster.spec.server_image());
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),

@@ -147,6 +147,16 @@ fn the_configuration_hash_changes_with_what_needs_a_restart() {
     assert!(!changed(|it| it.spec.storage.retention = Default::default()));
 }
 
+#[test]
+fn a_member_that_goes_on_alone_is_told_so_and_its_pod_is_known_by_its_hash() {
+    let cluster = everything();
+    let alone = arguments(&cluster, &Start::Alone);
+    assert!(alone.contains("--force-new-cluster=true --force-new-cluster-bump=1000000000"), "{alone}");
+    assert!(!arguments(&cluster, &Start::Settled).contains("force-new-cluster"));
+    let hash = pod_hash(&cluster, &Start::Alone);
+    assert!(is_alone(&hash) && !is_alone(&config_hash(&cluster)));
+}
+
 /// Nothing but the number of replicas tells a parked member from one that runs, so that it comes back as it was.
 #[test]
 fn a_parked_member_has_no_replica() {

@@ -5,11 +5,13 @@
 //! were stored before a rule existed.
 
 mod options;
+mod repair;
 mod spec;
 mod status;
 mod tls;
 
 pub use options::OWNED_FLAGS;
+pub use repair::*;
 pub use spec::*;
 pub use status::*;
 pub use tls::*;

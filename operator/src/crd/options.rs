@@ -28,6 +28,7 @@ pub const OWNED_FLAGS: &[OwnedFlag] = &[
     owned("listen-peer-urls", "the fixed port 2380"),
     owned("listen-metrics-urls", "the fixed port 2381"),
     owned("force-new-cluster", "nothing: it discards members"),
+    owned("force-new-cluster-bump", "nothing: it discards revisions"),
     owned("config-file", "this resource"),
     owned("max-learners", "the operator: one learner at a time"),
     owned("strict-reconfig-check", "the operator: always on, as quorum depends on it"),

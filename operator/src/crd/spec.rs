@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::options::{owned_flags_message, owned_flags_rule};
-use super::{EtcdClusterStatus, TlsSpec};
+use super::{EtcdClusterStatus, RepairSpec, TlsSpec};
 
 /// The server version that a cluster gets when it names none: the one released together with this operator.
 pub const DEFAULT_VERSION: &str = "v0.1.0";
@@ -106,6 +106,10 @@ pub struct EtcdClusterSpec {
     /// TLS between members and towards clients. Left out: plaintext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
+
+    /// How members that are lost are replaced, and a full store is cleared.
+    #[serde(default)]
+    pub repair: RepairSpec,
 
     /// While true the operator changes nothing, it only reports.
     #[serde(default)]

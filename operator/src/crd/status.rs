@@ -1,10 +1,10 @@
 //! `EtcdCluster.status`: what the operator saw, does, and waits for.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::TlsStatus;
+use super::{Replacement, SpaceStatus, TlsStatus};
 
 /// What the operator reports of a cluster.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,15 @@ pub struct EtcdClusterStatus {
     /// The change of membership that is under way. Edits of `spec.size` wait until it is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+    /// Alarms of the store, such as "NOSPACE of demo-1".
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
+    /// The last members that were replaced, the newest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replacements: Vec<Replacement>,
+    /// What is done about a full store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<SpaceStatus>,
     /// The certificates, with `spec.tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
@@ -64,8 +73,10 @@ pub enum Phase {
     ScalingOut,
     /// A member is leaving.
     ScalingIn,
-    /// A member that lost its data is being replaced.
+    /// A member that is lost is being replaced, or a full store cleared.
     Repairing,
+    /// A member is made to go on alone, as a person asked for after the quorum was lost.
+    Recovering,
     /// Members are being restarted, one at a time.
     RollingOut,
     /// All is as asked for.
@@ -101,6 +112,9 @@ pub struct MemberStatus {
     pub role: Role,
     /// Whether it answers and sees a leader.
     pub healthy: bool,
+    /// Since when it is not healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub down_since: Option<Time>,
     /// Its client URL.
     pub endpoint: String,
     /// The version of etcd's API that it reports.
@@ -169,8 +183,10 @@ pub enum OperationKind {
     AddMember,
     /// A member leaves: move leadership, remove, stop, clean up.
     RemoveMember,
-    /// A member that lost its data leaves, to be replaced.
+    /// A member that is lost leaves, to be replaced.
     ReplaceMember,
+    /// A member goes on alone after the others are lost: stop all others, start it without them.
+    RecoverQuorum,
     /// A member's pod is replaced by one of the current template.
     RestartMember,
 }

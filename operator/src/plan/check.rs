@@ -4,8 +4,9 @@
 use thiserror::Error;
 
 use super::tls::{Held, Holder, Write};
-use super::{Action, Member, Observed, Plan, Start, Store};
-use crate::crd::EtcdCluster;
+use super::{Action, Alarm, AlarmKind, Member, Observed, Plan, Start, Store};
+use crate::crd::{EtcdCluster, OperationKind};
+use crate::names::RECOVER_FROM;
 
 /// A plan that must not be carried out.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub enum Violation {
     /// A member that has started before would be allowed to start with an empty directory.
     #[error("member {0} could start again without its data")]
     StartsEmpty(u32),
+    /// The others may still be there, or nobody asked for it.
+    #[error("member {0} would go on without the others")]
+    Alone(u32),
     /// Something would be deleted that a member still uses.
     #[error("{0}, but it is still in use")]
     InUse(String),
@@ -40,6 +44,9 @@ pub enum Violation {
     /// Certificates would be written that somebody does not accept yet.
     #[error("{0}, but {1}")]
     Distrust(String, String),
+    /// The cause of an alarm is still there.
+    #[error("{0} although its cause is still there")]
+    Armed(String),
     /// Members would be stopped although some are asked for.
     #[error("members would be parked although some are asked for")]
     Parked,
@@ -62,7 +69,9 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         return Ok(());
     };
     match action {
-        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::RemoveFinalizer => Ok(()),
+        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::ForgetRequest | Action::RemoveFinalizer => {
+            Ok(())
+        }
         Action::AddLearner { ordinal } => {
             let members = confirmed(cluster, observed, action)?;
             if members.iter().any(|member| member.learner) {
@@ -91,7 +100,9 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             majority(observed, action, members, |member| member.id != *id)
         }
         Action::DeleteStatefulSet { ordinal, .. } => {
-            unused(cluster, observed, action, *ordinal)?;
+            if !recovers_without(cluster, observed, plan, *ordinal) {
+                unused(cluster, observed, action, *ordinal)?;
+            }
             ours(observed.statefulsets.get(ordinal).is_some_and(|it| it.ours), action)
         }
         Action::DeleteClaim { ordinal, .. } => {
@@ -102,8 +113,43 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             }
             ours(observed.claims.get(ordinal).is_some_and(|it| it.ours), action)
         }
+        Action::RestartPod { ordinal, .. } if ends_solitude(observed, *ordinal) => Ok(()),
+        Action::RestartPod { ordinal, .. } if asked_for(cluster, observed, plan, *ordinal) => Ok(()),
         Action::RestartPod { ordinal, .. } => restart(cluster, observed, action, *ordinal),
+        Action::FreeSpace { id, .. } => {
+            let members = confirmed(cluster, observed, action)?;
+            let victim = members.iter().find(|member| member.id == *id && up(observed, member));
+            victim.ok_or_else(|| Violation::InUse(action.to_string()))?;
+            majority(observed, action, members, |_| true)
+        }
+        Action::Disarm { member, kind } => disarm(cluster, observed, action, Alarm { member: *member, kind: *kind }),
     }
+}
+
+/// A person asked that this member goes on alone, and no quorum answers.
+fn asked_for(cluster: &EtcdCluster, observed: &Observed, plan: &Plan, survivor: u32) -> bool {
+    let name = format!("{}-{survivor}", cluster.metadata.name.as_deref().unwrap_or_default());
+    let annotations = cluster.metadata.annotations.as_ref();
+    let asked = annotations.and_then(|it| it.get(RECOVER_FROM)) == Some(&name);
+    let recorded = cluster.status.as_ref().and_then(|status| status.operation.as_ref());
+    let begun = recorded.is_some_and(|it| it.kind == OperationKind::RecoverQuorum && it.member == name);
+    let planned = plan.operation.as_ref().is_some_and(|it| it.kind == OperationKind::RecoverQuorum);
+    planned && (asked || begun) && observed.store == Store::Silent
+}
+
+/// The others, whose StatefulSet is one of them, are to be left behind.
+fn recovers_without(cluster: &EtcdCluster, observed: &Observed, plan: &Plan, ordinal: u32) -> bool {
+    let mut survivors = plan.members.keys();
+    let survivor = survivors.next().copied().filter(|survivor| *survivor != ordinal && survivors.next().is_none());
+    survivor.is_some_and(|survivor| asked_for(cluster, observed, plan, survivor))
+}
+
+/// The only member of the cluster would leave all others behind again, if it was started once more as it is.
+fn ends_solitude(observed: &Observed, ordinal: u32) -> bool {
+    let pod = observed.pods.get(&ordinal).filter(|pod| pod.ours);
+    let alone = pod.and_then(|pod| pod.config_hash.as_deref()).is_some_and(|hash| hash.ends_with("-alone"));
+    let only = matches!(observed.store.members(), [member] if member.ordinal == Some(ordinal));
+    alone && only
 }
 
 /// A member answers and sees a leader, and its pod is not on its way out.
@@ -161,6 +207,23 @@ fn promotion(cluster: &EtcdCluster, observed: &Observed, action: &Action, id: u6
     match alive * 2 > voters {
         true => Ok(()),
         false => Err(Violation::Quorum(action.to_string(), alive, voters / 2 + 1)),
+    }
+}
+
+/// A corrupt member must have left; of a full store, no member may be near its quota.
+fn disarm(cluster: &EtcdCluster, observed: &Observed, action: &Action, alarm: Alarm) -> Result<(), Violation> {
+    let members = confirmed(cluster, observed, action)?;
+    let full = |member: &Member| {
+        let answer = member.answer.as_ref();
+        answer.is_some_and(|answer| answer.db_quota > 0 && answer.db_size >= answer.db_quota)
+    };
+    let remains = match alarm.kind {
+        AlarmKind::Corrupt => alarm.member == 0 || members.iter().any(|member| member.id == alarm.member),
+        AlarmKind::NoSpace => members.iter().any(full),
+    };
+    match remains {
+        true => Err(Violation::Armed(action.to_string())),
+        false => Ok(()),
     }
 }
 
@@ -272,6 +335,13 @@ fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(),
                 return Err(Violation::BootstrapTwice);
             }
             Start::Seed | Start::Settled | Start::Parked => {}
+            Start::Alone => {
+                let there = observed.pods.keys().chain(observed.statefulsets.keys());
+                let others = plan.members.keys().chain(there).any(|other| other != ordinal);
+                if others || !asked_for(cluster, observed, plan, *ordinal) {
+                    return Err(Violation::Alone(*ordinal));
+                }
+            }
             Start::Join(_) => {
                 let mut members = observed.store.members().iter();
                 let fresh = |member: &Member| member.ordinal == Some(*ordinal) && !member.started && member.learner;

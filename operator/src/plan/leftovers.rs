@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use super::{Action, Situation, Step};
 use crate::crd::{OperationKind, Phase, RetentionPolicy};
 
+/// How much later than it should a pod may end before its node counts as lost.
+const GRACE_SECONDS: i64 = 60;
+
 /// The next thing to clear away of members that are no longer listed.
 pub(super) fn step(situation: &Situation) -> Option<Step> {
     let observed = situation.observed;
@@ -17,10 +20,25 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
         .filter(|ordinal| observed.store.by_ordinal(*ordinal).is_none())
         .collect();
     let retention = situation.cluster.spec.storage.retention.when_scaled;
-    ordinals.into_iter().rev().find_map(|ordinal| {
+    ordinals.into_iter().rev().filter(|ordinal| !is_stuck(situation, *ordinal)).find_map(|ordinal| {
         let step = clear(situation, ordinal, retention, Phase::ScalingIn)?;
         Some(step.during(situation.operation(OperationKind::RemoveMember, ordinal, None)))
     })
+}
+
+/// A pod that does not end although it should have, as its node is lost. Nothing else waits for it: its number is not given to
+/// another member, and its claim is cleared away when it is gone.
+fn is_stuck(situation: &Situation, ordinal: u32) -> bool {
+    let observed = situation.observed;
+    let pod = observed.pods.get(&ordinal).filter(|_| !observed.statefulsets.contains_key(&ordinal));
+    pod.and_then(|pod| pod.gone_by).is_some_and(|gone_by| observed.now > gone_by + GRACE_SECONDS)
+}
+
+/// What is awaited of such a pod.
+pub(super) fn stuck(situation: &Situation) -> Option<String> {
+    let mut ordinals = situation.observed.pods.keys().copied();
+    let ordinal = ordinals.find(|ordinal| is_stuck(situation, *ordinal))?;
+    Some(format!("pod {} to be gone (its node may be lost)", situation.names.pod(ordinal)))
 }
 
 /// The next step to be rid of what member `ordinal` has in Kubernetes; `None` when nothing is left, or only a retained claim.

@@ -11,9 +11,11 @@ mod observed;
 mod obstacles;
 mod park;
 mod quorum;
+mod quorum_loss;
 mod repair;
 mod rollout;
 mod scale;
+mod space;
 mod teardown;
 pub mod tls;
 
@@ -21,12 +23,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use check::{Violation, check};
-pub use observed::{Answer, Child, Member, Observed, Pod, PodRole, Store};
+pub use observed::{Alarm, AlarmKind, Answer, Child, Member, Observed, Pod, PodRole, Store};
 pub use quorum::{healthy, quorum};
 
 use crate::build;
-use crate::crd::{EtcdCluster, EtcdClusterStatus, Operation, OperationKind, Phase, Role};
-use crate::names::{FINALIZER, Names};
+use crate::crd::{EtcdCluster, EtcdClusterStatus, Operation, OperationKind, Phase, Role, SpaceStatus};
+use crate::names::{FINALIZER, Names, RECOVER_FROM};
 
 /// The outcome of a pass: what must exist, the one step to take, and what it all waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +43,8 @@ pub struct Plan {
     pub waiting_for: Option<String>,
     /// The change that is under way; stored in the status before `action` is taken.
     pub operation: Option<Operation>,
+    /// How far the clearing of a full store is; stored as [`Plan::operation`] is.
+    pub space: Option<SpaceStatus>,
     /// Certificates, which are written before the StatefulSets.
     pub tls: Option<tls::TlsPlan>,
     /// The cluster id to store in the status, once the children are applied.
@@ -71,6 +75,8 @@ pub enum Start {
     Settled,
     /// Not at all: it is stopped, and its volume is kept.
     Parked,
+    /// Without the others, which are lost for good, from what is on its volume.
+    Alone,
 }
 
 /// A step that changes the store or takes something away.
@@ -96,6 +102,12 @@ pub enum Action {
     DeleteClaim { ordinal: u32, uid: String },
     /// Delete a pod, so that it comes back from the current template.
     RestartPod { ordinal: u32, uid: String },
+    /// Compact the history up to this revision, and defragment a member.
+    FreeSpace { ordinal: u32, id: u64, revision: i64 },
+    /// End an alarm.
+    Disarm { member: u64, kind: AlarmKind },
+    /// Take back the request to recover a quorum that is lost.
+    ForgetRequest,
     /// Let Kubernetes forget the EtcdCluster.
     RemoveFinalizer,
 }
@@ -115,6 +127,9 @@ impl fmt::Display for Action {
             }
             Self::DeleteClaim { ordinal, .. } => write!(f, "delete the claim of member {ordinal}"),
             Self::RestartPod { ordinal, .. } => write!(f, "restart member {ordinal}"),
+            Self::FreeSpace { ordinal, .. } => write!(f, "compact, and defragment member {ordinal}"),
+            Self::Disarm { member, kind } => write!(f, "disarm {} of member {member:x}", kind.as_str()),
+            Self::ForgetRequest => write!(f, "remove the annotation {RECOVER_FROM}"),
             Self::RemoveFinalizer => write!(f, "remove the finalizer"),
         }
     }
@@ -176,7 +191,9 @@ pub fn plan(cluster: &EtcdCluster, observed: &Observed) -> Plan {
     }
     match &observed.store {
         Store::Silent if cluster.spec.size == 0 => park::plan(&situation),
-        Store::Silent if situation.recorded.cluster_id.is_some() => situation.unavailable(),
+        Store::Silent if situation.recorded.cluster_id.is_some() => {
+            quorum_loss::plan(&situation).unwrap_or_else(|| situation.unavailable())
+        }
         Store::Silent => bootstrap::plan(&situation),
         Store::Foreign(id) => situation.hands_off(obstacles::wrong_cluster(&situation, *id)),
         Store::Listed { cluster_id, .. } => match &situation.recorded.cluster_id {
@@ -227,6 +244,7 @@ impl<'a> Situation<'a> {
             action: step.action,
             waiting_for: step.waiting_for,
             operation: step.operation,
+            space: self.space_under_way(),
             cluster_id: None,
             phase: step.phase,
             reason: step.reason,
@@ -235,8 +253,14 @@ impl<'a> Situation<'a> {
 
     /// A working cluster: the first step that applies, in the order of urgency.
     fn steady(&self) -> Plan {
-        let step = repair::step(self)
-            .or_else(|| leftovers::step(self))
+        if let Some(step) = quorum_loss::step(self).or_else(|| repair::step(self)) {
+            return self.with_members(step, self.listed_members(), true);
+        }
+        if let Some((step, round)) = space::step(self) {
+            let plan = self.with_members(step, self.listed_members(), true);
+            return Plan { space: Some(round), ..plan };
+        }
+        let step = leftovers::step(self)
             .or_else(|| obstacles::unknown_member(self))
             .or_else(|| learner::step(self))
             .or_else(|| rollout::configuration_now(self))
@@ -298,15 +322,18 @@ impl<'a> Situation<'a> {
             .collect()
     }
 
-    /// Nothing to do: Running, or Degraded while a voter does not answer.
+    /// Nothing to do: Running, or Degraded while a voter does not answer or a person is needed.
     fn at_rest(&self) -> Step {
         let store = &self.observed.store;
         let silent = self.silent_voters();
         let count = store.voters().count();
+        if let Some(note) = repair::note(self).or_else(|| space::note(self)) {
+            return Step::wait("a person", Phase::Degraded, note);
+        }
         if silent.is_empty() {
             return Step {
                 action: None,
-                waiting_for: None,
+                waiting_for: leftovers::stuck(self),
                 operation: None,
                 phase: Phase::Running,
                 reason: format!("all {count} members are healthy"),
@@ -364,6 +391,26 @@ impl<'a> Situation<'a> {
         }
         let silence = self.observed.silence.get(&ordinal);
         pod.trouble.as_ref().or(silence).cloned()
+    }
+
+    /// Whether the store says that this member's data is wrong.
+    fn is_corrupt(&self, id: u64) -> bool {
+        let alarm = Alarm { member: id, kind: AlarmKind::Corrupt };
+        self.observed.alarms.contains(&alarm)
+    }
+
+    /// Whether the member's pod was replaced by the operator, and has not come back yet.
+    fn is_restarting(&self, ordinal: u32) -> bool {
+        let operation = self.recorded.operation.as_ref();
+        let restart = operation.filter(|operation| operation.kind == OperationKind::RestartMember);
+        restart.is_some_and(|operation| operation.member == self.names.member(ordinal))
+    }
+
+    /// The round of clearing that was begun, while the store is full.
+    fn space_under_way(&self) -> Option<SpaceStatus> {
+        let unknown = !matches!(self.observed.store, Store::Listed { .. });
+        let is_full = self.observed.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
+        self.recorded.space.clone().filter(|_| unknown || is_full)
     }
 
     /// The numbers of the voters that are not healthy.

@@ -15,6 +15,8 @@ pub struct Observed {
     pub claims: BTreeMap<u32, Child>,
     /// Certificates.
     pub tls: super::tls::Tls,
+    /// Alarms that the store raised.
+    pub alarms: Vec<Alarm>,
     /// Why a member whose process runs does not count as healthy, by its number. Words that stay while the cause does.
     pub silence: BTreeMap<u32, String>,
     /// What the members said.
@@ -41,8 +43,12 @@ pub struct Pod {
     pub ours: bool,
     /// Whether its deletion has begun.
     pub deleting: bool,
+    /// When it should have ended at the latest, once its deletion has begun, in Unix time.
+    pub gone_by: Option<i64>,
     /// Whether the member's process runs. A pod whose process does not run serves nobody.
     pub running: bool,
+    /// Whether Kubernetes finds it ready.
+    pub ready: bool,
     /// Hash of the template that the pod was made from, without the image.
     pub config_hash: Option<String>,
     /// The image that its template asked for.
@@ -92,10 +98,42 @@ pub struct Answer {
     pub leader: u64,
     /// Its last log index.
     pub raft_index: u64,
+    /// Its newest revision.
+    pub revision: i64,
     /// Size of its database in bytes.
     pub db_size: i64,
+    /// How large that may become, in bytes; 0 without a limit.
+    pub db_quota: i64,
     /// Its version.
     pub version: String,
+}
+
+/// An alarm of the store. It stops writes in the whole cluster until it is disarmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alarm {
+    /// The id of the member that it is about; 0 if the store does not know.
+    pub member: u64,
+    /// What is wrong.
+    pub kind: AlarmKind,
+}
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlarmKind {
+    /// The member's database has reached its quota.
+    NoSpace,
+    /// The member's data differs from the others'.
+    Corrupt,
+}
+
+impl AlarmKind {
+    /// As etcd names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSpace => "NOSPACE",
+            Self::Corrupt => "CORRUPT",
+        }
+    }
 }
 
 impl Pod {

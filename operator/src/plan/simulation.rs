@@ -1,13 +1,14 @@
 //! A cluster under random faults and edits, with plan, check and act as the only hand that mends it. The model of members and of
 //! Kubernetes is small and does what the real ones would do with what they are told, dangerous things included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::crd::EtcdClusterSpec;
+use crate::crd::{EtcdClusterSpec, RepairSpec};
 use crate::status::render;
 
 const CLUSTER_ID: u64 = 0xc1;
@@ -24,6 +25,14 @@ enum Event {
     Evict(usize),
     /// The n-th member loses pod and volume.
     LoseVolume(usize),
+    /// The n-th member cannot start from its volume any more.
+    Break(usize),
+    /// The n-th member's data is found to be wrong.
+    Corrupt(usize),
+    /// The n-th pod's node is lost: the pod never ends.
+    LoseNode(usize),
+    /// A person names the n-th member as the one to go on with.
+    Recover(usize),
     /// The spec asks for this size.
     Resize(i32),
     /// The spec gets another option.
@@ -59,6 +68,16 @@ struct RunningPod {
     running: bool,
     /// It was deleted and still runs, until the next tick.
     deleting: bool,
+    /// Its deletion never ends.
+    stuck: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Volume {
+    uid: String,
+    /// The id of the member whose data is on it.
+    data: Option<u64>,
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -67,8 +86,9 @@ struct World {
     members: BTreeMap<u64, Listed>,
     statefulsets: BTreeMap<u32, Template>,
     pods: BTreeMap<u32, RunningPod>,
-    /// Claims by number, with the id of the member whose data is on the volume.
-    claims: BTreeMap<u32, (String, Option<u64>)>,
+    claims: BTreeMap<u32, Volume>,
+    /// Members whose data is wrong, as the store's alarms say.
+    corrupt: BTreeSet<u64>,
     leader: u64,
     next: u64,
     now: i64,
@@ -76,7 +96,8 @@ struct World {
 
 impl World {
     fn new(size: i32) -> Self {
-        let mut cluster = EtcdCluster::new("c", EtcdClusterSpec { size, ..Default::default() });
+        let repair = RepairSpec { limit: 16, window: "1m".into(), ..Default::default() };
+        let mut cluster = EtcdCluster::new("c", EtcdClusterSpec { size, repair, ..Default::default() });
         cluster.metadata.namespace = Some("ns".into());
         cluster.metadata.uid = Some("uid".into());
         Self {
@@ -85,6 +106,7 @@ impl World {
             statefulsets: BTreeMap::new(),
             pods: BTreeMap::new(),
             claims: BTreeMap::new(),
+            corrupt: BTreeSet::new(),
             leader: 0,
             next: 1,
             now: 0,
@@ -107,8 +129,12 @@ impl World {
         };
         let pod = self.pods.get(&member.ordinal);
         let running = pod.is_some_and(|pod| pod.running && !pod.deleting);
-        let data = self.claims.get(&member.ordinal).and_then(|(_, data)| *data);
-        running && data == Some(id)
+        running && self.has_data(id)
+    }
+
+    fn has_data(&self, id: u64) -> bool {
+        let volume = self.members.get(&id).and_then(|member| self.claims.get(&member.ordinal));
+        volume.is_some_and(|volume| volume.data == Some(id) && !volume.broken)
     }
 
     fn voters(&self) -> Vec<u64> {
@@ -122,12 +148,13 @@ impl World {
         up * 2 > voters.len()
     }
 
-    /// Whether a quorum of the voters still has its data, so that the cluster can come back.
+    /// Whether a quorum of the voters still has its data and a node, so that the cluster can come back.
     fn recoverable(&self) -> bool {
         let voters = self.voters();
         let intact = voters.iter().filter(|id| {
             let ordinal = self.members[*id].ordinal;
-            self.claims.get(&ordinal).is_some_and(|(_, data)| *data == Some(**id))
+            let is_stuck = self.pods.get(&ordinal).is_some_and(|pod| pod.stuck);
+            self.has_data(**id) && !is_stuck && !self.corrupt.contains(id)
         });
         intact.count() * 2 > voters.len()
     }
@@ -154,6 +181,8 @@ impl World {
                 ours: true,
                 running: pod.running,
                 deleting: pod.deleting,
+                gone_by: pod.deleting.then_some(0),
+                ready: pod.running,
                 config_hash: Some(pod.template.config_hash.clone()),
                 image: image.clone(),
                 trouble: (!pod.running).then(|| "CrashLoopBackOff".into()),
@@ -178,9 +207,13 @@ impl World {
             now: self.now,
             statefulsets: children(self.statefulsets.keys().map(|n| (*n, format!("s{n}"))).collect()),
             pods: pods.collect(),
-            claims: children(self.claims.iter().map(|(n, (uid, _))| (*n, uid.clone())).collect()),
+            claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
             tls: Default::default(),
             silence: BTreeMap::new(),
+            alarms: match self.leader {
+                0 => Vec::new(),
+                _ => self.corrupt.iter().map(|id| Alarm { member: *id, kind: AlarmKind::Corrupt }).collect(),
+            },
             store: match self.leader {
                 0 => Store::Silent,
                 _ => Store::Listed { cluster_id: CLUSTER_ID, members },
@@ -224,7 +257,7 @@ impl World {
 
     fn apply(&mut self, plan: &Plan) {
         for (ordinal, start) in &plan.members {
-            let template = Template { start: start.clone(), config_hash: build::config_hash(&self.cluster) };
+            let template = Template { start: start.clone(), config_hash: build::pod_hash(&self.cluster, start) };
             self.statefulsets.insert(*ordinal, template);
         }
     }
@@ -235,6 +268,7 @@ impl World {
                 self.cluster.metadata.finalizers = Some(vec![FINALIZER.into()]);
             }
             Action::Bootstrap | Action::Park | Action::RemoveFinalizer => {}
+            Action::ForgetRequest => drop(self.cluster.annotations_mut().remove(RECOVER_FROM)),
             Action::AddLearner { ordinal } => {
                 let id = self.fresh();
                 let member = Listed { ordinal: *ordinal, learner: true, started: false, caught_up: false };
@@ -258,6 +292,8 @@ impl World {
                 self.claims.remove(ordinal);
             }
             Action::RestartPod { ordinal, .. } => self.delete_pod(*ordinal),
+            Action::FreeSpace { .. } => {}
+            Action::Disarm { member, .. } => drop(self.corrupt.remove(member)),
         }
     }
 
@@ -272,20 +308,27 @@ impl World {
     fn tick(&mut self) {
         self.now += 10;
         let statefulsets = self.statefulsets.clone();
-        self.pods.retain(|_, pod| !pod.deleting);
+        self.pods.retain(|_, pod| !pod.deleting || pod.stuck);
         for (ordinal, pod) in &mut self.pods {
-            pod.deleting = statefulsets.get(ordinal).is_none_or(|template| template.start == Start::Parked);
+            pod.deleting =
+                pod.stuck || statefulsets.get(ordinal).is_none_or(|template| template.start == Start::Parked);
         }
         for (ordinal, template) in statefulsets {
             if !self.claims.contains_key(&ordinal) {
                 let uid = format!("claim{}", self.fresh());
-                self.claims.insert(ordinal, (uid, None));
+                self.claims.insert(ordinal, Volume { uid, data: None, broken: false });
             }
             if template.start == Start::Parked && !self.pods.contains_key(&ordinal) {
                 continue;
             }
             let uid = format!("pod{}", self.fresh());
-            let pod = self.pods.entry(ordinal).or_insert(RunningPod { uid, template, running: false, deleting: false });
+            let pod = self.pods.entry(ordinal).or_insert(RunningPod {
+                uid,
+                template,
+                running: false,
+                deleting: false,
+                stuck: false,
+            });
             let start = pod.template.start.clone();
             let runs = self.start(ordinal, &start);
             if let Some(pod) = self.pods.get_mut(&ordinal) {
@@ -300,11 +343,17 @@ impl World {
 
     /// Whether the process of member `ordinal` runs.
     fn start(&mut self, ordinal: u32, start: &Start) -> bool {
-        if let Some((_, Some(data))) = self.claims.get(&ordinal) {
-            return self.members.contains_key(data);
+        if let Some(Volume { data: Some(data), broken, .. }) = self.claims.get(&ordinal) {
+            let (data, broken) = (*data, *broken);
+            if *start == Start::Alone && !broken && self.members.contains_key(&data) {
+                assert!(self.pods.keys().all(|other| *other == ordinal), "others may still run");
+                self.members.retain(|id, _| *id == data);
+                self.members.values_mut().for_each(|member| member.learner = false);
+            }
+            return !broken && self.members.contains_key(&data);
         }
         let id = match start {
-            Start::Settled | Start::Parked => return false,
+            Start::Settled | Start::Parked | Start::Alone => return false,
             Start::Seed => {
                 assert!(!self.recorded(), "a cluster was founded although there is one");
                 self.members.clear();
@@ -323,8 +372,8 @@ impl World {
                 *id
             }
         };
-        if let Some((_, data)) = self.claims.get_mut(&ordinal) {
-            *data = Some(id);
+        if let Some(volume) = self.claims.get_mut(&ordinal) {
+            volume.data = Some(id);
         }
         true
     }
@@ -365,6 +414,27 @@ impl World {
                     self.claims.remove(&ordinal);
                 }
             }
+            Event::Break(n) => {
+                let nth = self.nth_pod(*n).filter(|_| self.recorded());
+                if let Some(volume) = nth.and_then(|ordinal| self.claims.get_mut(&ordinal)) {
+                    volume.broken = volume.data.is_some();
+                }
+            }
+            Event::Corrupt(n) => {
+                let nth = self.members.keys().nth(n % self.members.len().max(1));
+                self.corrupt.extend(nth.filter(|_| self.recorded()));
+            }
+            Event::LoseNode(n) => {
+                if let Some(pod) = self.nth_pod(*n).and_then(|ordinal| self.pods.get_mut(&ordinal)) {
+                    (pod.stuck, pod.deleting) = (true, true);
+                }
+            }
+            Event::Recover(n) => {
+                let recorded = self.cluster.status.clone().unwrap_or_default().members;
+                if let Some(member) = recorded.get(n % recorded.len().max(1)) {
+                    self.cluster.annotations_mut().insert(RECOVER_FROM.into(), member.name.clone());
+                }
+            }
             Event::Resize(size) => self.cluster.spec.size = *size,
             Event::Configure(value) => {
                 let value = value.to_string();
@@ -387,6 +457,10 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..9usize).prop_map(Event::Kill),
         2 => (0..9usize).prop_map(Event::Evict),
         1 => (0..9usize).prop_map(Event::LoseVolume),
+        1 => (0..9usize).prop_map(Event::Break),
+        1 => (0..9usize).prop_map(Event::Corrupt),
+        1 => (0..9usize).prop_map(Event::LoseNode),
+        1 => (0..9usize).prop_map(Event::Recover),
         2 => (0..=7i32).prop_map(Event::Resize),
         1 => any::<u8>().prop_map(Event::Configure),
     ]
@@ -405,8 +479,9 @@ proptest! {
         }
         let mut last = world.rest();
         if world.cluster.spec.size == 0 {
-            prop_assert_eq!(last.phase, Phase::Parked);
-            prop_assert!(world.pods.is_empty(), "pods are left over");
+            let is_stuck = world.pods.values().any(|pod| pod.stuck);
+            prop_assert!(last.phase == Phase::Parked || is_stuck, "{last:#?}");
+            prop_assert!(world.pods.values().all(|pod| pod.stuck), "pods are left over");
             world.happen(&Event::Resize(3));
             last = world.rest();
         }
@@ -416,6 +491,11 @@ proptest! {
             prop_assert_eq!(last.phase, Phase::Bootstrapping);
             world.happen(&Event::Evict(0));
             last = world.rest();
+            if !world.recorded() {
+                // It is on a node that is lost.
+                prop_assert!(world.pods.values().any(|pod| pod.stuck), "{last:#?}\n{world:#?}");
+                return Ok(());
+            }
         }
         let asked_for = usize::try_from(world.cluster.spec.size).unwrap();
         let complete = world.voters().len() == asked_for
@@ -425,10 +505,12 @@ proptest! {
             let too_small = asked_for < 3 && last.phase == Phase::RollingOut;
             prop_assert!(complete, "not complete: {last:#?}\n{world:#?}");
             prop_assert!(last.phase == Phase::Running || too_small, "{last:#?}");
-            prop_assert_eq!(world.pods.len(), asked_for, "pods are left over");
+            let ending = world.pods.values().filter(|pod| !pod.stuck);
+            prop_assert_eq!(ending.count(), asked_for, "pods are left over");
         } else {
-            prop_assert_eq!(last.action, None);
-            prop_assert!(matches!(last.phase, Phase::Unavailable | Phase::Degraded), "{:?}", last.phase);
+            prop_assert_eq!(&last.action, &None);
+            let expected = matches!(last.phase, Phase::Unavailable | Phase::Degraded | Phase::Recovering);
+            prop_assert!(expected, "{last:#?}\n{world:#?}");
         }
     }
 }

@@ -26,6 +26,7 @@ fn scene(size: i32, members: u32, index: u64) -> (EtcdCluster, Observed) {
             raft_index: index,
             db_size: 1_000_000 + i64::try_from(index).unwrap(),
             version: if ordinal == 1 { "3.10.0".into() } else { "3.9.1".into() },
+            ..Default::default()
         }),
     };
     let claim = |ordinal: u32| Child { uid: format!("claim-{ordinal}"), ours: true, deleting: false };
@@ -206,4 +207,38 @@ fn a_refused_spec_stalls_and_loses_nothing() {
     assert_eq!(status.members.len(), 3);
     assert_eq!(status.cluster_id.as_deref(), Some("c1"));
     assert!(status.reason.contains("spec.size"));
+}
+
+/// Counted from when the others have a quorum: after an outage of all, those that come back last are not late.
+#[test]
+fn the_time_that_a_member_is_down_begins_when_it_stops_and_ends_with_the_quorum() {
+    let (mut cluster, mut observed) = scene(3, 3, 10);
+    let since = |cluster: &mut EtcdCluster, observed: &Observed, second| {
+        let status = rendered(cluster, observed, second);
+        let since = status.members[2].down_since.as_ref().map(|time| time.0.as_second());
+        cluster.status = Some(status);
+        since
+    };
+    assert_eq!(since(&mut cluster, &observed, 1), None);
+    let Store::Listed { members, .. } = &mut observed.store else { panic!() };
+    members[2].answer = None;
+    assert_eq!(since(&mut cluster, &observed, 2), Some(2));
+    assert_eq!(since(&mut cluster, &observed, 9), Some(2));
+    assert_eq!(since(&mut cluster, &Observed::default(), 10), None);
+    assert_eq!(since(&mut cluster, &observed, 11), Some(11));
+}
+
+#[test]
+fn a_replacement_is_written_down_once_before_it_is_begun() {
+    let (mut cluster, mut observed) = scene(3, 3, 10);
+    cluster.status = Some(rendered(&cluster, &observed, 1));
+    observed.alarms.push(crate::plan::Alarm { member: 0x12, kind: crate::plan::AlarmKind::Corrupt });
+    for second in [2, 3] {
+        let status = rendered(&cluster, &observed, second);
+        assert_eq!(status.alarms, ["CORRUPT of demo-2"]);
+        let [replacement] = status.replacements.as_slice() else { panic!("{:?}", status.replacements) };
+        assert_eq!((replacement.time.0.as_second(), replacement.member.as_str()), (2, "demo-2"));
+        assert_eq!((replacement.member_id.as_str(), replacement.reason.contains("corrupt")), ("12", true));
+        cluster.status = Some(status);
+    }
 }

@@ -45,6 +45,7 @@ impl Config {
             strict_reconfig_check: settings.boolean("strict-reconfig-check"),
             pre_vote: settings.boolean("pre-vote"),
             force_new_cluster: settings.boolean("force-new-cluster"),
+            force_new_cluster_bump: i64::from(settings.count("force-new-cluster-bump")),
             unsafe_no_fsync: settings.boolean("unsafe-no-fsync"),
             socket_reuse_port: settings.boolean("socket-reuse-port"),
             memory_mlock: settings.boolean("memory-mlock"),

@@ -185,6 +185,8 @@ pub struct Config {
     pub pre_vote: bool,
     /// Remove all other members at the start, because they are lost for good.
     pub force_new_cluster: bool,
+    /// How much larger the revision is then.
+    pub force_new_cluster_bump: i64,
     /// Never wait for the disk.
     pub unsafe_no_fsync: bool,
     /// Let others listen on the same ports.
@@ -290,6 +292,7 @@ impl Default for Config {
             strict_reconfig_check: true,
             pre_vote: true,
             force_new_cluster: false,
+            force_new_cluster_bump: 0,
             unsafe_no_fsync: false,
             socket_reuse_port: false,
             memory_mlock: false,

@@ -62,6 +62,8 @@ pub struct NodeConfig {
     pub unsafe_no_sync: bool,
     /// Remove all other members at the start, because they are lost for good.
     pub force_new_cluster: bool,
+    /// How much larger the revision is then.
+    pub force_new_cluster_bump: i64,
     /// Entries whose application takes longer are logged (etcd: 100 ms).
     pub slow_apply: Duration,
     /// Certificates between members, for `https` peer URLs.
@@ -108,6 +110,7 @@ impl Default for NodeConfig {
             wal_segment_bytes: 64 << 20,
             unsafe_no_sync: false,
             force_new_cluster: false,
+            force_new_cluster_bump: 0,
             slow_apply: Duration::from_millis(100),
             peer_tls: None,
             metrics: Arc::default(),

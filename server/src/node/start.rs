@@ -122,7 +122,7 @@ async fn open(
     }
     if config.force_new_cluster {
         let urls = &config.initial_advertise_peer_urls;
-        let forced = standalone::force(&mut log, &shared.state(), member_id, urls).await;
+        let forced = standalone::force(&mut log, &shared.state(), member_id, urls, config.force_new_cluster_bump).await;
         forced.map_err(io_error("removing the other members"))?;
     }
     let lessor = Arc::new(Lessor::new(config.lease_checkpoint, config.metrics.clone()));

@@ -174,6 +174,8 @@ struct Group {
     size: usize,
     events: Vec<(i64, Arc<[Event]>)>,
     compacted: Option<i64>,
+    /// The revision that was reached without a change of a key.
+    advanced: Option<i64>,
     leases: BTreeMap<i64, Option<LeaseRecord>>,
     tokens: Vec<TokenChange>,
     answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
@@ -211,10 +213,11 @@ impl Group {
         self.metrics.applied(command, &applied.outcome, applied.events.len(), begun.elapsed());
         self.compacted = applied.effects.compact_revision.or(self.compacted);
         self.leases.extend(applied.effects.leases.iter().map(|(id, lease)| (*id, *lease)));
-        if let Some(revision) = applied.effects.revision
-            && !applied.events.is_empty()
-        {
-            self.events.push((revision, applied.events.into()));
+        if let Some(revision) = applied.effects.revision {
+            match applied.events.is_empty() {
+                true => self.advanced = Some(revision),
+                false => self.events.push((revision, applied.events.into())),
+            }
         }
         self.batch.stage(applied.effects);
         // A token ends in the index of its entry: by that, a member which does not know it yet knows what to wait for.
@@ -255,6 +258,7 @@ impl StateMachine {
             size: 0,
             events: Vec::new(),
             compacted: None,
+            advanced: None,
             leases: BTreeMap::new(),
             tokens: Vec::new(),
             answers: Vec::new(),
@@ -271,6 +275,9 @@ impl StateMachine {
         self.warn_if_slow("commit", group.state.index(), took);
         self.shared.metrics.backend_commit_seconds.observe(took.as_secs_f64());
         self.shared.hub.publish(group.events);
+        if let Some(revision) = group.advanced.filter(|revision| self.shared.hub.revision() < *revision) {
+            self.shared.hub.reset(revision);
+        }
         if let Some(revision) = group.compacted {
             self.shared.hub.compacted(revision);
         }

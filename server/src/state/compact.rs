@@ -1,4 +1,4 @@
-//! Compact. Superseded versions become unreadable at once; storage removes them later.
+//! Compact, and revisions that are passed over. Superseded versions become unreadable at once; storage removes them later.
 
 use super::header;
 use super::write::Writer;
@@ -20,4 +20,13 @@ pub fn compact<V: View>(
     }
     writer.effects().compact_revision = Some(request.revision);
     Ok(CompactionResponse { header: header(writer.revision()) })
+}
+
+/// Moves the revision on without a change of a key, and compacts up to there.
+pub fn advance<V: View>(writer: &mut Writer<'_, V>, by: i64) {
+    let revision = writer.base().revision().saturating_add(by);
+    if by > 0 {
+        let effects = writer.effects();
+        (effects.revision, effects.compact_revision) = (Some(revision), Some(revision));
+    }
 }

@@ -84,6 +84,10 @@ fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answ
             writer.effects().downgrade_target = Some(request.target_version.clone());
             Answer::Done(Done {})
         }
+        Op::Advance(by) => {
+            compact::advance(writer, *by);
+            Answer::Done(Done {})
+        }
         Op::Authenticate(request) => {
             auth::authenticate(writer.base().auth(), request)?;
             Answer::Authenticate(AuthenticateResponse {

@@ -311,6 +311,7 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::RoleGrantPermission(_) => "AuthRoleGrantPermission",
         Op::RoleRevokePermission(_) => "AuthRoleRevokePermission",
         Op::Downgrade(_) => "DowngradeInfoSet",
+        Op::Advance(_) => "Advance",
     }
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
+#[path = "e2e/repair.rs"]
+mod repair;
 #[path = "e2e/tls.rs"]
 mod tls;
 

@@ -63,6 +63,7 @@ pub(super) fn observed(cluster: &EtcdCluster, ordinals: &[u32], tls: Tls) -> Obs
     let each = ordinals.iter().copied();
     Observed {
         now: tls.now,
+        alarms: Vec::new(),
         statefulsets: each.clone().map(|n| (n, child(format!("s{n}")))).collect(),
         pods: each.clone().map(|n| (n, pod(n))).collect(),
         claims: each.clone().map(|n| (n, child(format!("c{n}")))).collect(),

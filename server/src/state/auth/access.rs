@@ -126,6 +126,7 @@ impl<'a> Access<'a> {
             | Op::LeaseCheckpoint(_)
             | Op::Alarm(_)
             | Op::Downgrade(_)
+            | Op::Advance(_)
             | Op::MemberAttributes(_)
             | Op::Authenticate(_) => Ok(()),
         }
