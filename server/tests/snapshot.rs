@@ -324,6 +324,22 @@ async fn three_members_are_restored_from_one_file_and_a_fourth_joins() {
     assert_eq!(told(&mut members[1].client().await).await, joined);
 }
 
+/// Its log begins behind what is in the snapshot: with a store that is empty the member would have lost it all.
+#[tokio::test]
+async fn a_member_whose_store_is_behind_its_log_is_refused() {
+    let (member, mut client) = single().await;
+    fill(&mut client).await;
+    let file = member.folder.path().join("snapshot.db");
+    save(member.client_url(), &file).await;
+    let mut restored = Member::new("restored");
+    restore(&restored, &file, &[]).expect("restored");
+    std::fs::remove_dir_all(restored.data_dir().join("store")).expect("removed");
+    restored.start(&[&format!("--initial-cluster=restored={}", restored.peer_url())]);
+    assert_eq!(restored.exit().await, Some(1));
+    let log = restored.log();
+    assert!(log.contains("not the store that belongs to this log") && log.contains("restore a snapshot"), "{log}");
+}
+
 #[tokio::test]
 async fn a_bumped_revision_is_the_compacted_one() {
     let (member, mut client) = single().await;

@@ -1,6 +1,7 @@
 //! The data directory: who may use it, and which member of which cluster it belongs to.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,15 @@ pub struct Identity {
     pub initial_members: BTreeMap<String, Vec<String>>,
 }
 
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    identity: Identity,
+    /// Of the identity without spaces; files of old have none.
+    crc32c: Option<u32>,
+}
+
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -43,6 +53,10 @@ mod hex {
 }
 
 impl Identity {
+    fn sum(&self) -> Result<u32, serde_json::Error> {
+        Ok(crc32c::crc32c(&serde_json::to_vec(self)?))
+    }
+
     /// The members of a new cluster by id.
     pub fn members(&self) -> Result<BTreeMap<u64, Vec<String>>, StartError> {
         let members = self.initial_members.iter().map(|(id, urls)| {
@@ -118,10 +132,24 @@ impl DataDir {
             }
             Err(error) => return Err(io_error(&path)(error)),
         };
-        let damaged = |error| StartError::DataDir(format!("{} is damaged: {error}", path.display()));
-        let format: Format = serde_json::from_slice(&text).map_err(damaged)?;
+        let damaged = |error: &dyn Display| {
+            StartError::DataDir(format!(
+                "{} is damaged: {error}. Restore this file, or remove this member from the cluster, delete its data \
+                 directory, and add it again",
+                path.display()
+            ))
+        };
+        let format: Format = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
         let way_out = match format.format {
-            FORMAT => return serde_json::from_slice(&text).map_err(damaged).map(Some),
+            FORMAT => {
+                let Stored { identity, crc32c } = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
+                let sum = identity.sum().map_err(|error| damaged(&error))?;
+                return if crc32c.is_none_or(|stored| stored == sum) {
+                    Ok(Some(identity))
+                } else {
+                    Err(damaged(&"wrong sum"))
+                };
+            }
             ..FORMAT => "save a snapshot with the version that wrote it, and restore that with this one",
             _ => "start a newer keelson-server",
         };
@@ -152,7 +180,8 @@ impl DataDir {
         let write = || {
             let temporary = self.path.join(format!("{IDENTITY}.new"));
             let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(identity)?)?;
+            let stored = Stored { identity: identity.clone(), crc32c: Some(identity.sum()?) };
+            file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
             File::open(&self.path)?.sync_all()
@@ -195,6 +224,25 @@ mod tests {
         for (format, way_out) in [(FORMAT + 1, "start a newer keelson-server"), (FORMAT - 1, "save a snapshot")] {
             data.write_identity(&identity(format)).unwrap();
             assert!(data.identity().unwrap_err().to_string().contains(way_out));
+        }
+    }
+
+    /// Whatever bit of the file is another one: it is noticed, or makes no difference.
+    #[test]
+    fn no_other_identity_is_read_from_a_damaged_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), None).unwrap();
+        data.write_identity(&identity(FORMAT)).unwrap();
+        let path = dir.path().join(IDENTITY);
+        let text = fs::read(&path).unwrap();
+        for bit in 0..text.len() * 8 {
+            let mut damaged = text.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, damaged).unwrap();
+            match data.identity() {
+                Ok(read) => assert_eq!(read, Some(identity(FORMAT)), "bit {bit}"),
+                Err(error) => assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}"),
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod membership;
 mod propose;
 mod read;
 mod restore;
+mod space;
 mod standalone;
 mod start;
 mod tasks;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use openraft::errors::{InitializeError, RaftError};
+use openraft::storage::RaftLogStorage;
 use openraft::{Config, SnapshotPolicy};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
@@ -21,7 +22,7 @@ use crate::node::door::NodeDoor;
 use crate::raft::Raft;
 use crate::raft::log::{LogOptions, LogStore, LogThread};
 use crate::raft::network::{self, Network, Peers};
-use crate::raft::state_machine::{LeaseListener, Shared, StateMachine};
+use crate::raft::state_machine::{AppliedState, LeaseListener, Shared, StateMachine};
 use crate::raft::types::PeerNode;
 use crate::storage::{Store, StoreOptions};
 use crate::watch::{Hub, HubOptions};
@@ -112,14 +113,7 @@ async fn open(
     };
     let (mut log, log_thread) =
         LogStore::open(data_dir.wal(), options).map_err(|error| StartError::DataDir(error.to_string()))?;
-    if log.is_blank() && shared.state().last.is_some() {
-        return Err(StartError::DataDir(format!(
-            "{} holds no raft log, but the store beside it has data. Is the volume of --wal-dir mounted? If the log is \
-             lost, so are this member's promises to the others: remove the member, delete its data directory, and add it \
-             again",
-            data_dir.wal().display()
-        )));
-    }
+    check_match(&mut log, &shared.state(), data_dir).await?;
     if config.force_new_cluster {
         let urls = &config.initial_advertise_peer_urls;
         let forced = standalone::force(&mut log, &shared.state(), member_id, urls, config.force_new_cluster_bump).await;
@@ -156,10 +150,39 @@ async fn open(
     Ok((inner, log_thread))
 }
 
+/// Whether the log goes on where the store ends. After a crash the store is behind, but never behind what the log has forgotten.
+async fn check_match(log: &mut LogStore, applied: &AppliedState, data_dir: &DataDir) -> Result<(), StartError> {
+    let (wal, store) = (data_dir.wal().display(), data_dir.store());
+    if log.is_blank() && applied.last.is_some() {
+        return Err(StartError::DataDir(format!(
+            "{wal} holds no raft log, but the store beside it has data. Is the volume of --wal-dir mounted? If the log is \
+             lost, so are this member's promises to the others: remove the member, delete its data directory, and add it \
+             again"
+        )));
+    }
+    let purged = log.get_log_state().await.map_err(io_error("reading the raft log"))?.last_purged_log_id;
+    let (purged, applied) = (purged.map_or(0, |id| id.index), applied.index());
+    if purged <= applied {
+        return Ok(());
+    }
+    Err(StartError::DataDir(format!(
+        "{wal} has no entries up to {purged} any more, and {} has applied those up to {applied} only: it is not the store \
+         that belongs to this log, or a part of it is lost. Remove the member, delete its data directory, and add it again; \
+         if it was the only member, restore a snapshot",
+        store.display()
+    )))
+}
+
 fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Arc<Shared>, StartError> {
     let options = StoreOptions { metrics: config.metrics.clone(), ..config.store.clone() };
     let store = Store::open(&data_dir.store(), options);
-    let store = store.map_err(|error| StartError::DataDir(format!("{}: {error}", data_dir.store().display())))?;
+    let store = store.map_err(|error| {
+        StartError::DataDir(format!(
+            "{}: {error}. If a file is damaged or gone, remove this member from the cluster, delete its data directory, and \
+             add it again; if it is the only member, restore a snapshot",
+            data_dir.store().display()
+        ))
+    })?;
     let options = HubOptions { metrics: config.metrics.clone(), ..config.watch.clone() };
     let hub = Hub::new(store.view().revision(), options);
     Shared::new(store, hub, data_dir.snapshots(), config.metrics.clone()).map_err(io_error("reading the store"))

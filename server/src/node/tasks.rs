@@ -8,7 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use prost::Message;
 
-use super::{Inner, NodeStatus, corruption};
+use super::{Inner, NodeStatus, corruption, space};
 use crate::error::EtcdError;
 use crate::lease::Revoker;
 use crate::mvcc::auth::ROOT;
@@ -30,6 +30,7 @@ pub fn spawn(inner: &Arc<Inner>) {
     tokio::spawn(send_heartbeats(inner.clone()));
     tokio::spawn(publish(inner.clone()));
     tokio::spawn(flush(inner.clone()));
+    tokio::spawn(space::watch(inner.clone()));
     corruption::spawn(inner);
     tokio::spawn(inner.lessor.clone().run(LeaseRevoker(inner.clone()), inner.stop.clone()));
 }

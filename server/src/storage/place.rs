@@ -47,7 +47,17 @@ impl Place {
             }
             Err(error) => return Err(io_error(&active, error)),
         }
+        let (dir, may_be_missing) = place.current();
+        if !dir.exists() {
+            if !may_be_missing || !place.states()?.is_empty() {
+                return Err(io_error(&active, std::io::Error::other("names a state that is not there")));
+            }
+            fs::create_dir(&dir).map_err(|error| io_error(&dir, error))?;
+        }
         place.remove_others()?;
+        // RocksDB syncs what is in the state's directory. Without a name on disk that would be lost with it.
+        sync(root)?;
+        root.parent().map_or(Ok(()), sync)?;
         Ok(place)
     }
 

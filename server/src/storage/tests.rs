@@ -164,6 +164,23 @@ fn a_crash_while_a_state_is_replaced_leaves_the_old_one() {
     assert!(!dir.path().join("state-2").exists());
 }
 
+/// Were the other ones taken for left over, nothing would be left.
+#[test]
+fn a_name_of_no_state_is_refused_and_nothing_is_removed() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    apply(&store, [put("a", "1")]);
+    store.flush().unwrap();
+    drop(store);
+    for name in ["state-5", "state-0"] {
+        std::fs::write(dir.path().join("ACTIVE"), name).unwrap();
+        let error = Store::open(dir.path(), StoreOptions::default()).err().unwrap();
+        assert!(error.to_string().contains("ACTIVE: names a state that is not there"), "{error}");
+    }
+    std::fs::write(dir.path().join("ACTIVE"), "state-1").unwrap();
+    assert_eq!(get(&open(dir.path()).view(), "a", 0).as_deref(), Some("1"));
+}
+
 #[test]
 fn users_come_with_a_checkpoint_and_after_a_restart() {
     let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());

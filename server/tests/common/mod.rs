@@ -161,6 +161,11 @@ impl Member {
         .code()
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("looked").is_some())
+    }
+
     pub fn is_running(&self) -> bool {
         self.child.is_some()
     }

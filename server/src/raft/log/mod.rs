@@ -54,6 +54,19 @@ pub enum LogError {
         /// Where it breaks.
         offset: u64,
     },
+    /// A file is shorter than it was.
+    #[error(
+        "{}: the raft log is cut off: the file has {length} bytes, and had {least} or more. Nothing was changed. \
+         Remove this member from the cluster, delete its data directory, and add it again", path.display()
+    )]
+    Short {
+        /// The segment.
+        path: PathBuf,
+        /// What it has.
+        length: u64,
+        /// What it had.
+        least: u64,
+    },
     /// A segment between others is gone, or the salt of all.
     #[error(
         "{}: a file of the raft log is missing. Remove this member from the cluster, delete its data directory, \
@@ -120,6 +133,7 @@ impl LogStore {
             vote: found.index.vote.as_ref().map(Into::into),
             purged: found.index.purged.map(Into::into),
             committed: found.index.committed.map(Into::into),
+            segment_bytes: options.segment_bytes,
         };
         let fresh = found.open.is_none();
         let open = match found.open {

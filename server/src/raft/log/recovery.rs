@@ -59,6 +59,9 @@ pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
             Tail::Clean { end } | Tail::Torn { end, .. } if !last => {
                 return Err(LogError::Corrupt { path, offset: end });
             }
+            Tail::Clean { .. } | Tail::Torn { .. } if found.allocated < least_length(&found) => {
+                return Err(LogError::Short { path, length: found.allocated, least: least_length(&found) });
+            }
             Tail::Clean { .. } | Tail::Torn { .. } => open = Some(resume(found, tail, &path)?),
         }
     }
@@ -88,15 +91,22 @@ fn read_segment(path: &Path, key: Key, events: &mut Vec<Event>) -> Result<(Open,
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
     let data = fs::read(path).map_err(fail)?;
     let allocated = data.len() as u64;
-    let mut open = Open { file: Arc::new(file), key, start: 0, offset: 0, synced: 0, allocated, last_index: None };
+    let (file, last_index) = (Arc::new(file), None);
+    let mut open = Open { file, key, start: 0, offset: 0, synced: 0, allocated, last_index, segment_bytes: 0 };
     let tail = segment::scan(&data, key, |record| {
         if record.offset == 0 {
             open.start = record.end();
         }
         open.offset = record.end();
+        open.synced = open.synced.max(record.synced);
         take(record, &mut open, events).map_err(|_| LogError::Corrupt { path: path.into(), offset: record.offset })
     })?;
     Ok((open, tail))
+}
+
+/// What the file had when its last record was written, as far as it tells.
+fn least_length(open: &Open) -> u64 {
+    if open.segment_bytes == 0 { 0 } else { writer::synced_length(open.synced, open.segment_bytes) }
 }
 
 fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Malformed> {
@@ -108,6 +118,7 @@ fn take(record: Record<'_>, open: &mut Open, events: &mut Vec<Event>) -> Result<
     match record.kind {
         Kind::State => {
             let state: pb::SegmentState = decode(record.payload)?;
+            open.segment_bytes = state.segment_bytes;
             events.extend(state.vote.map(Vote::try_from).transpose()?.map(Event::Vote));
             events.extend(maybe_log_id(state.purged)?.map(Event::Purge));
             events.extend(maybe_log_id(state.committed)?.map(Event::Commit));

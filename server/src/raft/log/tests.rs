@@ -52,6 +52,11 @@ fn find(path: &Path, needle: &[u8]) -> u64 {
     data.windows(needle.len()).position(|window| window == needle).unwrap() as u64
 }
 
+/// Where the last byte that is no zero ends.
+fn find_end(path: &Path) -> usize {
+    fs::read(path).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1
+}
+
 fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
     fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
 }
@@ -130,6 +135,31 @@ async fn a_broken_record_before_a_promised_one_is_refused() {
     overwrite(segment, find(segment, &[1; 40]), b"x");
     let error = open(&dir).err().unwrap();
     assert!(error.to_string().contains("damaged at offset"), "{error}");
+}
+
+#[tokio::test]
+async fn a_segment_that_was_cut_off_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let mut store = open(&dir).unwrap();
+    let begun = find_end(&segments(&dir, "wal")[0]);
+    for index in 0..3 {
+        append(&mut store, [entry(1, index, 40)]).await;
+    }
+    drop(store);
+    let segment = &segments(&dir, "wal")[0];
+    let whole = fs::read(segment).unwrap();
+    for length in [find(segment, &[2; 40]), SEGMENT - 1] {
+        fs::write(segment, &whole[..length as usize]).unwrap();
+        let error = open(&dir).err().unwrap();
+        assert!(matches!(error, LogError::Short { least: SEGMENT, .. }), "{error}");
+    }
+    // A crash in the first write of all leaves a file like this, and nothing was promised by then.
+    fs::write(segment, &whole[..begun.next_multiple_of(8)]).unwrap();
+    let mut store = open(&dir).unwrap();
+    append(&mut store, [entry(1, 0, 40)]).await;
+    drop(store);
+    assert_eq!(fs::metadata(segment).unwrap().len(), SEGMENT);
+    assert_eq!(indexes(&mut open(&dir).unwrap()).await, [0]);
 }
 
 #[tokio::test]

@@ -24,7 +24,8 @@ use crate::telemetry::NodeMetrics;
 const BATCH_BYTES: usize = 4 << 20;
 /// Jobs that may wait before the Raft core has to.
 const QUEUE: usize = 1024;
-/// A segment file grows by this much, zero-filled, so that an idle member's log stays small.
+/// A segment file grows by this much, zero-filled, so that an idle member's log stays small. A part of the format: by it a file
+/// that was cut off is known.
 const GROWTH: u64 = 4 << 20;
 /// Used-up segment files kept for reuse.
 const SPARES: usize = 2;
@@ -96,6 +97,8 @@ pub struct Open {
     pub allocated: u64,
     /// The greatest index of an entry in it.
     pub last_index: Option<u64>,
+    /// Length of the file when it is whole, as its first record tells; 0 if that does not.
+    pub segment_bytes: u64,
 }
 
 /// Everything that the writing thread owns.
@@ -222,10 +225,10 @@ impl Writer {
         self.metrics.wal_write_seconds.observe(start.elapsed().as_secs_f64());
         self.metrics.wal_written_bytes.inc_by(batch.bytes.len() as i64);
         open.offset += batch.bytes.len() as u64;
-        if open.offset > open.allocated {
-            let target = (open.offset + GROWTH).min(self.segment_bytes).max(open.offset);
-            zero(&open.file, open.offset, target)?;
-            open.allocated = target;
+        let length = synced_length(open.offset, self.segment_bytes);
+        if open.allocated < length {
+            zero(&open.file, open.offset.max(open.allocated), length)?;
+            open.allocated = length;
         }
         let mut index = self.index.lock().expect("no holder of this lock panics");
         for (id, place) in batch.places.drain(..) {
@@ -297,6 +300,11 @@ struct Batch {
     last: u64,
 }
 
+/// The least length of a segment's file that was synced up to here.
+pub fn synced_length(synced: u64, segment_bytes: u64) -> u64 {
+    synced.next_multiple_of(GROWTH).min(segment_bytes).max(synced)
+}
+
 /// Creates the key's segment, from a used-up file if there is one.
 pub fn create(dir: &Path, key: Key, spare: Option<PathBuf>) -> io::Result<Open> {
     let path = segment_path(dir, key.number);
@@ -306,7 +314,16 @@ pub fn create(dir: &Path, key: Key, spare: Option<PathBuf>) -> io::Result<Open> 
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
     let allocated = file.metadata()?.len();
     sync_dir(dir)?;
-    Ok(Open { file: Arc::new(file), key, start: 0, offset: 0, synced: 0, allocated, last_index: None })
+    Ok(Open {
+        file: Arc::new(file),
+        key,
+        start: 0,
+        offset: 0,
+        synced: 0,
+        allocated,
+        last_index: None,
+        segment_bytes: 0,
+    })
 }
 
 /// Fills `from..to` with zeros.
