@@ -13,7 +13,7 @@ SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
 
-.PHONY: help run clean build images test unit differential clients e2e apiserver faults soak verify fix generate bench
+.PHONY: help run clean build images test unit differential clients e2e apiserver faults crashes soak verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,11 @@ faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 
 	@$(MAKE) --no-print-directory build
 	$(programs)/keelson-faults --seed $(SEED) --seconds $(or $(SECONDS),300) --members $(or $(MEMBERS),3,5) \
 		--output $(KEELSON_CACHE)/faults $(ARGS)
+
+crashes: ## members killed before each of their steps towards what is durable; ARGS="--every 5"
+	@deploy/prerequisites.sh test
+	@$(MAKE) --no-print-directory build
+	$(programs)/keelson-faults --crash founding,rotation,truncation,installation,restore $(ARGS)
 
 soak: ## the same for HOURS=, with any seeds
 	@deploy/prerequisites.sh test

@@ -28,6 +28,10 @@ fn faults(options: &Options) -> Result<ExitCode> {
         println!("{}", report::history(&history, &report));
         return Ok(report::exit(report.is_good()));
     }
+    if !options.crash.is_empty() {
+        let runtime = tokio::runtime::Runtime::new()?;
+        return runtime.block_on(crashes(options));
+    }
     let network = options.network()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -36,6 +40,16 @@ fn faults(options: &Options) -> Result<ExitCode> {
             _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by a signal"),
         }
     })
+}
+
+async fn crashes(options: &Options) -> Result<ExitCode> {
+    let (settings, mut all_good) = (options.crashes()?, true);
+    for scenario in &options.crash {
+        let outcome = settings.run(*scenario).await?;
+        println!("{}", report::crashes(*scenario, &outcome));
+        all_good &= outcome.failures.is_empty();
+    }
+    Ok(report::exit(all_good))
 }
 
 async fn rounds(options: &Options, network: &Network) -> Result<ExitCode> {

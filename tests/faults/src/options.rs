@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::fault::{Class, Kind};
+use crate::bug::Bug;
+use crate::crash::{self, Scenario};
+use crate::fault::Kind;
 use crate::network::Network;
 use crate::round::Settings;
 
@@ -47,6 +49,9 @@ pub struct Options {
     /// Leave the members on the loopback network, without faults of it
     #[arg(long)]
     pub loopback: bool,
+    /// Leave the members' files to the kernel, without faults of disks
+    #[arg(long)]
+    pub plain_disks: bool,
     /// Where the members keep their data [default: TMPDIR]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -56,6 +61,15 @@ pub struct Options {
     /// Save every history, also of rounds without a violation
     #[arg(long)]
     pub keep: bool,
+    /// A bug that the servers seem to have; the faults are those that bring it to light
+    #[arg(long)]
+    pub plant: Option<Bug>,
+    /// Instead of rounds: kill members at their steps towards what is durable, in these situations
+    #[arg(long, value_delimiter = ',')]
+    pub crash: Vec<Scenario>,
+    /// With --crash: only before each of so many steps
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub every: u64,
     /// Judge a saved history instead
     #[arg(long, value_name = "FILE")]
     pub judge: Option<PathBuf>,
@@ -63,9 +77,16 @@ pub struct Options {
 
 impl Options {
     pub fn settings(&self, seed: u64, round: usize, network: &Network) -> Result<Settings> {
-        let mut kinds = if self.faults.is_empty() { Kind::value_variants().to_vec() } else { self.faults.clone() };
+        let mut kinds = match self.plant {
+            Some(bug) => bug.faults(),
+            None if self.faults.is_empty() => Kind::value_variants().to_vec(),
+            None => self.faults.clone(),
+        };
         if network.switch().is_none() {
-            kinds.retain(|kind| kind.class() != Class::Network);
+            kinds.retain(|kind| !kind.needs_network());
+        }
+        if self.plain_disks {
+            kinds.retain(|kind| !kind.needs_own_disks());
         }
         Ok(Settings {
             program: self.program()?,
@@ -78,6 +99,17 @@ impl Options {
             watchers: self.watchers,
             pace: Duration::from_millis(self.pace),
             kinds,
+            bug: self.plant,
+            own_disks: !self.plain_disks,
+        })
+    }
+
+    pub fn crashes(&self) -> Result<crash::Settings> {
+        Ok(crash::Settings {
+            program: self.program()?,
+            data_dir: self.data_dir.clone().unwrap_or_else(std::env::temp_dir),
+            seed: self.seed.unwrap_or(0),
+            every: self.every,
         })
     }
 

@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::check::Report;
+use crate::crash::{self, Scenario};
 use crate::history::{History, Outcome};
 use crate::options::Options;
 use crate::round::{Round, Settings};
@@ -23,6 +25,12 @@ pub fn begin(options: &Options, settings: &Settings) -> String {
     let _ = write!(again, " --pace {}", options.pace);
     if options.loopback {
         again.push_str(" --loopback");
+    }
+    if let Some(name) = options.plant.and_then(|bug| bug.to_possible_value()) {
+        let _ = write!(again, " --plant {}", name.get_name());
+    }
+    if options.plain_disks {
+        again.push_str(" --plain-disks");
     }
     if !options.faults.is_empty() {
         let names: Vec<_> = settings.kinds.iter().map(ToString::to_string).collect();
@@ -70,6 +78,18 @@ pub fn history(history: &History, report: &Report) -> String {
     }
     if let Some(why) = &report.gave_up {
         let _ = write!(text, "\nUNDECIDED: {why}");
+    }
+    text
+}
+
+pub fn crashes(scenario: Scenario, outcome: &crash::Outcome) -> String {
+    let deaths: usize = outcome.deaths.values().sum();
+    let mut text = format!("{scenario:?}: killed {deaths} times, {} failures; before", outcome.failures.len());
+    for (step, count) in &outcome.deaths {
+        let _ = write!(text, "\n{count:6} {step}");
+    }
+    for failure in &outcome.failures {
+        let _ = write!(text, "\nFAILURE: {failure}");
     }
     text
 }

@@ -9,9 +9,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::bug::Bug;
 use crate::check::{Report, check};
 use crate::client::{Phase, Recorder, Watcher, Worker};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
+use crate::disk::Condition;
 use crate::fault::{Kind, Stage};
 use crate::history::{Hash, History};
 use crate::network::Network;
@@ -34,6 +36,10 @@ pub struct Settings {
     pub watchers: u32,
     pub pace: Duration,
     pub kinds: Vec<Kind>,
+    /// What is wrong with the servers, as their clients and disks see it.
+    pub bug: Option<Bug>,
+    /// Members' files are on disks of ours.
+    pub own_disks: bool,
 }
 
 pub struct Round {
@@ -47,24 +53,33 @@ pub struct Round {
 
 pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
     let recorder = Recorder::default();
-    let Settings { program, flags, members, data_dir, .. } = settings;
-    let cluster = Cluster::start(program, flags, *members, data_dir, network, &recorder).await?;
+    let Settings { program, flags, members, data_dir, own_disks, .. } = settings;
+    let cluster = Cluster::start(program, flags, *members, data_dir, network, *own_disks, &recorder).await?;
+    if settings.bug == Some(Bug::EarlyAck) {
+        cluster.members.iter().filter_map(Member::disk).for_each(|disk| disk.set(Condition::Lies));
+    }
     let (phase, follow) = watch::channel(Phase::Work);
     let (mut workers, mut watchers) = (JoinSet::new(), JoinSet::new());
     for id in 0..settings.workers {
         let (members, recorder, phase) = (cluster.clients(), recorder.clone(), follow.clone());
-        let worker = Worker { id, members, recorder, phase, pace: settings.pace, compactions: true };
+        let worker = Worker { id, members, recorder, phase, pace: settings.pace, compactions: true, bug: settings.bug };
         workers.spawn(worker.run(seed(settings.seed, id)));
     }
     for id in settings.workers..settings.workers + settings.watchers {
         let (members, recorder, phase) = (cluster.clients(), recorder.clone(), follow.clone());
         let faithful = id == settings.workers;
-        watchers.spawn(Watcher { id, members, recorder, phase, faithful }.run(seed(settings.seed, id)));
+        watchers
+            .spawn(Watcher { id, members, recorder, phase, faithful, bug: settings.bug }.run(seed(settings.seed, id)));
     }
     let end = Instant::now() + settings.duration;
     let mut failures = Vec::new();
-    let faults =
-        schedule::run(&Stage { cluster: &cluster, recorder: &recorder }, &settings.kinds, settings.seed, end).await;
+    let faults = schedule::run(
+        &Stage { cluster: &cluster, recorder: &recorder, bug: settings.bug },
+        &settings.kinds,
+        settings.seed,
+        end,
+    )
+    .await;
     let faults = faults.unwrap_or_else(|error| {
         failures.push(format!("{error:#}"));
         BTreeMap::new()
@@ -72,6 +87,7 @@ pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
     if let Some(switch) = cluster.network.switch() {
         switch.heal();
     }
+    cluster.members.iter().filter_map(Member::disk).for_each(|disk| disk.set(Condition::Sound));
     if let Err(error) = finish(&cluster, &recorder, &phase, workers, watchers).await {
         failures.push(format!("{error:#}"));
     }

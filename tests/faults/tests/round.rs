@@ -1,4 +1,4 @@
-//! A short round on our server. The seed chooses ten kinds of faults; `make faults` takes others.
+//! A short round on our server. The seed chooses some kinds of faults; `make faults` takes others.
 
 use std::process::Command;
 

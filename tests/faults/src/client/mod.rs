@@ -13,7 +13,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
 pub use call::call;
-pub use execute::execute;
+pub use execute::{execute, execute_as};
 pub use recorder::Recorder;
 pub use watcher::Watcher;
 pub use worker::Worker;

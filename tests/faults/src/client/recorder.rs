@@ -1,7 +1,7 @@
 //! The history while it is made.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::history::{Hash, History, Operation, Restart, Time, Watch, WatchId, WatchResponse};
 
@@ -18,6 +18,13 @@ impl Default for Recorder {
 }
 
 impl Recorder {
+    /// What happens after this history.
+    pub fn continuing(history: History) -> Self {
+        let last = history.operations.iter().map(|operation| operation.returned).max().unwrap_or(0);
+        let begun = Instant::now() - Duration::from_nanos(last + 1);
+        Self { begun, history: Arc::new(Mutex::new(history)) }
+    }
+
     pub fn now(&self) -> Time {
         self.begun.elapsed().as_nanos() as Time
     }
@@ -48,6 +55,11 @@ impl Recorder {
 
     pub fn sum(&self, hash: Hash) {
         self.history().hashes.push(hash);
+    }
+
+    /// As it is by now.
+    pub fn so_far(&self) -> History {
+        self.history().clone()
     }
 
     pub fn take(&self) -> History {

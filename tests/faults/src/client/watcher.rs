@@ -10,6 +10,7 @@ use tokio::sync::watch::Receiver;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Phase, Recorder, connect};
+use crate::bug::Bug;
 use crate::history::{Span, Watch, WatchResponse};
 use crate::wire::proto::etcdserverpb::watch_client::WatchClient;
 use crate::wire::{progress, watch, watched};
@@ -28,6 +29,7 @@ pub struct Watcher {
     pub phase: Receiver<Phase>,
     /// The first watch is of everything from the first revision on, and is never left for another one.
     pub faithful: bool,
+    pub bug: Option<Bug>,
 }
 
 /// What is watched next, and from where.
@@ -109,7 +111,10 @@ impl Watcher {
             tokio::select! {
                 message = stream.message() => {
                     let Ok(Some(message)) = message else { return false };
-                    let response = watched(message, self.recorder.now());
+                    let mut response = watched(message, self.recorder.now());
+                    if let Some(bug) = self.bug {
+                        response = bug.told(response, &mut rand::rng());
+                    }
                     heard = Instant::now();
                     created |= response.created;
                     let ended = wish.learn(&response);

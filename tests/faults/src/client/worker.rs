@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch::Receiver;
 use tonic::transport::Channel;
 
-use super::{Phase, Recorder, connect, execute};
+use super::{Phase, Recorder, connect, execute_as};
+use crate::bug::Bug;
 use crate::history::{Failure, Outcome};
 use crate::workload::Workload;
 
@@ -23,6 +24,7 @@ pub struct Worker {
     /// The mean time between two operations.
     pub pace: Duration,
     pub compactions: bool,
+    pub bug: Option<Bug>,
 }
 
 impl Worker {
@@ -44,7 +46,9 @@ impl Worker {
                 }
             };
             let request = workload.next(&mut rng);
-            let operation = execute(&self.recorder, self.id, member, channel.clone(), request).await;
+            let asked = self.bug.map_or_else(|| request.clone(), |bug| bug.asked(&request));
+            let done = execute_as(&self.recorder, self.id, member, channel.clone(), request, &asked);
+            let operation = done.await;
             workload.learn(&operation);
             if let Outcome::Unknown { .. } | Outcome::Failed(Failure::Other(_)) = operation.outcome {
                 tokio::time::sleep(PAUSE).await;

@@ -1,9 +1,12 @@
 //! What a member is asked outside of the workload. Answers are waited for, but not for long.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Status as GrpcStatus;
 use tonic::transport::Channel;
@@ -11,11 +14,12 @@ use tonic::transport::Channel;
 use super::Member;
 use crate::client::{call, connect};
 use crate::history::{Request, Span};
+use crate::wire::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::wire::proto::etcdserverpb::cluster_client::ClusterClient;
 use crate::wire::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::wire::proto::etcdserverpb::{
-    DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MoveLeaderRequest, StatusRequest,
+    AlarmMember, AlarmRequest, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest,
+    MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, SnapshotRequest, StatusRequest,
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,6 +31,7 @@ pub struct Status {
     pub member_id: u64,
     pub leader_id: u64,
     pub is_learner: bool,
+    pub term: u64,
 }
 
 impl Status {
@@ -43,7 +48,7 @@ impl Member {
     pub async fn status(&self) -> Result<Status> {
         let answer = within(PATIENCE, self.maintenance().await?.status(StatusRequest {})).await?.into_inner();
         let member_id = answer.header.context("a status without a header")?.member_id;
-        Ok(Status { member_id, leader_id: answer.leader, is_learner: answer.is_learner })
+        Ok(Status { member_id, leader_id: answer.leader, is_learner: answer.is_learner, term: answer.raft_term })
     }
 
     /// The revision that a linearizable read tells.
@@ -57,6 +62,42 @@ impl Member {
         let answer =
             within(PATIENCE, self.maintenance().await?.hash_kv(HashKvRequest { revision })).await?.into_inner();
         Ok((answer.compact_revision, answer.hash))
+    }
+
+    /// What `etcdctl alarm disarm` does.
+    pub async fn disarm(&self) -> Result<()> {
+        let mut maintenance = self.maintenance().await?;
+        let all = AlarmRequest { action: AlarmAction::Get.into(), ..Default::default() };
+        let raised = within(CHANGES_WITHIN, maintenance.alarm(all)).await?.into_inner().alarms;
+        for AlarmMember { member_id, alarm } in raised {
+            let request = AlarmRequest { action: AlarmAction::Deactivate.into(), member_id, alarm };
+            within(CHANGES_WITHIN, maintenance.alarm(request)).await?;
+        }
+        Ok(())
+    }
+
+    /// The status of a probe, such as `/livez`.
+    pub async fn probe(&self, path: &str) -> Result<u16> {
+        let ask = async {
+            let mut stream = TcpStream::connect(self.client()).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.client());
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let status = answer.split(' ').nth(1).context("an answer without a status")?;
+            anyhow::Ok(status.parse()?)
+        };
+        timeout(CHANGES_WITHIN, ask).await.context("no answer")?
+    }
+
+    /// What `etcdctl snapshot save` writes.
+    pub async fn save_snapshot(&self, file: &Path) -> Result<()> {
+        let mut parts = self.maintenance().await?.snapshot(SnapshotRequest {}).await?.into_inner();
+        let mut saved = Vec::new();
+        while let Some(part) = parts.message().await? {
+            saved.extend_from_slice(&part.blob);
+        }
+        std::fs::write(file, saved).with_context(|| file.display().to_string())
     }
 
     pub async fn defragment(&self) -> Result<()> {

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::client::Recorder;
+use crate::disk::Disk;
 
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
@@ -39,6 +40,8 @@ pub struct Member {
     flags: Vec<String>,
     /// A command that runs another one in the member's network.
     enter: Vec<String>,
+    /// What is between it and the files that it keeps, if anything is.
+    disk: Option<Disk>,
     recorder: Recorder,
     process: Mutex<Option<Child>>,
     /// What its processes ended with when nobody had ended them.
@@ -59,6 +62,7 @@ impl Member {
         Self {
             index,
             name: format!("m{index}"),
+            disk: None,
             ip,
             program,
             folder,
@@ -83,7 +87,19 @@ impl Member {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.folder.join(&self.name)
+        self.folder.join(&self.name).join("data")
+    }
+
+    /// What it keeps is on a disk of ours from now on.
+    pub fn put_on_disk(&mut self) -> Result<()> {
+        let folder = self.folder.join(&self.name);
+        std::fs::create_dir_all(&folder)?;
+        self.disk = Some(Disk::new(&folder)?);
+        Ok(())
+    }
+
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
     }
 
     /// Starts it with the data that there is, unless it runs already.
@@ -101,7 +117,7 @@ impl Member {
             .args(&self.enter)
             .arg(&self.program)
             .env_clear()
-            .envs(ENVIRONMENT)
+            .envs(ENVIRONMENT.into_iter().filter(|(variable, _)| !self.has_flag(variable)))
             .arg(format!("--name={}", self.name))
             .arg(format!("--data-dir={}", self.data().display()))
             .arg(format!("--listen-client-urls={client}"))
@@ -114,9 +130,22 @@ impl Member {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
-        *process =
-            Some(command.spawn().context("setpriv (of util-linux) starts servers so that they end with the harness")?);
-        Ok(())
+        let attached = self.disk.as_ref().map(|disk| disk.attach(&mut command)).transpose()?;
+        let why = "setpriv (of util-linux) starts servers so that they end with the harness";
+        *process = Some(command.spawn().context(why)?);
+        attached.map_or(Ok(()), |attached| Ok(attached.serve()?))
+    }
+
+    /// Whether it gets a flag for what the variable sets.
+    fn has_flag(&self, variable: &str) -> bool {
+        let name = variable.trim_start_matches("ETCD_").trim_start_matches("EXPERIMENTAL_");
+        let flag = format!("--{}=", name.to_lowercase().replace('_', "-"));
+        self.flags.iter().any(|given| given.starts_with(&flag))
+    }
+
+    /// Whether its process has ended by itself.
+    pub async fn has_ended(&self) -> bool {
+        self.process.lock().await.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(Some(_))))
     }
 
     /// Ends it at once, as a crash does.
@@ -161,7 +190,23 @@ impl Member {
             let _ = process.kill().await;
             self.recorder.restart(self.index as u32);
         }
-        Ok(std::fs::remove_dir_all(self.data())?)
+        std::fs::remove_dir_all(self.data())?;
+        self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.settle()?))
+    }
+
+    /// Waits until it ends by itself, which it is to do; whether it did within this time.
+    pub async fn ends(&self, within: Duration) -> Result<bool> {
+        let mut running = self.process.lock().await;
+        let Some(process) = running.as_mut() else { return Ok(false) };
+        let ended = match timeout(within, process.wait()).await {
+            Ok(status) => status.map(|_| true)?,
+            Err(_) => false,
+        };
+        if ended {
+            *running = None;
+            self.recorder.restart(self.index as u32);
+        }
+        Ok(ended)
     }
 
     /// How its processes ended, where they did so by themselves.

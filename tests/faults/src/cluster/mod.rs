@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::client::Recorder;
 use crate::network::Network;
 pub use ask::Status;
-pub use member::Member;
+pub use member::{Member, peer_url};
 
 /// A cluster without faults serves again within this time.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
@@ -28,13 +28,14 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts members with empty stores below `data_dir`, and waits until they serve.
+    /// Starts members with empty stores below `data_dir`, each on a disk of ours if wanted, and waits until they serve.
     pub async fn start(
         program: &Path,
         flags: &[String],
         size: usize,
         data_dir: &Path,
         network: Network,
+        own_disks: bool,
         recorder: &Recorder,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("keelson-faults-").tempdir_in(data_dir)?;
@@ -46,7 +47,10 @@ impl Cluster {
             flags.push(format!("--initial-cluster={}", peers.join(",")));
             Member::new(index, *ip, program, folder.path(), flags, network.enter(index), recorder.clone())
         });
-        let cluster = Self { members: members.collect(), network, folder };
+        let mut cluster = Self { members: members.collect(), network, folder };
+        for member in cluster.members.iter_mut().filter(|_| own_disks) {
+            member.put_on_disk()?;
+        }
         for member in &cluster.members {
             member.start("new").await?;
         }
@@ -71,6 +75,9 @@ impl Cluster {
                     Ok(revision) => {
                         newest = newest.max(revision);
                         break;
+                    }
+                    Err(error) if member.has_ended().await => {
+                        bail!("{} does not serve and has ended by itself: {error}", member.name)
                     }
                     Err(error) if Instant::now() > deadline => {
                         bail!("{} does not serve after {RECOVERS_WITHIN:?}: {error}", member.name)

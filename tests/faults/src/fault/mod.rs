@@ -3,6 +3,8 @@
 mod compact;
 mod defragment;
 mod degrade;
+mod deposed_leader;
+mod disk_error;
 mod kill;
 mod kill_all;
 mod lease_storm;
@@ -10,7 +12,9 @@ mod membership;
 mod move_leader;
 mod partition;
 mod pause;
+mod power_loss;
 mod restart;
+mod slow_disk;
 
 use std::time::Duration;
 
@@ -21,6 +25,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
+use crate::bug::Bug;
 use crate::client::Recorder;
 use crate::cluster::Cluster;
 
@@ -33,6 +38,12 @@ pub enum Kind {
     Kill,
     /// All members are killed at once, and started again
     KillAll,
+    /// The power fails for members, at times for all: what they had not synced is gone, or torn
+    PowerLoss,
+    /// A member's disk fails: it has to end by itself
+    DiskError,
+    /// Members' disks take long to sync
+    SlowDisk,
     /// Members are stopped (SIGSTOP) long enough to lose leadership, then go on
     Pause,
     /// Members end in order and are started again
@@ -41,6 +52,8 @@ pub enum Kind {
     Membership,
     /// Members cannot reach each other: groups, single links, one direction only
     Partition,
+    /// A leader is cut off while another one is elected; those who voted lose their power, and then see only the old one
+    DeposedLeader,
     /// Packets between members come late, in another order, or not at all
     Degrade,
     /// The leader hands over to another member
@@ -66,15 +79,25 @@ pub struct Stage<'a> {
     pub cluster: &'a Cluster,
     /// Of operations that clients have to know of.
     pub recorder: &'a Recorder,
+    pub bug: Option<Bug>,
 }
 
 impl Kind {
     pub fn class(self) -> Class {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
+            Kind::PowerLoss | Kind::DiskError | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
             Kind::Partition | Kind::Degrade => Class::Network,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
         }
+    }
+
+    pub fn needs_network(self) -> bool {
+        self.class() == Class::Network || self == Kind::DeposedLeader
+    }
+
+    pub fn needs_own_disks(self) -> bool {
+        matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::DeposedLeader | Kind::SlowDisk)
     }
 
     /// From the harm until it is made good.
@@ -85,10 +108,14 @@ impl Kind {
         match self {
             Kind::Kill => kill::befall(stage, rng).await,
             Kind::KillAll => kill_all::befall(stage, rng).await,
+            Kind::PowerLoss => power_loss::befall(stage, rng).await,
+            Kind::DiskError => disk_error::befall(stage, rng).await,
+            Kind::SlowDisk => slow_disk::befall(stage, rng).await,
             Kind::Pause => pause::befall(stage, rng).await,
             Kind::Restart => restart::befall(stage, rng).await,
             Kind::Membership => membership::befall(stage, rng).await,
             Kind::Partition => partition::befall(stage, rng).await,
+            Kind::DeposedLeader => deposed_leader::befall(stage, rng).await,
             Kind::Degrade => degrade::befall(stage, rng).await,
             Kind::MoveLeader => move_leader::befall(stage, rng).await,
             Kind::Defragment => defragment::befall(stage, rng).await,

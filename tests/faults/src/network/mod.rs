@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-pub use switch::Link;
-use switch::Switch;
+pub use switch::{Link, Switch};
 
 /// Cheap to clone; all clones are the same network.
 #[derive(Clone)]
