@@ -164,6 +164,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     let Some(cluster) = read.filter(|cluster| cluster.uid() == cached.uid()) else {
         context.memory.forget(&names.uid);
         context.metrics.set_certificates(&names, &Tls::default());
+        context.metrics.set_phase(&names, None);
         return Ok(Requeue::await_change());
     };
     let problems = validate(&cluster);
@@ -180,6 +181,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
         false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
     context.metrics.set_certificates(&names, &observed.tls);
+    context.metrics.set_phase(&names, Some(plan.phase));
     let pass = Pass { context, api, cluster, observed, identities, seen };
     if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
         return pass.refuse(violation).await;

@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::build;
+use crate::crd::Phase;
 use crate::names::Names;
 use crate::plan::tls::Tls;
 
@@ -34,6 +35,14 @@ pub struct Certificates {
     secret: String,
 }
 
+/// A cluster, and the phase that it is in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct InPhase {
+    namespace: String,
+    cluster: String,
+    phase: String,
+}
+
 /// The kinds of failures.
 pub const FAILURES: [&str; 4] = ["api", "act", "unsafe", "stale"];
 
@@ -48,6 +57,9 @@ pub struct Metrics {
     leader: Gauge<i64, AtomicI64>,
     ready: AtomicBool,
     clusters: Gauge<i64, AtomicI64>,
+    phase: Family<InPhase, Gauge<i64, AtomicI64>>,
+    /// The phase of each cluster that is shown, by the cluster's uid.
+    phases: Mutex<BTreeMap<String, InPhase>>,
     expiry: Family<Certificates, Gauge<i64, AtomicI64>>,
     /// Those of each cluster that have a value, by the cluster's uid.
     certificates: Mutex<BTreeMap<String, Vec<Certificates>>>,
@@ -67,6 +79,7 @@ impl Default for Metrics {
         let status_writes = Counter::default();
         let leader = Gauge::default();
         let clusters = Gauge::default();
+        let phase = Family::<InPhase, Gauge<i64, AtomicI64>>::default();
         let expiry = Family::<Certificates, Gauge<i64, AtomicI64>>::default();
         registry.register("reconcile_passes", "Passes over a cluster", passes.clone());
         registry.register("reconcile_seconds", "Duration of a pass", pass_seconds.clone());
@@ -75,6 +88,7 @@ impl Default for Metrics {
         registry.register("status_writes", "Writes of a status", status_writes.clone());
         registry.register("leader", "1 while this operator is the leader", leader.clone());
         registry.register("clusters", "Clusters seen", clusters.clone());
+        registry.register("cluster_phase", "1 for the phase that a cluster is in", phase.clone());
         let help = "When the first certificate in a Secret expires, in Unix time";
         registry.register("certificate_expiry_timestamp_seconds", help, expiry.clone());
         Self {
@@ -87,6 +101,8 @@ impl Default for Metrics {
             leader,
             ready: AtomicBool::new(false),
             clusters,
+            phase,
+            phases: Mutex::default(),
             expiry,
             certificates: Mutex::default(),
         }
@@ -125,6 +141,26 @@ impl Metrics {
     /// In one of the watched namespaces there are `after` clusters where there were `before`.
     pub fn count_clusters(&self, before: usize, after: usize) {
         self.clusters.inc_by(after as i64 - before as i64);
+    }
+
+    /// The phase of a cluster; none when it is gone.
+    pub fn set_phase(&self, names: &Names, phase: Option<Phase>) {
+        let mut known = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = phase.map(|phase| InPhase {
+            namespace: names.namespace.clone(),
+            cluster: names.cluster.clone(),
+            phase: format!("{phase:?}"),
+        });
+        if known.get(&names.uid) == shown.as_ref() {
+            return;
+        }
+        if let Some(before) = known.remove(&names.uid) {
+            self.phase.remove(&before);
+        }
+        if let Some(shown) = shown {
+            self.phase.get_or_create(&shown).set(1);
+            known.insert(names.uid.clone(), shown);
+        }
     }
 
     /// The certificates of a cluster, as seen; none when it is gone.
@@ -183,6 +219,25 @@ async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An alert on a phase must end with it.
+    #[test]
+    fn a_cluster_is_shown_in_the_phase_that_it_is_in_and_not_when_it_is_gone() {
+        let metrics = Metrics::default();
+        let names = Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into(), tls: false };
+        let shown = || {
+            let mut text = String::new();
+            encode(&mut text, &metrics.registry).unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("keelson_operator_cluster_phase"));
+            lines.map(str::to_string).collect::<Vec<_>>()
+        };
+        for phase in [Phase::Bootstrapping, Phase::Running, Phase::Running] {
+            metrics.set_phase(&names, Some(phase));
+            assert_eq!(shown(), [format!("{{namespace=\"ns\",cluster=\"c\",phase=\"{phase:?}\"}} 1")]);
+        }
+        metrics.set_phase(&names, None);
+        assert_eq!(shown(), [""; 0]);
+    }
 
     /// An alert on a first failure needs to have seen that there was none.
     #[test]
