@@ -9,6 +9,7 @@ mod container;
 mod dns;
 mod env;
 mod exec;
+mod last_words;
 mod logs;
 mod network;
 mod pod;

@@ -1,6 +1,7 @@
 //! The containers of a pod: each is started, probed, ended and started again as its restart policy says.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -14,7 +15,7 @@ use super::pod::{Live, PodRun, RETRY, hostname, lock};
 use super::probes::{self, Endpoint, Health};
 use super::status::{self, Backoff, is_final};
 use super::volumes::{self, InNamespace, Sources};
-use super::{env, network};
+use super::{env, last_words, network};
 
 impl PodRun {
     /// Runs one container again and again as `policy` says. The last exit code, or none when the pod is to stop.
@@ -109,6 +110,10 @@ impl PodRun {
         }
     }
 
+    fn termination_file(&self, container: &str) -> PathBuf {
+        self.directory().join("terminations").join(container)
+    }
+
     /// Everything for a start, or the reason and message of why not.
     fn bundle(&self, container: &Container) -> Result<Bundle, (&'static str, String)> {
         let pod = self.observed_pod();
@@ -129,7 +134,9 @@ impl PodRun {
         let base = base_variables(&pod);
         let variables = env::environment(&pod, container, base, &InNamespace(sources, &namespace)).map_err(config)?;
         let volumes = lock(&self.volumes).clone();
-        let mounts = volumes::mounts(container, &volumes, &variables).map_err(config)?;
+        let mut mounts = volumes::mounts(container, &volumes, &variables).map_err(config)?;
+        let left = last_words::mount(container, &self.termination_file(&container.name));
+        mounts.push(left.map_err(|error| config(error.to_string()))?);
         let name = binary.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(Bundle {
             network: self.node.network.namespace(&self.uid()),
@@ -181,9 +188,15 @@ impl PodRun {
             drop(tokio::time::timeout(Duration::from_secs(1), pump).await);
         }
         let reason = reason.then_some("Error");
+        let log = Log::path(&self.log_directory(name), run);
+        let message = last_words::read(container, exit, &self.termination_file(name), &log);
         self.update(name, |status| {
             let started = status.state.take().and_then(|state| state.running?.started_at);
-            status.state = Some(status::terminated(exit, reason, started));
+            let mut ended = status::terminated(exit, reason, started);
+            if let Some(terminated) = &mut ended.terminated {
+                terminated.message = message;
+            }
+            status.state = Some(ended);
             status.ready = false;
             status.started = Some(false);
         });
