@@ -104,6 +104,20 @@ clients() {
   echo "$stamp" >"$folder/.stamp"
 }
 
+# An S3 server that backups are tested with, pinned, in a folder of its own.
+object_store() {
+  local requirements folder=$cache/moto stamp
+  requirements=$(dirname "$0")/../server/tests/backup/requirements.txt
+  stamp=$(python3 --version; cat "$requirements")
+  if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+  echo "installing an S3 server for tests"
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$folder" \
+    --requirement "$requirements"
+  echo "$stamp" >"$folder/.stamp"
+}
+
 # The etcd that ours is compared with: packages of a later Debian, unpacked without being installed, into a folder of
 # their own (`etcdctl` on the PATH stays this Debian's). apt checks their signatures, with lists of its own, so that no
 # suites are mixed; root is not needed.
@@ -146,6 +160,7 @@ fi
 if [ "$purpose" = test ]; then
   reference_etcd
   clients
+  object_store
 fi
 if [ "$purpose" = verify ]; then chart_checks; fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then

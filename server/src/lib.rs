@@ -15,6 +15,7 @@ pub mod state;
 pub mod storage;
 pub mod watch;
 
+pub mod backup;
 pub mod bbolt;
 pub mod snapshot;
 

@@ -1,12 +1,11 @@
-//! The program `keelson-server`: flags in, one member running, until a signal; or a command on a snapshot.
+//! The program `keelson-server`: flags in, one member running, until a signal; or a command on a snapshot or a backup.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
 
 use keelson_server::config::{Config, ConfigError, Invocation, LogConfig, Note, flags_document, help, usage, version};
-use keelson_server::server;
-use keelson_server::snapshot::command;
 use keelson_server::telemetry::logs;
+use keelson_server::{backup, server, snapshot};
 use rustix::mm::{MlockAllFlags, mlockall};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
-    if let Some(done) = command::run(&arguments) {
+    if let Some(done) = snapshot::command::run(&arguments).or_else(|| backup::command::run(&arguments)) {
         return match done {
             Ok(text) => {
                 print!("{text}");

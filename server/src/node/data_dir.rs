@@ -12,7 +12,8 @@ use super::StartError;
 
 /// Format of the directory that this program writes and reads. 2: the sums of the Raft log have a salt.
 pub const FORMAT: u32 = 2;
-const IDENTITY: &str = "keelson.json";
+/// The file that tells whose a directory is.
+pub const IDENTITY: &str = "keelson.json";
 const LOCK: &str = "keelson.lock";
 
 /// Which member of which cluster a directory belongs to; written once, before anything else.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use openraft::storage::RaftLogStorage;
 use openraft::vote::leader_id_std::LeaderId;
 
-use super::data_dir::{DataDir, FORMAT, Identity};
+use super::data_dir::{DataDir, FORMAT, IDENTITY, Identity};
 use super::{StartError, bootstrap};
 use crate::mvcc::MemberAttributes;
 use crate::raft::log::{LogOptions, LogStore};
@@ -115,6 +115,31 @@ pub fn check_vacant(data_dir: &Path, wal_dir: Option<&Path>) -> Result<(), Start
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a directory holds a member. With `unfinished`, what [`move_member`] left half done is removed from it.
+pub fn holds_member(data_dir: &Path, unfinished: bool) -> Result<bool, StartError> {
+    let dir = DataDir::open(data_dir, None)?;
+    if unfinished && !data_dir.join(IDENTITY).exists() {
+        for part in [dir.store(), dir.wal().to_owned()] {
+            match fs::remove_dir_all(&part) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(io_error(&part, source)),
+                _ => {}
+            }
+        }
+    }
+    Ok(dir.identity()?.is_some())
+}
+
+/// Moves a restored member from one directory into another of the same file system, which may hold other things. It is there
+/// when its identity is, which comes last.
+pub fn move_member(from: &Path, to: &Path) -> Result<(), StartError> {
+    let sync = || File::open(to).and_then(|dir| dir.sync_all()).map_err(|source| io_error(to, source));
+    for part in ["store", "wal", IDENTITY] {
+        sync()?;
+        fs::rename(from.join(part), to.join(part)).map_err(|source| io_error(&to.join(part), source))?;
+    }
+    sync()
 }
 
 fn make<E: From<StartError>>(

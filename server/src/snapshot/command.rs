@@ -52,7 +52,7 @@ pub struct Failure {
     pub exit_code: u8,
 }
 
-fn bad_arguments(message: impl Into<String>) -> Failure {
+pub(crate) fn bad_arguments(message: impl Into<String>) -> Failure {
     Failure { message: message.into(), exit_code: BAD_ARGUMENTS }
 }
 
@@ -80,9 +80,9 @@ pub fn run(arguments: &[String]) -> Option<Result<String, Failure>> {
 }
 
 /// Flags of a command, and whether they need a value.
-type Flags = &'static [(&'static str, bool)];
+pub(crate) type Flags = &'static [(&'static str, bool)];
 
-const RESTORE: Flags = &[
+pub(crate) const RESTORE: Flags = &[
     ("data-dir", true),
     ("wal-dir", true),
     ("name", true),
@@ -100,13 +100,14 @@ const PRINTED: Flags = &[("write-out", true), ("timeout", true)];
 const HASH_KV: Flags = &[("rev", true), ("write-out", true), ("timeout", true)];
 
 /// What follows a command: files, and flags anywhere between them.
-struct Given {
-    files: Vec<PathBuf>,
-    flags: BTreeMap<&'static str, String>,
+pub(crate) struct Given {
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) flags: BTreeMap<&'static str, String>,
 }
 
 impl Given {
-    fn read(words: &[&str], known: Flags) -> Result<Self, Failure> {
+    /// Reads the words behind a command.
+    pub(crate) fn read(words: &[&str], known: &[(&'static str, bool)]) -> Result<Self, Failure> {
         let mut given = Given { files: Vec::new(), flags: BTreeMap::new() };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -129,7 +130,7 @@ impl Given {
         Ok(given)
     }
 
-    fn text<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
+    pub(crate) fn text<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
         self.flags.get(name).map_or(default, String::as_str)
     }
 
@@ -141,12 +142,12 @@ impl Given {
         }
     }
 
-    fn number(&self, name: &str) -> Result<i64, Failure> {
+    pub(crate) fn number(&self, name: &str) -> Result<i64, Failure> {
         let text = self.text(name, "0");
         text.parse().map_err(|_| bad_arguments(format!("invalid argument {text:?} for \"--{name}\" flag")))
     }
 
-    fn file(&self, command: &str) -> Result<&Path, Failure> {
+    pub(crate) fn file(&self, command: &str) -> Result<&Path, Failure> {
         match self.files.as_slice() {
             [file] => Ok(file),
             _ => Err(bad_arguments(format!("{command} requires exactly one argument"))),
@@ -205,7 +206,7 @@ fn restore(given: &Given) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-fn restore_settings(given: &Given) -> Result<Restore, Failure> {
+pub(crate) fn restore_settings(given: &Given) -> Result<Restore, Failure> {
     let snapshot = given.file("snapshot restore")?.to_owned();
     let bump = given.number("bump-revision")?;
     if bump < 0 || (bump > 0) != given.boolean("mark-compacted")? {

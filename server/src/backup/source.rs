@@ -1,0 +1,106 @@
+//! The member that a backup is taken of, over etcd's API.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::BackupError;
+use crate::config::{TlsConfig, TlsProtocol};
+use crate::proto::etcdserverpb::kv_client::KvClient;
+use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::proto::etcdserverpb::{HashKvRequest, HashKvResponse, RangeRequest, SnapshotRequest, SnapshotResponse};
+use crate::tls::ClientTls;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is on its way at most, so that a member that is faster than the store does not fill the memory.
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// Where a member is, and what to show it.
+#[derive(Debug, Clone, Default)]
+pub struct Member {
+    /// Its URL.
+    pub endpoint: String,
+    /// Authorities that are trusted; the system's by default.
+    pub ca: Option<PathBuf>,
+    /// A certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A connection to one member: all calls go to the same one, also behind a load balancer.
+pub struct Source {
+    channel: Channel,
+}
+
+impl Source {
+    /// Connects.
+    pub async fn connect(member: &Member) -> Result<Self, BackupError> {
+        let wrong = |why: String| BackupError::Connect(member.endpoint.clone(), why);
+        // TLS is ours: the library below is to think that it speaks plaintext.
+        let plain = member.endpoint.replacen("https://", "http://", 1);
+        let endpoint = Endpoint::from_shared(plain).map_err(|error| wrong(error.to_string()))?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        let channel = if member.endpoint.starts_with("https://") {
+            let (cert, key) = member.identity.clone().unzip();
+            let settings =
+                TlsConfig { cert_file: cert, key_file: key, trusted_ca_file: member.ca.clone(), ..Default::default() };
+            let tls = ClientTls::open(&settings, &TlsProtocol::default(), false)?;
+            endpoint.connect_with_connector(service_fn(move |uri| handshake(tls.clone(), uri))).await
+        } else {
+            endpoint.connect().await
+        };
+        let channel = channel.map_err(|error| wrong(causes(&error)))?;
+        Ok(Self { channel })
+    }
+
+    /// Waits until the member has everything that was acknowledged before: one that is cut off would serve an old snapshot.
+    pub async fn catch_up(&self) -> Result<(), BackupError> {
+        let request = RangeRequest { key: vec![0].into(), count_only: true, ..Default::default() };
+        let answer = KvClient::new(self.channel.clone()).range(request).await;
+        answer.map(drop).map_err(|status| BackupError::Member("a linearizable read", Box::new(status)))
+    }
+
+    /// The hash of its history up to now.
+    pub async fn hash(&self) -> Result<HashKvResponse, BackupError> {
+        let answer = MaintenanceClient::new(self.channel.clone()).hash_kv(HashKvRequest { revision: 0 }).await;
+        answer.map(|it| it.into_inner()).map_err(|status| BackupError::Member("HashKV", Box::new(status)))
+    }
+
+    /// Its snapshot.
+    pub async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>, BackupError> {
+        let answer = MaintenanceClient::new(self.channel.clone()).snapshot(SnapshotRequest {}).await;
+        answer.map(|it| it.into_inner()).map_err(|status| BackupError::Member("Snapshot", Box::new(status)))
+    }
+}
+
+async fn handshake(
+    tls: Arc<ClientTls>,
+    uri: Uri,
+) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(2379))).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+    Ok(TokioIo::new(TlsConnector::from(tls.config().await).connect(name, stream).await?))
+}
+
+/// The error and what caused it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text += &format!(": {next}");
+        cause = next.source();
+    }
+    text
+}
