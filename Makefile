@@ -8,6 +8,8 @@ cargo := cargo
 # Always the whole workspace: a part of it would build its dependencies anew, with other features.
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
+# Those of the definitions in crds/.
+kinds := etcdbackups etcdbackupschedules etcdclusters
 # What `make differential` runs, and the first seed of `make faults` and `make soak`.
 SEED ?= 0
 COUNT ?= 1000
@@ -79,7 +81,7 @@ verify: ## formatting, lints, generated files, the chart, licences; writes nothi
 	$(cargo) fmt --all --check
 	$(cargo) clippy $(profile) --workspace --all-targets -- -D warnings
 	$(cargo) build $(profile) --workspace --bins
-	$(programs)/keelson-operator crds | diff -u crds/etcdclusters.yaml -
+	for kind in $(kinds); do $(programs)/keelson-operator crds $$kind | diff -u crds/$$kind.yaml - || exit 1; done
 	$(programs)/keelson-server --help=markdown | diff -u docs/flags.md -
 	@charts/checks/verify.sh
 	$(cargo) deny check bans licenses sources
@@ -92,7 +94,7 @@ fix: ## format, apply lint suggestions, write generated files
 generate: ## write crds/ from the Rust types, docs/flags.md from the table of flags, what follows from the chart
 	@deploy/prerequisites.sh verify
 	$(cargo) build --release --workspace --bins
-	$(programs)/keelson-operator crds >crds/etcdclusters.yaml
+	for kind in $(kinds); do $(programs)/keelson-operator crds $$kind >crds/$$kind.yaml; done
 	$(programs)/keelson-server --help=markdown >docs/flags.md
 	@charts/checks/generate.sh
 

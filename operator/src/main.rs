@@ -1,6 +1,7 @@
 //! The operator's program: reads its flags and wires the parts together.
 
 mod act;
+mod backup;
 mod build;
 mod check;
 mod controller;
@@ -14,6 +15,7 @@ mod names;
 mod observe;
 mod pki;
 mod plan;
+mod schedule;
 mod status;
 mod validate;
 mod watches;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use futures::future::join_all;
+use futures::future::{join_all, join3};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,8 +46,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the custom resource definitions and exit.
-    Crds,
+    /// Print the custom resource definitions, or one of them, and exit.
+    Crds {
+        /// Its plural, such as `etcdbackups`.
+        plural: Option<String>,
+    },
     /// Run the operator; the same as no command.
     Run(RunArgs),
     /// Ask a running operator whether it is ready, and the API server whether EtcdClusters may be read.
@@ -101,8 +106,8 @@ struct RunArgs {
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let arguments = match cli.command {
-        Some(Command::Crds) => {
-            print!("{}", crd::definitions()?);
+        Some(Command::Crds { plural }) => {
+            print!("{}", crd::yaml(plural.as_deref())?);
             return Ok(());
         }
         Some(Command::Check(arguments)) => {
@@ -158,14 +163,20 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let recorder = Recorder::new(client.clone(), reporter);
     let namespaces = arguments.watch.namespaces();
     let controllers = namespaces.iter().map(|namespace| {
-        controller::run(
+        let namespace = namespace.as_deref();
+        let clusters = controller::run(
             client.clone(),
-            namespace.as_deref(),
+            namespace,
             recorder.clone(),
             metrics.clone(),
             arguments.concurrency,
             until(stopped.clone()),
-        )
+        );
+        let (recorder, metrics) = (recorder.clone(), metrics.clone());
+        let backups =
+            backup::controller::run(client.clone(), namespace, recorder, metrics.clone(), until(stopped.clone()));
+        let schedules = schedule::controller::run(client.clone(), namespace, metrics, until(stopped.clone()));
+        join3(clusters, backups, schedules)
     });
     tokio::select! {
         _ = join_all(controllers) => {

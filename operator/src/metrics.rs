@@ -43,8 +43,15 @@ pub struct InPhase {
     phase: String,
 }
 
+/// A cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Cluster {
+    namespace: String,
+    cluster: String,
+}
+
 /// The kinds of failures.
-pub const FAILURES: [&str; 4] = ["api", "act", "unsafe", "stale"];
+pub const FAILURES: [&str; 6] = ["api", "act", "unsafe", "stale", "backup", "schedule"];
 
 /// The operator's metrics; `keelson_operator_` goes before each name.
 pub struct Metrics {
@@ -61,6 +68,7 @@ pub struct Metrics {
     /// The phase of each cluster that is shown, by the cluster's uid.
     phases: Mutex<BTreeMap<String, InPhase>>,
     expiry: Family<Certificates, Gauge<i64, AtomicI64>>,
+    backups: Family<Cluster, Gauge<i64, AtomicI64>>,
     /// Those of each cluster that have a value, by the cluster's uid.
     certificates: Mutex<BTreeMap<String, Vec<Certificates>>>,
 }
@@ -91,6 +99,9 @@ impl Default for Metrics {
         registry.register("cluster_phase", "1 for the phase that a cluster is in", phase.clone());
         let help = "When the first certificate in a Secret expires, in Unix time";
         registry.register("certificate_expiry_timestamp_seconds", help, expiry.clone());
+        let backups = Family::<Cluster, Gauge<i64, AtomicI64>>::default();
+        let help = "When the newest backup of a cluster that succeeded was complete, in Unix time";
+        registry.register("backup_timestamp_seconds", help, backups.clone());
         Self {
             registry,
             passes,
@@ -104,6 +115,7 @@ impl Default for Metrics {
             phase,
             phases: Mutex::default(),
             expiry,
+            backups,
             certificates: Mutex::default(),
         }
     }
@@ -186,6 +198,13 @@ impl Metrics {
         if !expiring.is_empty() {
             known.insert(names.uid.clone(), expiring.iter().map(|(secret, _)| labels(secret)).collect());
         }
+    }
+
+    /// A backup of a cluster was complete at this time; only the newest counts.
+    pub fn set_backup(&self, namespace: &str, cluster: &str, seconds: i64) {
+        let labels = Cluster { namespace: namespace.into(), cluster: cluster.into() };
+        let gauge = self.backups.get_or_create(&labels);
+        gauge.set(gauge.get().max(seconds));
     }
 
     /// The API server was reached; from now on the operator is ready, as leader or as stand-by.

@@ -23,6 +23,12 @@ pub const MEMBER_LABEL: &str = "keelson.dev/member";
 pub const UID_LABEL: &str = "keelson.dev/cluster-uid";
 /// Label of pods: `voter` or `learner`. The client Service and the PodDisruptionBudget select voters.
 pub const ROLE_LABEL: &str = "keelson.dev/role";
+/// Label of Jobs and their pods: the name of the EtcdBackup.
+pub const BACKUP_LABEL: &str = "keelson.dev/backup";
+/// Label of EtcdBackups: the name of the EtcdBackupSchedule that made them.
+pub const SCHEDULE_LABEL: &str = "keelson.dev/backup-schedule";
+/// Keeps a deleted EtcdBackup until its data is deleted, if that is asked for.
+pub const BACKUP_FINALIZER: &str = "keelson.dev/backup-data";
 /// Annotation of each child: the hash of what the operator rendered.
 pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
 /// Annotation of each pod: the hash of the part of its template whose change needs a restart.

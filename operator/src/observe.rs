@@ -1,6 +1,7 @@
 //! All reads: objects out of watched caches, and the members' own answers.
 
 pub mod certificates;
+mod recovery;
 pub mod source;
 
 use std::borrow::Borrow;
@@ -110,6 +111,7 @@ pub async fn observe(client: &Client, caches: &Caches, cluster: &EtcdCluster, no
         pods: pods(caches.pods.state(), &names),
         claims: children(caches.claims.state(), &names, labelled),
         tls,
+        recovery: recovery::recovery(client, cluster).await,
         ..Default::default()
     };
     let door = Door { names: &names, credentials: identities.current.as_ref() };
@@ -221,6 +223,12 @@ fn trouble(pod: &KubePod, state: Option<&ContainerState>) -> Option<String> {
     let usual = ["ContainerCreating", "PodInitializing"];
     if let Some(reason) = waiting.filter(|reason| !usual.contains(&reason.as_str())) {
         return Some(reason);
+    }
+    let before = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    // While it waits for its next attempt, the last one tells why.
+    let mut failed = before.filter_map(|status| status.last_state.as_ref()?.terminated.as_ref()?.message.as_deref());
+    if let Some(message) = failed.next_back() {
+        return message.lines().next().map(str::to_string);
     }
     if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
         return Some(format!("exited with {}", terminated.exit_code));

@@ -268,18 +268,29 @@ fn conditions(
     if let Some((ready, message)) = &certificates {
         list.push(("TLSReady", *ready, message));
     }
-    list.into_iter()
+    let recorded = recorded.map_or(&[][..], |status| &status.conditions);
+    dated(recorded, &list, &reason, cluster.metadata.generation, now)
+}
+
+/// Conditions (type, whether it holds, message) with the time since when each is as it is.
+pub fn dated(
+    recorded: &[Condition],
+    list: &[(&str, bool, &str)],
+    reason: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    list.iter()
         .map(|(type_, holds, message)| {
-            let status = if holds { "True" } else { "False" };
-            let mut before = recorded.iter().flat_map(|status| &status.conditions);
-            let before = before.find(|before| before.type_ == type_);
+            let status = if *holds { "True" } else { "False" };
+            let before = recorded.iter().find(|before| before.type_ == *type_);
             let since = before.filter(|before| before.status == status);
             Condition {
-                type_: type_.into(),
+                type_: (*type_).into(),
                 status: status.into(),
-                reason: reason.clone(),
-                message: message.to_string(),
-                observed_generation: cluster.metadata.generation,
+                reason: reason.into(),
+                message: (*message).into(),
+                observed_generation: generation,
                 last_transition_time: since.map_or(Time(now), |before| before.last_transition_time.clone()),
             }
         })

@@ -65,6 +65,17 @@ impl Watches {
     }
 }
 
+/// The objects of one namespace, or of all.
+pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
 struct Source {
     client: Client,
     namespace: Option<String>,
@@ -76,10 +87,7 @@ impl Source {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        }
+        scoped(&self.client, self.namespace.as_deref())
     }
 
     fn clusters(&mut self) -> Cache<EtcdCluster> {
@@ -155,7 +163,6 @@ fn trim_pod(pod: &mut Pod) {
     trim_metadata(pod);
     pod.spec = None;
     if let Some(status) = &mut pod.status {
-        status.init_container_statuses = None;
         status.host_ips = None;
         status.pod_ips = None;
     }

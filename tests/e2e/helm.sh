@@ -187,5 +187,5 @@ kubectl delete -f deploy/samples/cluster.yaml --timeout=2m >/dev/null
 document uninstall
 kubectl delete pvc -l keelson.dev/cluster=demo >/dev/null
 kubectl delete namespace "${namespaces[@]}" keelson-system >/dev/null
-kubectl delete crd etcdclusters.keelson.dev >/dev/null
+kubectl delete -k crds >/dev/null
 echo "helm: $(wc -l <"$scratch/acknowledged") acknowledged writes are there"

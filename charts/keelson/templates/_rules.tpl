@@ -1,5 +1,5 @@
 {{/*
-What the operator does in each watched namespace: it reads EtcdClusters and their children, applies and deletes the children,
+What the operator does in each watched namespace: it reads its own kinds and their children, applies and deletes the children,
 writes the status, and tells about it in Events.
 */}}
 {{- define "keelson.rules" -}}
@@ -13,6 +13,19 @@ writes the status, and tells about it in Events.
 - apiGroups: [keelson.dev]
   resources: [etcdclusters/finalizers]
   verbs: [update]
+# Backups: the finalizer, the status, and Jobs.
+- apiGroups: [keelson.dev]
+  resources: [etcdbackups]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [keelson.dev]
+  resources: [etcdbackupschedules]
+  verbs: [get, list, watch]
+- apiGroups: [keelson.dev]
+  resources: [etcdbackups/status, etcdbackups/finalizers, etcdbackupschedules/status]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]

@@ -2,10 +2,12 @@
 
 mod certificates;
 mod issued;
+mod job;
 mod pdb;
 mod pod;
 mod services;
 mod statefulset;
+mod store;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
@@ -16,6 +18,7 @@ pub use certificates::{
     BUNDLE, CLIENT, authority_secret, certificates_secret, expiring, keys, requests, secret_name, shared_request, text,
 };
 pub use issued::{certificate_resource, certificates, must_name, source_secrets, sources_of};
+pub use job::{BACKUP_CONTAINER, backup_job, backup_path};
 pub use pdb::pod_disruption_budget;
 pub use services::{client_service, members_service};
 pub use statefulset::stateful_set;

@@ -11,14 +11,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::certificates::{BUNDLE, PEER, SERVER};
 use super::statefulset::VOLUME;
+use super::store::{self, Access};
 use crate::crd::{EtcdCluster, PullPolicy};
 use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
-use crate::plan::Start;
+use crate::plan::{Recovery, Start};
 
 /// Where the volume is mounted; the server keeps everything below it.
 const DATA_DIR: &str = "/var/lib/keelson";
 /// Where the member's certificates are mounted.
-const TLS_DIR: &str = "/etc/keelson/tls";
+pub(super) const TLS_DIR: &str = "/etc/keelson/tls";
 const TLS_VOLUME: &str = "tls";
 /// The user and group of the server's image.
 const SERVER_UID: i64 = 65532;
@@ -34,9 +35,20 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
     let secrets = wanted.image_pull_secrets.clone();
     let grace = wanted.termination_grace_period_seconds;
     let spread = wanted.topology_spread_constraints.clone();
+    let mut volumes = Vec::new();
+    if cluster.spec.tls.is_some() {
+        volumes.push(secret_volume(TLS_VOLUME, names.member_secret(ordinal)));
+    }
+    let mut before = None;
+    if let Start::Recover(recovery) = start {
+        let access = store::access(&recovery.file.store);
+        volumes.extend(access.volumes.clone());
+        before = Some(vec![recover(cluster, names, ordinal, recovery, access)]);
+    }
     PodSpec {
+        init_containers: before,
         containers: vec![container(cluster, names, ordinal, start)],
-        volumes: cluster.spec.tls.as_ref().map(|_| vec![certificates(names, ordinal)]),
+        volumes: (!volumes.is_empty()).then_some(volumes),
         service_account_name: wanted.service_account_name.clone(),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -54,15 +66,10 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
 
 fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> Container {
     let env = cluster.spec.pod_template.env.clone();
-    let pull_policy = cluster.spec.image_pull_policy.map(|policy| match policy {
-        PullPolicy::Always => "Always".to_string(),
-        PullPolicy::IfNotPresent => "IfNotPresent".to_string(),
-        PullPolicy::Never => "Never".to_string(),
-    });
     Container {
         name: SERVER_CONTAINER.into(),
         image: Some(cluster.spec.server_image()),
-        image_pull_policy: pull_policy,
+        image_pull_policy: cluster.spec.image_pull_policy.map(PullPolicy::name),
         args: Some(arguments(cluster, names, ordinal, start)),
         env: (!env.is_empty()).then_some(env),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
@@ -70,13 +77,41 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         startup_probe: Some(probe("/livez", 1, 300)),
         liveness_probe: Some(probe("/livez", 10, 6)),
         readiness_probe: Some(probe("/readyz", 2, 3)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".into()]) }),
-            ..Default::default()
-        }),
+        security_context: Some(restricted_container()),
         volume_mounts: Some(mounts(cluster)),
+        ..Default::default()
+    }
+}
+
+/// What fills the volume of the first member. It does nothing if there is a member already, so that it may run at each start.
+fn recover(cluster: &EtcdCluster, names: &Names, ordinal: u32, recovery: &Recovery, access: Access) -> Container {
+    let Recovery { file, revision_bump, skip_hash_check } = recovery;
+    let mut args = vec![
+        "backup".into(),
+        "restore".into(),
+        store::url(&file.store, &file.path),
+        format!("--name={}", names.member(ordinal)),
+        format!("--data-dir={DATA_DIR}"),
+        format!("--initial-cluster={}={}", names.member(ordinal), names.peer_url(ordinal)),
+        format!("--initial-advertise-peer-urls={}", names.peer_url(ordinal)),
+        format!("--initial-cluster-token={}", names.cluster_token()),
+        format!("--bump-revision={revision_bump}"),
+        "--mark-compacted".into(),
+    ];
+    args.extend(skip_hash_check.then(|| "--skip-hash-check".into()));
+    let mut mounts = vec![VolumeMount { name: VOLUME.into(), mount_path: DATA_DIR.into(), ..Default::default() }];
+    mounts.extend(access.mounts);
+    Container {
+        name: "recover".into(),
+        image: Some(cluster.spec.server_image()),
+        image_pull_policy: cluster.spec.image_pull_policy.map(PullPolicy::name),
+        args: Some(args),
+        env: (!access.env.is_empty()).then_some(access.env),
+        env_from: (!access.env_from.is_empty()).then_some(access.env_from),
+        resources: cluster.spec.resources.clone(),
+        security_context: Some(restricted_container()),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        volume_mounts: Some(mounts),
         ..Default::default()
     }
 }
@@ -95,14 +130,10 @@ fn mounts(cluster: &EtcdCluster) -> Vec<VolumeMount> {
 }
 
 /// Kubernetes changes all files of a Secret at once, and the server reads them again. Readable by the pod's group only.
-fn certificates(names: &Names, ordinal: u32) -> Volume {
+pub(super) fn secret_volume(volume: &str, secret: String) -> Volume {
     Volume {
-        name: TLS_VOLUME.into(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(names.member_secret(ordinal)),
-            default_mode: Some(0o440),
-            ..Default::default()
-        }),
+        name: volume.into(),
+        secret: Some(SecretVolumeSource { secret_name: Some(secret), default_mode: Some(0o440), ..Default::default() }),
         ..Default::default()
     }
 }
@@ -130,7 +161,7 @@ fn tls_flags(cluster: &EtcdCluster, names: &Names) -> Vec<(&'static str, String)
 fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> Vec<String> {
     let alone = vec![(names.member(ordinal), names.peer_url(ordinal))];
     let (state, members) = match start {
-        Start::Seed => ("new", &alone),
+        Start::Seed | Start::Recover(_) => ("new", &alone),
         Start::Join(members) => ("existing", members),
         Start::Settled | Start::Parked | Start::Alone => ("existing", &alone),
     };
@@ -176,7 +207,18 @@ fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
     }
 }
 
-fn restricted() -> PodSecurityContext {
+/// Neither root nor able to become it, and nothing to write to but volumes.
+pub(super) fn restricted_container() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".into()]) }),
+        ..Default::default()
+    }
+}
+
+/// As the restricted pod security standard wants it.
+pub(super) fn restricted() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
         run_as_user: Some(SERVER_UID),

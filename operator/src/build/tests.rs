@@ -3,10 +3,12 @@
 use serde_json::json;
 
 use super::*;
+use crate::backup::Task;
+use crate::crd::{EtcdBackup, StoredFile};
 use crate::names::{CONFIG_HASH, IMAGE, ROLE_LABEL};
 use crate::pki::Pair;
-use crate::plan::PodRole;
 use crate::plan::tls::Holder;
+use crate::plan::{PodRole, Recovery};
 
 fn cluster(spec: serde_json::Value) -> EtcdCluster {
     serde_json::from_value(json!({
@@ -107,6 +109,57 @@ fn the_objects_of_a_cluster_with_tls() {
         asked += &format!("{holder}: {:#?}\n", requests(&cluster, holder));
     }
     golden("tls-requests.txt", asked);
+}
+
+fn backup(store: serde_json::Value) -> EtcdBackup {
+    serde_json::from_value(json!({
+        "apiVersion": "keelson.dev/v1alpha1",
+        "kind": "EtcdBackup",
+        "metadata": {"name": "first", "namespace": "ns", "uid": "12345678-90"},
+        "spec": {"cluster": "demo", "store": store},
+        "status": {"image": "keelson/keelson-server:v9.9.9", "path": "k8s/ns/demo/first-12345678.db.zst", "revision": 42,
+            "hash": 7, "compactRevision": -1},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn the_jobs_on_backups_in_every_store() {
+    let cluster = cluster(json!({"tls": {}, "imagePullPolicy": "Never"}));
+    let job = |store, task| {
+        let backup = backup(store);
+        let cluster = (task == Task::Create).then_some(&cluster);
+        yaml(&backup_job(&backup, backup.status.as_ref().unwrap(), cluster, task))
+    };
+    let minio = json!({"bucket": "b", "prefix": "k8s", "region": "r", "endpoint": "http://minio.ns.svc:9000",
+        "credentialsSecret": "keys", "caSecret": "ca"});
+    let azure = json!({"account": "acc", "container": "con", "prefix": "k8s", "credentialsSecret": "keys"});
+    let documents = [
+        job(json!({"s3": minio}), Task::Create),
+        job(json!({"volume": {"claimName": "kept", "prefix": "k8s"}}), Task::Verify),
+        job(json!({"gcs": {"bucket": "b", "credentialsSecret": "keys"}}), Task::Delete),
+        job(json!({"azure": azure}), Task::Delete),
+    ];
+    golden("backup-jobs.yaml", documents.join("---\n"));
+}
+
+/// Only until the cluster exists: what is rendered after that knows nothing of the backup.
+#[test]
+fn the_first_member_of_a_recovered_cluster() {
+    let cluster = cluster(json!({"size": 3, "tls": {}, "resources": {"limits": {"memory": "1Gi"}}}));
+    let store = serde_json::from_value(json!({"volume": {"claimName": "kept"}})).unwrap();
+    let file = StoredFile { store, path: "ns/old/first.db.zst".into() };
+    let recovery = Box::new(Recovery { file, revision_bump: 1_000_000_000, skip_hash_check: true });
+    golden("recovered.yaml", yaml(&stateful_set(&cluster, 0, &Start::Recover(recovery), PodRole::Voter)));
+}
+
+#[test]
+fn the_path_of_a_backup_begins_with_the_prefix_and_is_nobody_elses() {
+    let mut one = backup(json!({"s3": {"bucket": "b", "prefix": "a/b"}}));
+    assert_eq!(backup_path(&one), "a/b/ns/demo/first-12345678.db.zst");
+    one.spec.store.s3.as_mut().unwrap().prefix.clear();
+    one.metadata.uid = Some("x".into());
+    assert_eq!(backup_path(&one), "ns/demo/first-x.db.zst");
 }
 
 fn arguments(cluster: &EtcdCluster, start: &Start) -> String {

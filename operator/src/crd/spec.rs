@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::options::{owned_flags_message, owned_flags_rule};
-use super::{EtcdClusterStatus, RepairSpec, TlsSpec};
+use super::{BootstrapSpec, EtcdClusterStatus, RepairSpec, TlsSpec};
 
 /// The server version that a cluster gets when it names none: the one released together with this operator.
 pub const DEFAULT_VERSION: &str = "v0.1.0";
@@ -54,6 +54,7 @@ pub const MAX_NAME_LENGTH: usize = 48;
 )]
 #[x_kube(
     validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
+    validation = Rule::new("has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)").message("spec.bootstrap cannot be changed: it says how a cluster begins; make another EtcdCluster to restore a backup"),
     validation = Rule::new("has(self.tls) == has(oldSelf.tls)").message("spec.tls cannot be added or removed: turning TLS on or off on a cluster that exists is not supported yet"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -111,6 +112,10 @@ pub struct EtcdClusterSpec {
     #[serde(default)]
     pub repair: RepairSpec,
 
+    /// How the cluster begins. Left out: empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapSpec>,
+
     /// While true the operator changes nothing, it only reports.
     #[serde(default)]
     pub paused: bool,
@@ -140,6 +145,13 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Never; it must be on the node.
     Never,
+}
+
+impl PullPolicy {
+    /// The name that Kubernetes has for it.
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
 }
 
 /// The volume of a member.
@@ -206,10 +218,11 @@ impl Default for RetentionSpec {
     }
 }
 
-/// Whether something that no member uses any more is kept.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether data is kept.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RetentionPolicy {
-    /// It is kept, with its data.
+    /// It is kept.
+    #[default]
     Retain,
     /// It is deleted.
     Delete,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, Plan, Situation, Start, Step, hex, rollout};
+use super::{Action, Plan, RecoverySource, Situation, Start, Step, hex, rollout};
 use crate::crd::{OperationKind, Phase};
 
 /// The first member's number.
@@ -10,19 +10,32 @@ const SEED: u32 = 0;
 
 /// No member answered, and no cluster id was ever recorded.
 pub(super) fn plan(situation: &Situation) -> Plan {
-    let members = BTreeMap::from([(SEED, Start::Seed)]);
     let name = situation.names.member(SEED);
     let operation = situation.operation(OperationKind::Bootstrap, SEED, None);
+    let (start, how) = match &situation.observed.recovery {
+        None => (Start::Seed, String::new()),
+        Some(RecoverySource::Awaited(what)) => {
+            let reason = "what the cluster is to begin with is not there";
+            return situation
+                .hands_off(Step::wait(what, Phase::Pending, reason).during(situation.recorded.operation.clone()));
+        }
+        Some(RecoverySource::Found(recovery)) => {
+            let location = recovery.file.store.location(&recovery.file.path);
+            (Start::Recover(recovery.clone()), format!(", with the data of {location}"))
+        }
+    };
+    let members = BTreeMap::from([(SEED, start)]);
     let begun = situation.observed.statefulsets.contains_key(&SEED);
     if !begun {
-        let step = Step::act(Action::Bootstrap, Phase::Bootstrapping, format!("starting {name}, the first member"));
+        let step =
+            Step::act(Action::Bootstrap, Phase::Bootstrapping, format!("starting {name}, the first member{how}"));
         return situation.with_members(step.during(operation), members, true);
     }
     let step = rollout::of_stopped_pods(situation, &[SEED]).unwrap_or_else(|| {
         Step::wait(
             situation.expect(&[SEED], "to answer"),
             Phase::Bootstrapping,
-            format!("{name}, the first member, is starting"),
+            format!("{name}, the first member, is starting{how}"),
         )
     });
     situation.with_members(step.during(operation), members, true)

@@ -331,10 +331,10 @@ fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(),
     let exists = recorded.is_some_and(|status| status.cluster_id.is_some()) || !matches!(observed.store, Store::Silent);
     for (ordinal, start) in &plan.members {
         match start {
-            Start::Seed if exists || plan.members.len() > 1 => {
+            Start::Seed | Start::Recover(_) if exists || plan.members.len() > 1 => {
                 return Err(Violation::BootstrapTwice);
             }
-            Start::Seed | Start::Settled | Start::Parked => {}
+            Start::Seed | Start::Recover(_) | Start::Settled | Start::Parked => {}
             Start::Alone => {
                 let there = observed.pods.keys().chain(observed.statefulsets.keys());
                 let others = plan.members.keys().chain(there).any(|other| other != ordinal);

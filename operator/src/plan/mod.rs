@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use check::{Violation, check};
-pub use observed::{Alarm, AlarmKind, Answer, Child, Member, Observed, Pod, PodRole, Store};
+pub use observed::{Alarm, AlarmKind, Answer, Child, Member, Observed, Pod, PodRole, Recovery, RecoverySource, Store};
 pub use quorum::{healthy, quorum};
 
 use crate::build;
@@ -68,6 +68,8 @@ impl Plan {
 pub enum Start {
     /// As the first member of a new cluster.
     Seed,
+    /// As the first member of a new cluster that begins with this data.
+    Recover(Box<Recovery>),
     /// As a learner that was added, among these members (name, peer URL).
     Join(Vec<(String, String)>),
     /// Not at all: it has started before, so an empty directory means that its data was lost. Told to join an existing cluster

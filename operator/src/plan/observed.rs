@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::crd::StoredFile;
+
 /// Everything that one pass saw.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
@@ -17,10 +19,32 @@ pub struct Observed {
     pub tls: super::tls::Tls,
     /// Alarms that the store raised.
     pub alarms: Vec<Alarm>,
+    /// What a cluster that has not begun is to begin with, if not empty.
+    pub recovery: Option<RecoverySource>,
     /// Why a member whose process runs does not count as healthy, by its number. Words that stay while the cause does.
     pub silence: BTreeMap<u32, String>,
     /// What the members said.
     pub store: Store,
+}
+
+/// The data that a cluster is to begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecoverySource {
+    /// It is not there yet: what must happen first.
+    Awaited(String),
+    /// It is there.
+    Found(Box<Recovery>),
+}
+
+/// Data, and how it becomes the first member's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Where it is.
+    pub file: StoredFile,
+    /// Revisions that are skipped.
+    pub revision_bump: i64,
+    /// Whether the file may lack a checksum.
+    pub skip_hash_check: bool,
 }
 
 /// A StatefulSet or a claim, as far as the planner looks.

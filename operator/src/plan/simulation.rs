@@ -209,6 +209,7 @@ impl World {
             pods: pods.collect(),
             claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
             tls: Default::default(),
+            recovery: None,
             silence: BTreeMap::new(),
             alarms: match self.leader {
                 0 => Vec::new(),
@@ -357,7 +358,7 @@ impl World {
         }
         let id = match start {
             Start::Settled | Start::Parked | Start::Alone => return false,
-            Start::Seed => {
+            Start::Seed | Start::Recover(_) => {
                 assert!(!self.recorded(), "a cluster was founded although there is one");
                 self.members.clear();
                 let id = self.fresh();

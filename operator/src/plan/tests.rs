@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::crd::{EtcdClusterSpec, MemberStatus, RepairMode, Replacement, RetentionPolicy, Role};
+use crate::crd::{EtcdClusterSpec, MemberStatus, RepairMode, Replacement, RetentionPolicy, Role, StoredFile};
 
 const CLUSTER_ID: u64 = 0xc1;
 /// When the scenes are seen.
@@ -295,6 +295,36 @@ fn a_new_cluster_starts_with_one_member_as_new() {
     let answers = Scene::new(3, "0L").unborn();
     let plan = answers.plan();
     assert_eq!((plan.cluster_id, plan.action), (Some(CLUSTER_ID), None));
+}
+
+/// With the data of another cluster: once it is there, and never a second time.
+#[test]
+fn a_recovered_cluster_waits_for_its_data_and_then_starts_one_member_with_it() {
+    let store = serde_json::from_value(serde_json::json!({"s3": {"bucket": "b"}})).unwrap();
+    let file = StoredFile { store, path: "one.db.zst".into() };
+    let recovery = Box::new(Recovery { file, revision_bump: 7, skip_hash_check: false });
+    let found = |line| {
+        Scene::new(3, line).unborn().with(|scene| {
+            scene.observed.recovery = Some(RecoverySource::Found(recovery.clone()));
+        })
+    };
+    let missing = RecoverySource::Awaited("EtcdBackup one to succeed".into());
+    let waits = found("-").with(|scene| scene.observed.recovery = Some(missing));
+    assert_eq!((waits.step().as_str(), waits.plan().members.len()), ("wait: EtcdBackup one to succeed", 0));
+
+    let plan = found("-").plan();
+    assert_eq!((plan.action, plan.members), (Some(Action::Bootstrap), [(0, Start::Recover(recovery.clone()))].into()));
+    assert_eq!(plan.reason, "starting c-0, the first member, with the data of s3://b/one.db.zst");
+    assert_eq!(found("- +0spc").plan().members, [(0, Start::Recover(recovery.clone()))].into());
+    let answers = found("0L").plan();
+    assert_eq!((answers.cluster_id, answers.members), (Some(CLUSTER_ID), [(0, Start::Settled)].into()));
+
+    let mut born = Scene::new(3, "0L 1 2");
+    born.observed.recovery = Some(RecoverySource::Found(recovery.clone()));
+    assert!(!born.plan().members.values().any(|start| matches!(start, Start::Recover(_))));
+    let mut again = born.plan();
+    again.members.insert(0, Start::Recover(recovery));
+    assert_eq!(check(&born.cluster, &born.observed, &again), Err(Violation::BootstrapTwice));
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The same resources are judged by the definition's rules, evaluated as an API server does, and by [`validate`].
 
 use cel::{Context, Program, Value as CelValue};
-use kube::CustomResourceExt;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::crd;
 
-/// What the rules of the definition refuse in `new`: CEL rules, bounds and enumerations, with defaults filled in before.
+/// What the rules of its kind's definition refuse in `new`: CEL rules, bounds and enumerations, with defaults filled in before.
 fn refused_by_definition(mut new: Value, old: Option<Value>) -> Vec<String> {
-    let definition = serde_json::to_value(EtcdCluster::crd()).unwrap();
+    let mut definitions = crd::definitions().into_iter().map(|(_, definition)| definition);
+    let definition = definitions.find(|definition| new["kind"] == definition.spec.names.kind).unwrap();
+    let definition = serde_json::to_value(definition).unwrap();
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     fill(schema, &mut new);
     let old = old.map(|mut old| {
@@ -203,11 +206,43 @@ fn the_samples_are_accepted() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        let cluster: EtcdCluster = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(validate(&cluster), [""; 0]);
-        let value: Value = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(refused_by_definition(value, None), [""; 0]);
-        count += 1;
+        let documents = serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap());
+        for value in documents.filter(|value| value["apiVersion"] == "keelson.dev/v1alpha1") {
+            if value["kind"] == "EtcdCluster" {
+                assert_eq!(validate(&serde_json::from_value(value.clone()).unwrap()), [""; 0]);
+            }
+            assert_eq!(refused_by_definition(value, None), [""; 0], "{text}");
+            count += 1;
+        }
     }
-    assert!(count >= 4, "{count} samples");
+    assert!(count >= 8, "{count} samples");
+}
+
+/// One store, one backup in it, and a beginning that stays as it was.
+#[test]
+fn backups_and_what_is_recovered_from_them_name_one_source_and_keep_it() {
+    let backup = |store: Value, verify: bool| {
+        let spec = json!({"cluster": "demo", "store": store, "verify": verify});
+        json!({"kind": "EtcdBackup", "metadata": {"name": "one"}, "spec": spec})
+    };
+    let (s3, volume) = (json!({"bucket": "b"}), json!({"claimName": "v"}));
+    let good = backup(json!({"s3": s3}), false);
+    assert_eq!(refused_by_definition(good.clone(), None), [""; 0]);
+    for store in [json!({}), json!({"s3": s3, "volume": volume})] {
+        assert!(refused_by_definition(backup(store, false), None)[0].contains("exactly one of s3"));
+    }
+    for changed in [backup(json!({"volume": volume}), false), backup(json!({"s3": s3}), true)] {
+        assert!(refused_by_definition(changed, Some(good.clone()))[0].contains("cannot be changed"));
+    }
+    let mut policy = good.clone();
+    policy["spec"]["deletionPolicy"] = "Delete".into();
+    assert_eq!(refused_by_definition(policy, Some(good)), [""; 0]);
+
+    let recovered = |recovery: Value| resource("demo", json!({"bootstrap": {"recovery": recovery}}));
+    let one = recovered(json!({"backup": "one"}));
+    assert_eq!(refused_by_definition(one.clone(), None), [""; 0]);
+    assert!(refused_by_definition(recovered(json!({})), None)[0].contains("exactly one of backup and file"));
+    for other in [recovered(json!({"backup": "two"})), resource("demo", json!({}))] {
+        assert!(refused_by_definition(other, Some(one.clone()))[0].contains("spec.bootstrap cannot be changed"));
+    }
 }

@@ -31,7 +31,12 @@ pub struct Cluster {
 
 /// The EtcdClusters of a namespace.
 pub fn clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("keelson.dev", "v1alpha1", "EtcdCluster");
+    resources(client, namespace, "EtcdCluster")
+}
+
+/// The resources of a kind of `keelson.dev` in a namespace.
+pub fn resources(client: &Client, namespace: &str, kind: &str) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk("keelson.dev", "v1alpha1", kind);
     Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&gvk))
 }
 

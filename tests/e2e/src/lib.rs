@@ -6,6 +6,7 @@
 pub mod apiserver;
 pub mod cluster;
 pub mod page;
+pub mod s3;
 pub mod writer;
 
 use std::{future::Future, time::Duration};

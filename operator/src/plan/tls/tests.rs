@@ -69,6 +69,7 @@ pub(super) fn observed(cluster: &EtcdCluster, ordinals: &[u32], tls: Tls) -> Obs
         claims: each.clone().map(|n| (n, child(format!("c{n}")))).collect(),
         store: Store::Listed { cluster_id: 0xc1, members: each.map(member).collect() },
         tls,
+        recovery: None,
         silence: BTreeMap::new(),
     }
 }

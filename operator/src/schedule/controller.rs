@@ -1,0 +1,117 @@
+//! Passes over EtcdBackupSchedules: all their reads and writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use kube::runtime::controller::{Action as Requeue, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+
+use super::plan::{Plan, plan};
+use crate::crd::{EtcdBackup, EtcdBackupSchedule};
+use crate::metrics::Metrics;
+use crate::names::SCHEDULE_LABEL;
+use crate::watches::scoped;
+
+/// A pass after one that failed.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// The API server refused, or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: {1}")]
+pub struct Error(&'static str, Box<kube::Error>);
+
+fn failed(what: &'static str) -> impl FnOnce(kube::Error) -> Error {
+    move |error| Error(what, Box::new(error))
+}
+
+struct Context {
+    client: Client,
+    metrics: Arc<Metrics>,
+}
+
+/// Runs passes over the EtcdBackupSchedules of one namespace, or of all, until `stop` resolves.
+pub async fn run(
+    client: Client,
+    namespace: Option<&str>,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let made = watcher::Config::default().labels(SCHEDULE_LABEL);
+    let controller = Controller::new(scoped::<EtcdBackupSchedule>(&client, namespace), watcher::Config::default())
+        .watches(scoped::<EtcdBackup>(&client, namespace), made, |backup| {
+            let name = backup.labels().get(SCHEDULE_LABEL)?;
+            Some(ObjectRef::new(name).within(&backup.namespace()?))
+        })
+        .graceful_shutdown_on(stop);
+    let context = Arc::new(Context { client, metrics });
+    controller.run(reconcile, |_, _, _| Requeue::requeue(RETRY), context).for_each(|_| std::future::ready(())).await;
+}
+
+async fn reconcile(cached: Arc<EtcdBackupSchedule>, context: Arc<Context>) -> Result<Requeue, Error> {
+    let result = pass(&cached, &context).await;
+    if let Err(error) = &result {
+        let conflict = matches!(&*error.1, kube::Error::Api(it) if it.code == 409);
+        if !conflict {
+            tracing::warn!(%error, schedule = cached.name_any(), "the pass over a backup schedule failed");
+            context.metrics.failure("schedule");
+        }
+    }
+    result
+}
+
+async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue, Error> {
+    let namespace = cached.namespace().unwrap_or_default();
+    let api: Api<EtcdBackupSchedule> = Api::namespaced(context.client.clone(), &namespace);
+    let backups: Api<EtcdBackup> = Api::namespaced(context.client.clone(), &namespace);
+    let read = api.get_opt(&cached.name_any()).await.map_err(failed("reading the EtcdBackupSchedule"))?;
+    let found = read.filter(|it| it.uid() == cached.uid() && it.metadata.deletion_timestamp.is_none());
+    let Some(schedule) = found else {
+        return Ok(Requeue::await_change());
+    };
+    let made = ListParams::default().labels(&format!("{SCHEDULE_LABEL}={}", schedule.name_any()));
+    let made = backups.list(&made).await.map_err(failed("listing the backups of a schedule"))?;
+    let now = Timestamp::now();
+    let plan = plan(&schedule, &made.items, now);
+    act(&schedule, &backups, &plan).await?;
+    if schedule.status.as_ref() != Some(&plan.status) {
+        let mut object = schedule.clone();
+        object.status = Some(plan.status.clone());
+        let written = api.replace_status(&schedule.name_any(), &PostParams::default(), &object).await;
+        written.map_err(failed("storing the status"))?;
+    }
+    Ok(plan.wake.map_or_else(Requeue::await_change, |wake| Requeue::requeue(until(wake, now))))
+}
+
+async fn act(schedule: &EtcdBackupSchedule, backups: &Api<EtcdBackup>, plan: &Plan) -> Result<(), Error> {
+    for (name, uid) in &plan.delete {
+        tracing::info!(schedule = schedule.name_any(), backup = name, "a backup is not kept any longer");
+        let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        match backups.delete(name, &DeleteParams::default().preconditions(preconditions)).await {
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {}
+            other => drop(other.map_err(failed("deleting a backup"))?),
+        }
+    }
+    let Some(name) = &plan.create else {
+        return Ok(());
+    };
+    let labels = BTreeMap::from([(SCHEDULE_LABEL.to_string(), schedule.name_any())]);
+    // Without an owner: backups outlive their schedule.
+    let metadata = ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..Default::default() };
+    let backup = EtcdBackup { metadata, spec: schedule.spec.backup.clone(), status: None };
+    match backups.create(&PostParams::default(), &backup).await {
+        Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
+        other => other.map(drop).map_err(failed("making a backup")),
+    }
+}
+
+/// A little behind the time, so that it has come.
+fn until(wake: Timestamp, now: Timestamp) -> Duration {
+    let wait = wake.duration_since(now) + SignedDuration::from_millis(10);
+    Duration::try_from(wait).unwrap_or_default()
+}
