@@ -61,6 +61,8 @@ pub struct Index {
     pub vote: Option<Vote>,
     /// The last saved commit.
     pub committed: Option<LogId>,
+    /// Nothing is being written, and the writing thread does not look at `committed` by itself.
+    pub writer_rests: bool,
     /// The last entry that was purged.
     pub purged: Option<LogId>,
     first: u64,

@@ -239,8 +239,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let Some(committed) = committed else {
             return Ok(());
         };
-        self.index().committed = Some(committed);
-        self.submit(vec![Change::Commit(committed)], Waiter::Nobody)
+        let mut index = self.index();
+        index.committed = Some(committed);
+        // Whatever is written next takes it along.
+        match std::mem::take(&mut index.writer_rests) {
+            true => {
+                drop(index);
+                self.submit(Vec::new(), Waiter::Nobody)
+            }
+            false => Ok(()),
+        }
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

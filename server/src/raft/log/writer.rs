@@ -5,10 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
 use prost::Message;
@@ -24,6 +24,8 @@ use crate::telemetry::NodeMetrics;
 const BATCH_BYTES: usize = 4 << 20;
 /// Jobs that may wait before the Raft core has to.
 const QUEUE: usize = 1024;
+/// A commit is written along with what comes next; by itself if nothing comes for this long.
+const COMMIT_DELAY: Duration = Duration::from_millis(50);
 /// A segment file grows by this much, zero-filled, so that an idle member's log stays small. A part of the format: by it a file
 /// that was cut off is known.
 const GROWTH: u64 = 4 << 20;
@@ -135,17 +137,20 @@ impl Writer {
 
     fn run(mut self, queue: Receiver<Job>) {
         let mut failed: Option<String> = None;
-        while let Ok(first) = queue.recv() {
-            let mut jobs = vec![first];
-            let mut size = weight(&jobs[0]);
-            while size < BATCH_BYTES {
-                let Ok(job) = queue.try_recv() else { break };
+        while let Some(mut jobs) = self.wait(&queue) {
+            let committed = self.unwritten_commit();
+            let mut size: usize = jobs.iter().map(weight).sum();
+            while size < BATCH_BYTES
+                && let Ok(job) = queue.try_recv()
+            {
                 size += weight(&job);
                 jobs.push(job);
             }
+            // What was committed was in the queue before. Unless all of that is written now, the commit comes later.
+            let committed = committed.filter(|_| size < BATCH_BYTES);
             // After a failed write or sync nobody knows what is on disk: nothing is promised any more.
             if failed.is_none()
-                && let Err(error) = self.write(&jobs)
+                && let Err(error) = self.write(&jobs, committed)
             {
                 tracing::error!(%error, "the raft log cannot be written");
                 failed = Some(error.to_string());
@@ -157,9 +162,33 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, jobs: &[Job]) -> io::Result<()> {
+    /// Waits for a job, or for a commit that nothing came along with; none when every sender is gone.
+    fn wait(&self, queue: &Receiver<Job>) -> Option<Vec<Job>> {
+        match queue.recv_timeout(COMMIT_DELAY) {
+            Ok(job) => return Some(vec![job]),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        {
+            let mut index = self.index.lock().expect("no holder of this lock panics");
+            if index.committed.map(Into::into) != self.state.committed {
+                return Some(Vec::new());
+            }
+            index.writer_rests = true;
+        }
+        let job = queue.recv().ok()?;
+        self.index.lock().expect("no holder of this lock panics").writer_rests = false;
+        Some(vec![job])
+    }
+
+    fn unwritten_commit(&self) -> Option<Change> {
+        let committed = self.index.lock().expect("no holder of this lock panics").committed?;
+        (self.state.committed != Some(committed.into())).then_some(Change::Commit(committed))
+    }
+
+    fn write(&mut self, jobs: &[Job], committed: Option<Change>) -> io::Result<()> {
         let mut batch = Batch::default();
-        for change in jobs.iter().flat_map(|job| &job.changes) {
+        for change in jobs.iter().flat_map(|job| &job.changes).chain(&committed) {
             let (kind, payload) = encode(change);
             if !self.fits(batch.bytes.len(), payload.len()) {
                 self.flush(&mut batch)?;
