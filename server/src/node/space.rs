@@ -63,7 +63,7 @@ impl Inner {
         self.shared.store.view().alarms().is_ok_and(|raised| raised.contains(&self.nospace()))
     }
 
-    async fn raise_nospace(&self, dir: &Path) {
+    async fn raise_nospace(self: &Arc<Self>, dir: &Path) {
         tracing::warn!(dir = %dir.display(), "the disk is almost full, raising the alarm");
         let AlarmMember { member_id, alarm } = self.nospace();
         let op = Op::Alarm(AlarmRequest { action: AlarmAction::Activate.into(), member_id, alarm });

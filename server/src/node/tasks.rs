@@ -37,17 +37,14 @@ pub fn spawn(inner: &Arc<Inner>) {
 
 /// Keeps the status others wait for, and ends the process when Raft cannot go on.
 async fn watch_status(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
+    // Told of what clients can notice; the other metrics change with each entry.
+    let mut changes = inner.raft.server_metrics();
+    let metrics = inner.raft.metrics();
     let mut removed = inner.peers.removed();
     let mut last_leader = None;
     let mut known_members = None;
     loop {
-        let fatal = metrics.borrow_and_update().running_state.clone().err();
-        match fatal {
-            Some(Fatal::Stopped) => return,
-            Some(fatal) => return end(&inner, &fatal),
-            None => {}
-        }
+        changes.borrow_and_update();
         let mut now = inner.current_status();
         if let Some(leader) = now.leader
             && last_leader != Some((leader, now.term))
@@ -78,14 +75,23 @@ async fn watch_status(inner: Arc<Inner>) {
             *status = now;
             noticeable
         });
+        // Silence changes no metric, and neither does the first word of a majority to a new leader.
+        let pause = match inner.status.borrow().leader {
+            Some(_) => inner.config.election_timeout / 2,
+            None => inner.config.heartbeat_interval,
+        };
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() {
-                // Its core is gone without a word: it has panicked, or this member stops.
-                return end(&inner, &"its core has ended");
+            changed = changes.changed() => if changed.is_err() {
+                let state = metrics.borrow_watched().running_state.clone();
+                return match state {
+                    Err(Fatal::Stopped) => {}
+                    Err(fatal) => end(&inner, &fatal),
+                    // Its core is gone without a word: it has panicked, or this member stops.
+                    Ok(()) => end(&inner, &"its core has ended"),
+                };
             },
             _ = removed.changed() => {}
-            // Silence changes no metric.
-            () = tokio::time::sleep(inner.config.election_timeout / 2) => {}
+            () = tokio::time::sleep(pause) => {}
             () = inner.stop.cancelled() => return,
         }
     }
@@ -145,6 +151,8 @@ async fn publish(inner: Arc<Inner>) {
         let known = inner.shared.store.view().members().unwrap_or_default();
         if caught_up && known.contains(&attributes) {
             inner.published.send_replace(true);
+            // Not before: it takes the time of a core.
+            inner.shared.store.count_keys();
             return;
         }
         if caught_up {

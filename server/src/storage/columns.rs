@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, FlushOptions, LogLevel, Options, WriteBatch, WriteOptions, properties,
+    BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, FlushOptions, LogLevel, LruCacheOptions, Options, WriteBatch, WriteOptions,
+    properties,
 };
 
+use super::recent::Recent;
 use super::{Sizes, StorageError, StoreOptions};
 
 /// A column family; `mvcc::keys` tells what is in the first four.
@@ -63,6 +65,8 @@ pub mod meta {
 pub struct Database {
     /// None only while it is being dropped.
     rocks: Option<DB>,
+    /// What was written to it lately.
+    pub recent: Recent,
     dir: PathBuf,
     discarded: AtomicBool,
 }
@@ -86,7 +90,8 @@ impl Database {
         let columns = Column::ALL
             .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, settings, cache)));
         let rocks = DB::open_cf_descriptors(&options, dir, columns)?;
-        Ok(Self { rocks: Some(rocks), dir: dir.to_owned(), discarded: AtomicBool::new(false) })
+        let recent = Recent::new(settings.recent_keys_bytes);
+        Ok(Self { rocks: Some(rocks), recent, dir: dir.to_owned(), discarded: AtomicBool::new(false) })
     }
 
     /// RocksDB itself.
@@ -155,12 +160,28 @@ impl Drop for Database {
     }
 }
 
+/// Bits of the number of parts of the cache; none of them takes a block that is larger than it.
+const CACHE_SHARD_BITS: i32 = 4;
+
+/// Memory for blocks read from disk.
+pub fn cache(bytes: usize) -> Cache {
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(bytes);
+    options.set_num_shard_bits(CACHE_SHARD_BITS);
+    Cache::new_lru_cache_opts(&options)
+}
+
 /// RocksDB's settings for a column family.
 pub fn column_options(column: Column, settings: &StoreOptions, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
+    table.set_cache_index_and_filter_blocks_with_high_priority(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In parts: the index of a large file as a whole is more than the cache takes, and would be read with each get.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     if column == Column::Key {
         // Creating a key asks for one that is not there.
         table.set_bloom_filter(10.0, false);

@@ -1,4 +1,4 @@
-//! Counts keys in the background: all of them when a store was opened or replaced, later those in crowded blocks. Until the
+//! Counts keys in the background: all of them when the member can serve or the store was replaced, later those in crowded blocks. Until the
 //! first count is done, ranges are counted by a look at each key.
 
 use std::collections::BTreeMap;

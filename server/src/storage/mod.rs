@@ -2,6 +2,7 @@
 //!
 //! - [`columns`]: column families and settings;
 //! - [`read`]: a view of the committed state;
+//! - [`recent`]: newest versions of keys in memory;
 //! - [`batch`]: many commands' changes in one write;
 //! - [`compact`]: removal of superseded versions;
 //! - [`counter`]: how many keys there are, in the background;
@@ -22,7 +23,7 @@ use rocksdb::{Cache, checkpoint::Checkpoint};
 
 use crate::mvcc::counts::Blocks;
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
-use crate::mvcc::{AlarmMember, Auth, Effects, ReadError, Source, ViewError, keys};
+use crate::mvcc::{Auth, Effects, ReadError, Source, ViewError, keys};
 use crate::proto::etcdserverpb::AlarmResponse;
 use crate::telemetry::NodeMetrics;
 
@@ -33,6 +34,7 @@ mod counter;
 mod load;
 mod place;
 mod read;
+mod recent;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,7 @@ use columns::{Column, Database, meta};
 use compact::Progress;
 use counter::{Counted, Counter};
 use place::Place;
+use read::Facts;
 
 /// Why the store failed. Except when opening or installing, the process must stop: what is on disk is then unknown.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +75,20 @@ pub struct StoreOptions {
     pub write_buffer_bytes: usize,
     /// Memory for blocks read from disk; grows only with use.
     pub block_cache_bytes: usize,
+    /// Memory for keys that were written lately; grows only with use.
+    pub recent_keys_bytes: usize,
     /// Counts compactions.
     pub metrics: Arc<NodeMetrics>,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { write_buffer_bytes: 64 << 20, block_cache_bytes: 32 << 20, metrics: Arc::default() }
+        Self {
+            write_buffer_bytes: 64 << 20,
+            block_cache_bytes: 32 << 20,
+            recent_keys_bytes: 32 << 20,
+            metrics: Arc::default(),
+        }
     }
 }
 
@@ -104,17 +114,16 @@ pub struct Store {
     removal: Arc<Progress>,
     counter: Arc<Counter>,
     counting: OnceLock<JoinHandle<()>>,
-    /// A copy of `head.auth.enabled`, for a look without a lock.
+    /// A copy of `head.facts.auth.enabled`, for a look without a lock.
     auth_enabled: AtomicBool,
 }
 
 /// The committed state, as far as every read needs it.
 struct Head {
+    /// What reads get. Made anew with each change, by whoever holds the writer's lock.
+    view: ReadView,
     database: Arc<Database>,
-    revision: i64,
-    compact_revision: i64,
-    alarms: Arc<[AlarmMember]>,
-    auth: Arc<Auth>,
+    facts: Facts,
     applied: Option<Vec<u8>>,
     counted: Counted,
 }
@@ -122,22 +131,21 @@ struct Head {
 impl Store {
     /// Opens or creates the store in `dir`, which belongs to it alone. One process at a time.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StorageError> {
-        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let cache = columns::cache(options.block_cache_bytes);
         let place = Place::open(dir)?;
         let (state_dir, create) = place.current();
         let database = Arc::new(Database::open(&state_dir, &options, &cache, create)?);
         let (head, removed) = Head::load(database)?;
         let removal = Arc::new(Progress::default());
-        removal.set(head.compact_revision, removed);
+        removal.set(head.facts.compact_revision, removed);
         let counter = Arc::new(Counter::default());
-        counter.want();
         let store = Arc::new(Self {
             options,
             cache,
             place,
             writer: Mutex::new(()),
             flushed: Mutex::new(head.applied.clone()),
-            auth_enabled: AtomicBool::new(head.auth.enabled),
+            auth_enabled: AtomicBool::new(head.facts.auth.enabled),
             head: RwLock::new(head),
             unflushed_bytes: AtomicU64::new(0),
             removal: Arc::clone(&removal),
@@ -155,6 +163,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Counts all keys in the background, once; until then each range is counted by a look at its keys.
+    pub fn count_keys(&self) {
+        self.counter.want();
+    }
+
     /// Begins a batch on the committed state. Batches are made and committed by one thread, one after the other.
     pub fn begin(self: &Arc<Self>) -> Batch {
         Batch::new(Arc::clone(self))
@@ -162,7 +175,7 @@ impl Store {
 
     /// The committed state as of now.
     pub fn view(&self) -> ReadView {
-        self.head().view()
+        self.head().view.clone()
     }
 
     /// Whether requests must tell whose they are: cheap enough to be asked with each.
@@ -172,7 +185,7 @@ impl Store {
 
     /// Users and roles as of now.
     pub fn auth(&self) -> Arc<Auth> {
-        Arc::clone(&self.head().auth)
+        Arc::clone(&self.head().facts.auth)
     }
 
     /// What `Batch::set_applied` last committed; after a crash, what belongs to the state that was flushed.
@@ -233,9 +246,9 @@ impl Store {
         let database = Arc::new(Database::open(&next.dir, &self.options, &self.cache, false)?);
         let (head, removed) = Head::load(database)?;
         self.place.switch(&next)?;
-        self.removal.set(head.compact_revision, removed);
+        self.removal.set(head.facts.compact_revision, removed);
         let applied = head.applied.clone();
-        self.auth_enabled.store(head.auth.enabled, Ordering::Release);
+        self.auth_enabled.store(head.facts.auth.enabled, Ordering::Release);
         let old = std::mem::replace(&mut *self.head_mut(), head);
         old.database.discard();
         self.counter.want();
@@ -275,36 +288,43 @@ impl Store {
         values: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<(), StorageError> {
         let _writer = self.writer();
-        let mut head = self.head_mut();
-        let mut batch = batch::encode(&head.database, &effects, applied.as_deref(), values);
+        let (database, stored_auth) = {
+            let head = self.head();
+            (Arc::clone(&head.database), Arc::clone(&head.facts.auth))
+        };
+        let mut batch = batch::encode(&database, &effects, applied.as_deref(), values);
         if let Some(auth) = &effects.auth {
-            batch::put_auth(&head.database, &mut batch, auth, &head.auth);
+            batch::put_auth(&database, &mut batch, auth, &stored_auth);
         }
         let bytes = batch.size_in_bytes() as u64;
-        head.database.write(batch)?;
+        database.write(batch)?;
         self.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        effects.keys.iter().for_each(|(key, record)| database.recent.put(key, record));
+        let mut head = self.head_mut();
+        head.view.forget_counts();
         if let Some(revision) = effects.revision {
-            assert!(revision > head.revision, "revisions grow");
-            head.revision = revision;
+            assert!(revision > head.facts.revision, "revisions grow");
+            head.facts.revision = revision;
         }
         if head.counted.change(&effects.history)? {
             self.counter.want();
         }
         if let Some(alarms) = effects.alarms {
-            head.alarms = alarms.into();
+            head.facts.alarms = alarms.into();
         }
         if let Some(auth) = effects.auth {
             self.auth_enabled.store(auth.enabled, Ordering::Release);
-            head.auth = auth;
+            head.facts.auth = auth;
         }
         if applied.is_some() {
             head.applied = applied;
         }
         if let Some(revision) = effects.compact_revision {
-            assert!(revision > head.compact_revision, "compaction goes forward");
-            head.compact_revision = revision;
+            assert!(revision > head.facts.compact_revision, "compaction goes forward");
+            head.facts.compact_revision = revision;
             self.removal.want(revision);
         }
+        head.renew();
         Ok(())
     }
 
@@ -312,7 +332,7 @@ impl Store {
     fn begin_count(&self) -> ReadView {
         let mut head = self.head_mut();
         head.counted.begin();
-        head.view()
+        head.view.clone()
     }
 
     /// Takes over what was counted in the view of `begin_count`, if the state was not replaced since.
@@ -320,6 +340,7 @@ impl Store {
         let mut head = self.head_mut();
         if view.is_of(&head.database) {
             head.counted.end(found);
+            head.view = head.view.with_counts(head.counted.counts());
         }
     }
 
@@ -330,10 +351,11 @@ impl Store {
         let view = self.view();
         let database = Arc::clone(&self.head().database);
         let done = database.number(meta::REMOVED_REVISION)?.unwrap_or(-1);
-        let (batch, done) = compact::step(&view, &database, done, self.head().compact_revision)?;
+        let (batch, done) = compact::step(&view, &database, done, self.head().facts.compact_revision)?;
         // All but the note of how far it got.
         self.options.metrics.compacted_keys.inc_by(batch.len().saturating_sub(1) as u64);
         database.write(batch)?;
+        self.head_mut().renew();
         self.options.metrics.compaction_pause_milliseconds.observe(begun.elapsed().as_millis() as f64);
         Ok(done)
     }
@@ -377,10 +399,9 @@ impl Drop for Store {
 }
 
 impl Head {
-    fn view(&self) -> ReadView {
-        let (alarms, auth) = (Arc::clone(&self.alarms), Arc::clone(&self.auth));
-        let database = Arc::clone(&self.database);
-        ReadView::new(database, self.revision, self.compact_revision, alarms, auth, self.counted.counts())
+    /// Lets reads see the state as it is now.
+    fn renew(&mut self) {
+        self.view = ReadView::new(Arc::clone(&self.database), self.facts.clone(), self.counted.counts());
     }
 
     /// Reads the state's numbers, and up to which revision superseded versions are removed.
@@ -394,11 +415,15 @@ impl Head {
             }
             None => Vec::new(),
         };
-        let head = Self {
+        let facts = Facts {
             revision: database.number(meta::REVISION)?.unwrap_or(1),
             compact_revision: database.number(meta::COMPACT_REVISION)?.unwrap_or(-1),
             alarms: alarms.into(),
             auth: Arc::new(database.auth()?),
+        };
+        let head = Self {
+            view: ReadView::new(Arc::clone(&database), facts.clone(), None),
+            facts,
             applied: database.rocks().get_cf(column, meta::APPLIED)?,
             counted: Counted::default(),
             database: Arc::clone(&database),

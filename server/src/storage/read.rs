@@ -15,41 +15,53 @@ use crate::mvcc::{
     VisitHistory,
 };
 
-/// The committed state at one moment, whatever is written meanwhile. Cheap to make; Send and Sync. It keeps superseded
-/// files on the disk while it lives, so it should not be kept for long.
-pub struct ReadView {
-    // Dropped in this order: the snapshot is released before its database can be closed.
-    snapshot: Snapshot<'static>,
-    database: Arc<Database>,
-    revision: i64,
-    compact_revision: i64,
-    alarms: Arc<[AlarmMember]>,
-    auth: Arc<Auth>,
+/// The committed state at one moment, whatever is written meanwhile. Clones share it. What is superseded stays on the disk
+/// while it lives, so it should not be kept for long.
+#[derive(Clone)]
+pub struct ReadView(Arc<Moment>);
+
+struct Moment {
+    pinned: Arc<Pinned>,
+    facts: Facts,
     counts: Option<Arc<KeyCounts>>,
 }
 
+struct Pinned {
+    // Dropped in this order: the snapshot is released before its database can be closed.
+    snapshot: Snapshot<'static>,
+    database: Arc<Database>,
+}
+
+/// What every read needs to know without a look into the database.
+#[derive(Clone)]
+pub(super) struct Facts {
+    pub(super) revision: i64,
+    pub(super) compact_revision: i64,
+    pub(super) alarms: Arc<[AlarmMember]>,
+    pub(super) auth: Arc<Auth>,
+}
+
 impl ReadView {
-    /// A view of the database as of now, which stands at the given revisions.
-    pub(super) fn new(
-        database: Arc<Database>,
-        revision: i64,
-        compact_revision: i64,
-        alarms: Arc<[AlarmMember]>,
-        auth: Arc<Auth>,
-        counts: Option<Arc<KeyCounts>>,
-    ) -> Self {
+    /// A view of the database as of now, of which the facts are true.
+    pub(super) fn new(database: Arc<Database>, facts: Facts, counts: Option<Arc<KeyCounts>>) -> Self {
         // SAFETY: the reference is used only by `snapshot`. The database it points to is on the heap, where the `Arc`
         // beside it keeps it in place: `Database::rocks` changes only in `Database::drop`, which runs after the last
         // `Arc` is gone, and the field order above releases the snapshot before this view's `Arc`. Nothing hands out
         // the snapshot or the reference, and iterators made from it borrow from the view.
         #[allow(unsafe_code)]
         let rocks: &'static DB = unsafe { &*std::ptr::from_ref(database.rocks()) };
-        Self { snapshot: rocks.snapshot(), database, revision, compact_revision, alarms, auth, counts }
+        let pinned = Arc::new(Pinned { snapshot: rocks.snapshot(), database });
+        Self(Arc::new(Moment { pinned, facts, counts }))
+    }
+
+    /// The same moment with other counts.
+    pub(super) fn with_counts(&self, counts: Option<Arc<KeyCounts>>) -> Self {
+        Self(Arc::new(Moment { pinned: Arc::clone(&self.0.pinned), facts: self.0.facts.clone(), counts }))
     }
 
     /// How many keys there are in which block, if they were counted.
     pub(super) fn counts(&self) -> Option<&KeyCounts> {
-        self.counts.as_deref()
+        self.0.counts.as_deref()
     }
 
     /// How many keys there are, if they were counted.
@@ -57,9 +69,16 @@ impl ReadView {
         self.counts().map(KeyCounts::total)
     }
 
+    /// Lets go of the counts, unless a clone still needs them: they can be changed in place then.
+    pub(super) fn forget_counts(&mut self) {
+        if let Some(moment) = Arc::get_mut(&mut self.0) {
+            moment.counts = None;
+        }
+    }
+
     /// Whether this is a view of that database.
     pub(super) fn is_of(&self, database: &Arc<Database>) -> bool {
-        Arc::ptr_eq(&self.database, database)
+        Arc::ptr_eq(&self.0.pinned.database, database)
     }
 
     /// What `Store::applied` returned at that moment.
@@ -81,7 +100,7 @@ impl ReadView {
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
-        self.snapshot.get_cf(self.database.column(column), key).map_err(failed)
+        self.0.pinned.snapshot.get_cf(self.0.pinned.database.column(column), key).map_err(failed)
     }
 
     /// Visits the entries from `start` on, in key order, until `visit` breaks. `end`, if any, is not visited.
@@ -96,7 +115,8 @@ impl ReadView {
         if let Some(end) = end {
             options.set_iterate_upper_bound(end);
         }
-        let mut entries: DBRawIterator<'_> = self.snapshot.raw_iterator_cf_opt(self.database.column(column), options);
+        let mut entries: DBRawIterator<'_> =
+            self.0.pinned.snapshot.raw_iterator_cf_opt(self.0.pinned.database.column(column), options);
         entries.seek(start);
         while let Some((key, value)) = entries.item() {
             if visit(key, value)?.is_break() {
@@ -110,14 +130,17 @@ impl ReadView {
 
 impl View for ReadView {
     fn revision(&self) -> i64 {
-        self.revision
+        self.0.facts.revision
     }
 
     fn compact_revision(&self) -> i64 {
-        self.compact_revision
+        self.0.facts.compact_revision
     }
 
     fn key(&self, key: &[u8]) -> Result<Option<KeyRecord>, ViewError> {
+        if let Some(record) = self.0.pinned.database.recent.get(key, self.revision()) {
+            return Ok(Some(record));
+        }
         let Some(bytes) = self.get(Column::Key, key)? else {
             return Ok(None);
         };
@@ -142,7 +165,7 @@ impl View for ReadView {
     }
 
     fn count(&self, range: &KeyRange) -> Result<Option<i64>, ViewError> {
-        let Some(counts) = &self.counts else { return Ok(None) };
+        let Some(counts) = &self.0.counts else { return Ok(None) };
         let (mut count, rest) = counts.within(range);
         for range in rest {
             self.scan(&range, &mut |_, stamp, _| {
@@ -199,7 +222,7 @@ impl View for ReadView {
     }
 
     fn alarms(&self) -> Result<Vec<AlarmMember>, ViewError> {
-        Ok(self.alarms.to_vec())
+        Ok(self.0.facts.alarms.to_vec())
     }
 
     fn downgrade_target(&self) -> Result<Option<String>, ViewError> {
@@ -208,7 +231,7 @@ impl View for ReadView {
     }
 
     fn auth(&self) -> &Arc<Auth> {
-        &self.auth
+        &self.0.facts.auth
     }
 
     fn members(&self) -> Result<Vec<MemberAttributes>, ViewError> {

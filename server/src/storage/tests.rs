@@ -331,6 +331,7 @@ fn a_checkpoint_is_kept_with_its_lease_and_a_lease_without_one_is_as_before() {
 /// Keys in numbers that make blocks, with what counts them done.
 fn counted(store: &Arc<Store>) -> ReadView {
     let begun = Instant::now();
+    store.count_keys();
     loop {
         let view = store.view();
         if view.counts().is_some_and(|counts| counts.crowded().is_empty()) {
