@@ -109,7 +109,7 @@ impl Inner {
     }
 
     /// Compares the newest histories (etcd's PeriodicCheck).
-    async fn check_newest(&self) -> Result<(), EtcdError> {
+    async fn check_newest(self: &Arc<Self>) -> Result<(), EtcdError> {
         let (first, _) = self.hash_kv(0).await?;
         let peers = self.peer_hashes(first.hash_revision).await;
         self.linearize().await?;
@@ -121,7 +121,7 @@ impl Inner {
     }
 
     /// Compares the histories up to the compacted revision (etcd's CompactHashCheck).
-    async fn check_compacted(&self) -> Result<(), EtcdError> {
+    async fn check_compacted(self: &Arc<Self>) -> Result<(), EtcdError> {
         let compacted = self.shared.store.view().compact_revision();
         if compacted <= 0 {
             return Ok(());
@@ -135,7 +135,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn raise_corrupt(&self, member_id: u64) {
+    async fn raise_corrupt(self: &Arc<Self>, member_id: u64) {
         tracing::error!(member = format!("{member_id:x}"), "a member's history differs from the others'");
         let (action, alarm) = (AlarmAction::Activate.into(), AlarmType::Corrupt.into());
         let op = Op::Alarm(AlarmRequest { action, member_id, alarm });

@@ -106,14 +106,17 @@ impl Inner {
     }
 
     /// Waits until there is a leader.
-    async fn leader(&self) -> Leader {
+    async fn leader(&self) -> Result<Leader, EtcdError> {
         if let Some(leader) = self.leader_now() {
-            return leader;
+            return Ok(leader);
         }
         let mut status = self.status.subscribe();
         loop {
+            if self.stop.is_cancelled() {
+                return Err(EtcdError::Stopped);
+            }
             if let Some(leader) = self.leader_now() {
-                return leader;
+                return Ok(leader);
             }
             // It is looked at every now and then even if nothing tells of a change.
             drop(tokio::time::timeout(self.config.heartbeat_interval, status.changed()).await);
@@ -129,20 +132,18 @@ impl Inner {
         let changes = self.status.borrow().leader_changes;
         let trying = async {
             loop {
-                match attempt(self.leader().await).await {
+                // An attempt that waits for Raft or for a peer fails when this member stops.
+                match attempt(self.leader().await?).await {
                     Ok(answer) => return Ok(answer),
                     Err(Miss::Fail(error)) => return Err(error),
                     Err(Miss::Retry) => tokio::time::sleep(self.config.heartbeat_interval / 2).await,
                 }
             }
         };
-        tokio::select! {
-            answer = tokio::time::timeout_at((start + self.request_timeout()).into(), trying) => match answer {
-                Ok(answer) => answer,
-                Err(_) if self.status.borrow().leader_changes != changes => Err(EtcdError::TimeoutDueToLeaderFail),
-                Err(_) => Err(EtcdError::Timeout),
-            },
-            () = self.stop.cancelled() => Err(EtcdError::Stopped),
+        match tokio::time::timeout_at((start + self.request_timeout()).into(), trying).await {
+            Ok(answer) => answer,
+            Err(_) if self.status.borrow().leader_changes != changes => Err(EtcdError::TimeoutDueToLeaderFail),
+            Err(_) => Err(EtcdError::Timeout),
         }
     }
 

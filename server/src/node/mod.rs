@@ -10,6 +10,7 @@ mod bootstrap;
 mod corruption;
 mod data_dir;
 mod door;
+mod gather;
 mod leader;
 mod membership;
 mod propose;
@@ -39,6 +40,7 @@ pub use status::{NodeStatus, Role};
 use crate::error::EtcdError;
 use crate::lease::{Lessor, TimeToLive};
 use crate::mvcc::View;
+use crate::node::gather::Gather;
 use crate::proto::command::{Command, Outcome};
 use crate::proto::etcdserverpb::{LeaseTimeToLiveResponse, Member};
 use crate::raft::Raft;
@@ -71,6 +73,8 @@ struct Inner {
     /// The member's name and URLs are known to the cluster.
     published: watch::Sender<bool>,
     reads: mpsc::Sender<read::Waiter>,
+    gathered_reads: Gather<read::Waiter>,
+    gathered_proposals: Gather<propose::Proposal>,
     membership_change: tokio::sync::Mutex<()>,
     /// A new leader is catching up before it counts leases down.
     promoting: AtomicBool,

@@ -1,8 +1,12 @@
 //! Writes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use openraft::errors::{ClientWriteError, RaftError};
+use futures::StreamExt;
+use openraft::errors::ClientWriteError;
 use prost::Message;
+use tokio::sync::oneshot;
 
 use super::Inner;
 use super::leader::{Leader, Miss, miss, told};
@@ -17,9 +21,12 @@ use crate::raft::types::Request;
 /// Committed entries that may wait to be applied before further writes are refused (etcd's limit).
 const MAX_BEHIND: u64 = 5000;
 
+/// A command on its way to Raft, and who waits for what applying it gives.
+pub type Proposal = (Bytes, oneshot::Sender<Result<(u64, Outcome), Miss>>);
+
 impl Inner {
     /// Replicates a command; see [`super::Node::propose`].
-    pub async fn propose(&self, command: Command) -> Result<Outcome, EtcdError> {
+    pub async fn propose(self: &Arc<Self>, command: Command) -> Result<Outcome, EtcdError> {
         // Leases must be revoked under any load, or the load's own leases never end.
         let exempt = matches!(command.op, Some(Op::LeaseRevoke(_)));
         if !exempt && self.is_behind(MAX_BEHIND) {
@@ -50,18 +57,36 @@ impl Inner {
     }
 
     /// Proposes as the leader. Answers once the command is applied.
-    pub async fn propose_here(&self, command: Bytes) -> Result<(u64, Outcome), Miss> {
-        match self.raft.client_write(Request(command)).await {
-            Ok(response) => Ok((response.log_id.index, response.data)),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Miss::Retry),
-            // Another leader took over; it may or may not have the entry.
-            Err(RaftError::APIError(_)) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
-            Err(RaftError::Fatal(_)) => Err(Miss::Fail(EtcdError::Stopped)),
+    pub async fn propose_here(self: &Arc<Self>, command: Bytes) -> Result<(u64, Outcome), Miss> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(batch) = self.gathered_proposals.add((command, answer)) {
+            let inner = self.clone();
+            tokio::spawn(async move { inner.propose_all(batch.take().await).await });
+        }
+        answered.await.unwrap_or(Err(Miss::Fail(EtcdError::Stopped)))
+    }
+
+    async fn propose_all(&self, proposals: Vec<Proposal>) {
+        let (commands, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
+        let Ok(mut results) = self.raft.client_write_many(commands.into_iter().map(Request)).await else {
+            // Whoever waits hears that nobody will answer.
+            return;
+        };
+        for answer in answers {
+            let result = match results.next().await {
+                Some(Ok(Ok(response))) => Ok((response.log_id.index, response.response)),
+                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(Miss::Retry),
+                // Another leader took over; it may or may not have the entry.
+                Some(Ok(Err(_))) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
+                Some(Err(_)) | None => Err(Miss::Fail(EtcdError::Stopped)),
+            };
+            // A client that went away no longer wants to know.
+            let _ = answer.send(result);
         }
     }
 
     /// Renews a lease, or only looks at it if `query`.
-    pub async fn ask_lease(&self, id: i64, query: bool) -> Result<TimeToLive, EtcdError> {
+    pub async fn ask_lease(self: &Arc<Self>, id: i64, query: bool) -> Result<TimeToLive, EtcdError> {
         self.with_leader(|leader| async move {
             match leader {
                 Leader::Here => self.lease_here(id, query).await,
@@ -81,7 +106,7 @@ impl Inner {
     }
 
     /// Renews a lease, or looks at it, as the leader.
-    pub async fn lease_here(&self, id: i64, query: bool) -> Result<TimeToLive, Miss> {
+    pub async fn lease_here(self: &Arc<Self>, id: i64, query: bool) -> Result<TimeToLive, Miss> {
         // A new leader knows all leases only once it has applied what was committed before it.
         if !self.current_status().is_leader() || !self.lessor.is_leading() {
             return Err(Miss::Retry);

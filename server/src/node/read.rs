@@ -20,14 +20,27 @@ pub type Waiter = oneshot::Sender<Result<u64, EtcdError>>;
 
 impl Inner {
     /// Waits for a confirmation that began after this call, and until its index is applied here.
-    pub async fn linearize(&self) -> Result<(), EtcdError> {
+    pub async fn linearize(self: &Arc<Self>) -> Result<(), EtcdError> {
         let (waiter, index) = oneshot::channel();
-        if self.stop.is_cancelled() || self.reads.send(waiter).await.is_err() {
+        if let Some(batch) = self.gathered_reads.add(waiter) {
+            let inner = self.clone();
+            tokio::spawn(async move {
+                let waiters = batch.take().await;
+                let index = inner.confirmed().await;
+                answer(waiters, index);
+            });
+        }
+        let index = index.await.map_err(|_| EtcdError::Stopped)??;
+        self.wait_applied(index).await
+    }
+
+    async fn confirmed(&self) -> Result<u64, EtcdError> {
+        let (waiter, index) = oneshot::channel();
+        if self.reads.send(waiter).await.is_err() {
             return Err(EtcdError::Stopped);
         }
         let index = tokio::time::timeout(self.request_timeout(), index).await.map_err(|_| EtcdError::Timeout)?;
-        let index = index.map_err(|_| EtcdError::Stopped)??;
-        self.wait_applied(index).await
+        index.map_err(|_| EtcdError::Stopped)?
     }
 
     async fn read_index(&self) -> Result<u64, EtcdError> {
@@ -72,9 +85,13 @@ pub async fn run(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Waiter>) {
         let metrics = &inner.config.metrics;
         metrics.read_indexes_failed.inc_by(index.is_err().into());
         metrics.slow_read_indexes.inc_by((begun.elapsed() > SLOW).into());
-        for waiter in round.drain(..) {
-            // A reader that went away no longer wants to know.
-            let _ = waiter.send(index);
-        }
+        answer(round.drain(..), index);
+    }
+}
+
+fn answer(waiters: impl IntoIterator<Item = Waiter>, index: Result<u64, EtcdError>) {
+    for waiter in waiters {
+        // A reader that went away no longer wants to know.
+        let _ = waiter.send(index);
     }
 }

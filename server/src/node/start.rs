@@ -19,6 +19,7 @@ use crate::lease::Lessor;
 use crate::mvcc::View;
 use crate::node::NodeStatus;
 use crate::node::door::NodeDoor;
+use crate::node::gather::Gather;
 use crate::raft::Raft;
 use crate::raft::log::{LogOptions, LogStore, LogThread};
 use crate::raft::network::{self, Network, Peers};
@@ -143,6 +144,8 @@ async fn open(
         shared,
         lessor,
         reads,
+        gathered_reads: Gather::default(),
+        gathered_proposals: Gather::default(),
         stop,
     });
     tokio::spawn(read::run(inner.clone(), waiting));
