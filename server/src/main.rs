@@ -10,6 +10,10 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Serving allocates much, in many sizes: see docs/performance.md.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();

@@ -65,7 +65,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Server> {
 
     let metrics = Arc::new(Metrics::new(config.extensive_metrics));
     let stop = CancellationToken::new();
-    let connections = Connections::new(&config, stop.clone());
+    let connections = Connections::new(&config, stop.clone()).context("starting threads")?;
     let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl)?;
     let mut settings = node_config(&config, &metrics);
     if let Tokens::Simple(tokens) = &tokens {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -16,74 +15,20 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
-use tonic::service::Routes;
 use tonic::{Code, Status};
-use tower::Service;
 
 use super::errors::{code_name, in_gos_words};
 use super::gateway::Gateway;
 use super::http::plain_error;
 use super::listen::Traffic;
 use super::messages::{Counting, Messages, Tally};
+use super::services::{self, Services};
 use super::{Api, http as http_door};
 use crate::auth::PeerCommonName;
 use crate::error::EtcdError;
-use crate::proto::etcdserverpb::auth_server::AuthServer;
-use crate::proto::etcdserverpb::cluster_server::ClusterServer;
-use crate::proto::etcdserverpb::kv_server::KvServer;
-use crate::proto::etcdserverpb::lease_server::LeaseServer;
-use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
-use crate::proto::etcdserverpb::watch_server::WatchServer;
-use crate::proto::health::health_server::HealthServer;
-use crate::proto::v3electionpb::election_server::ElectionServer;
-use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Handled, Method};
 use crate::telemetry::requests::ClientRequest;
-
-/// Kind, service and methods of everything that is served.
-const METHODS: &[(&str, &str, &[&str])] = &[
-    ("unary", "etcdserverpb.KV", &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
-    ("server_stream", "etcdserverpb.KV", &["RangeStream"]),
-    ("bidi_stream", "etcdserverpb.Watch", &["Watch"]),
-    ("unary", "etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"]),
-    ("bidi_stream", "etcdserverpb.Lease", &["LeaseKeepAlive"]),
-    ("unary", "etcdserverpb.Cluster", &["MemberAdd", "MemberRemove", "MemberUpdate", "MemberList", "MemberPromote"]),
-    (
-        "unary",
-        "etcdserverpb.Maintenance",
-        &["Alarm", "Status", "Defragment", "Hash", "HashKV", "MoveLeader", "Downgrade"],
-    ),
-    ("server_stream", "etcdserverpb.Maintenance", &["Snapshot"]),
-    ("unary", "v3lockpb.Lock", &["Lock", "Unlock"]),
-    ("unary", "v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Resign"]),
-    ("server_stream", "v3electionpb.Election", &["Observe"]),
-    (
-        "unary",
-        "etcdserverpb.Auth",
-        &[
-            "AuthEnable",
-            "AuthDisable",
-            "AuthStatus",
-            "Authenticate",
-            "UserAdd",
-            "UserGet",
-            "UserList",
-            "UserDelete",
-            "UserChangePassword",
-            "UserGrantRole",
-            "UserRevokeRole",
-            "RoleAdd",
-            "RoleGet",
-            "RoleList",
-            "RoleDelete",
-            "RoleGrantPermission",
-            "RoleRevokePermission",
-        ],
-    ),
-    ("unary", "grpc.health.v1.Health", &["Check"]),
-    ("server_stream", "grpc.health.v1.Health", &["Watch"]),
-];
 
 /// What a learner may serve; of ranges only the serializable ones, which their door sees to.
 const FOR_LEARNERS: &[&str] = &[
@@ -95,9 +40,6 @@ const FOR_LEARNERS: &[&str] = &[
     "/grpc.health.v1.Health/Watch",
 ];
 
-/// Larger answers are refused, as they are by etcd.
-const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
-
 /// Whether these are the headers of a call of gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
@@ -106,51 +48,31 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 /// Everything behind one port. Clones are cheap; each connection has one.
 #[derive(Clone)]
 pub struct Gate {
-    api: Arc<Api>,
-    grpc: Router,
-    http: Router,
-    gateway: Option<Arc<Gateway>>,
+    doors: Arc<Doors>,
     traffic: Traffic,
     secure: bool,
-    methods: Arc<HashMap<String, Arc<Counted>>>,
+}
+
+/// What all gates share.
+struct Doors {
+    api: Arc<Api>,
+    services: Services,
+    http: axum::Router,
+    gateway: Option<Arc<Gateway>>,
+    methods: HashMap<String, Arc<Counted>>,
 }
 
 impl Gate {
     /// The gate to all services of `api`.
     pub fn new(api: Arc<Api>) -> Self {
-        let bytes = api.limits.max_message_bytes();
-        macro_rules! limited {
-            ($service:expr) => {
-                $service.max_decoding_message_size(bytes).max_encoding_message_size(MAX_ANSWER_BYTES)
-            };
-        }
-        let kv = limited!(KvServer::from_arc(api.clone()));
-        let lease = limited!(LeaseServer::new(api.clone()));
-        let cluster = limited!(ClusterServer::from_arc(api.clone()));
-        let auth = limited!(AuthServer::from_arc(api.clone()));
-        let maintenance = limited!(MaintenanceServer::from_arc(api.clone()));
-        let watch = limited!(WatchServer::new(api.clone()));
-        let lock = limited!(LockServer::new(api.clone()));
-        let election = limited!(ElectionServer::new(api.clone()));
-        let health = HealthServer::from_arc(api.clone());
-        let routes = Routes::new(kv)
-            .add_service(watch)
-            .add_service(lease)
-            .add_service(cluster)
-            .add_service(maintenance)
-            .add_service(lock)
-            .add_service(election)
-            .add_service(auth)
-            .add_service(health);
-        Gate {
-            grpc: routes.prepare().into_axum_router(),
+        let doors = Doors {
+            services: Services::new(&api),
             http: http_door::router(api.clone()),
-            gateway: api.limits.json_gateway.then(|| Arc::new(Gateway::new(bytes))),
-            traffic: Traffic::All,
-            secure: false,
-            methods: Arc::new(Counted::table(&api.metrics)),
+            gateway: api.limits.json_gateway.then(|| Arc::new(Gateway::new(api.limits.max_message_bytes()))),
+            methods: Counted::table(&api.metrics),
             api,
-        }
+        };
+        Gate { doors: Arc::new(doors), traffic: Traffic::All, secure: false }
     }
 
     /// The same for a listener that serves only this, perhaps under TLS.
@@ -161,80 +83,81 @@ impl Gate {
     /// Answers one request.
     pub async fn serve<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send> + Send + Unpin + 'static,
     {
         match (is_grpc(request.headers()), self.traffic) {
             (true, Traffic::All | Traffic::Grpc) => Ok(self.call(request).await),
             (false, Traffic::Grpc) => Ok(not_grpc(request.headers().get(CONTENT_TYPE))),
-            _ => self.http(request).await,
+            _ => Box::pin(self.http(request)).await,
         }
     }
 
     async fn http<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send> + Send + Unpin + 'static,
     {
-        let api = self.api.clone();
+        let Doors { api, http, gateway, .. } = &*self.doors;
         if let Some(answer) = api.limits.access.answer(&request, self.secure) {
             return Ok(answer);
         }
         let asked = request.headers().clone();
         let path = request.uri().path();
         let named = request.extensions().get::<PeerCommonName>().is_some_and(|name| !name.0.is_empty());
-        let gateway = self.gateway.clone().filter(|_| path.starts_with("/v3/") || path.starts_with("/v3beta/"));
+        let gateway = gateway.clone().filter(|_| path.starts_with("/v3/") || path.starts_with("/v3beta/"));
         let mut response = match gateway {
             Some(_) if named && api.identity.common_names && api.node.store().auth_enabled() => {
                 let text =
                     "CommonName of client sending a request against gateway will be ignored and not used as expected";
                 return Ok(plain_error(StatusCode::BAD_REQUEST, text));
             }
-            Some(gateway) => gateway.answer(self, request).await,
-            None => http_door::answer(self.http, request).await?,
+            Some(gateway) => gateway.answer(self.clone(), request).await,
+            None => http_door::answer(http.clone(), request).await?,
         };
         api.limits.access.allow(&asked, response.headers_mut());
         Ok(response)
     }
 
     /// Answers one gRPC call.
-    pub(super) async fn call<B>(mut self, request: Request<B>) -> Response<Body>
+    pub(super) async fn call<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send> + Send + Unpin + 'static,
     {
-        let Some(counted) = self.methods.get(request.uri().path()).cloned() else {
-            let Ok(response) = self.grpc.call(request).await;
-            return response;
+        let Doors { api, services, methods, .. } = &*self.doors;
+        let Some(counted) = methods.get(request.uri().path()).cloned() else {
+            return services::unknown(request.uri().path()).into_http();
         };
         let needs_leader = request.headers().get("hasleader").is_some_and(|value| value == "true");
         let time_left = time_left(request.headers());
-        self.api.count_client(&counted, request.headers());
-        let received = counted.received.clone();
-        let mut call = Call::begin(counted, &self.api);
-        if let Err(error) = self.admit(request.uri().path(), needs_leader) {
+        api.count_client(&counted, request.headers());
+        let (service, received) = (counted.service, counted.received.clone());
+        let mut call = Call::begin(counted, api);
+        if let Err(error) = admit(api, request.uri().path(), needs_leader) {
             return call.refuse(Status::from(error));
         }
         let request = request.map(|body| Counting::new(body, received));
         // The client has given up by then, but what was not answered in time is counted as that.
         let response = tokio::select! {
-            Ok(response) = self.grpc.call(request) => response,
+            response = services.call(service, request) => response,
             () = over(call.begun, time_left) => return call.refuse(late()),
         };
-        let cut = call.counted.is_stream().then(|| self.api.clone().cut(needs_leader, call.begun, time_left));
+        let cut = call.counted.is_stream().then(|| api.clone().cut(needs_leader, call.begun, time_left));
         call.answer(response, cut)
     }
+}
 
-    fn admit(&self, path: &str, needs_leader: bool) -> Result<(), EtcdError> {
-        if !needs_leader && self.api.is_voter() {
-            return Ok(());
-        }
-        let status = self.api.node.status();
-        if needs_leader && status.leader.is_none() {
-            return Err(EtcdError::NoLeader);
-        }
-        if status.is_learner() && !FOR_LEARNERS.contains(&path) {
-            return Err(EtcdError::NotSupportedForLearner);
-        }
-        Ok(())
+/// Whether a method may be called here and now.
+fn admit(api: &Api, path: &str, needs_leader: bool) -> Result<(), EtcdError> {
+    if !needs_leader && api.is_voter() {
+        return Ok(());
     }
+    let status = api.node.status();
+    if needs_leader && status.leader.is_none() {
+        return Err(EtcdError::NoLeader);
+    }
+    if status.is_learner() && !FOR_LEARNERS.contains(&path) {
+        return Err(EtcdError::NotSupportedForLearner);
+    }
+    Ok(())
 }
 
 /// The answer to HTTP where there is none, as gRPC servers give it.
@@ -328,6 +251,7 @@ impl Api {
 
 /// A method's metrics, looked up once.
 struct Counted {
+    service: services::Service,
     method: Method,
     path: String,
     started: Counter,
@@ -340,12 +264,13 @@ struct Counted {
 impl Counted {
     fn table(metrics: &Metrics) -> HashMap<String, Arc<Self>> {
         let mut table = HashMap::new();
-        for (kind, service, methods) in METHODS {
+        for (kind, service, methods) in services::METHODS {
             for name in *methods {
                 let method =
-                    Method { grpc_type: kind, grpc_service: service.to_string(), grpc_method: name.to_string() };
-                let path = format!("/{service}/{name}");
+                    Method { grpc_type: kind, grpc_service: service.name().to_owned(), grpc_method: name.to_string() };
+                let path = format!("/{}/{name}", service.name());
                 let counted = Counted {
+                    service: *service,
                     started: metrics.grpc_started.get_or_create_owned(&method),
                     received: Tally {
                         messages: metrics.requests.messages_received.get_or_create_owned(&method),
@@ -401,20 +326,15 @@ impl Call {
 
     fn answer(
         mut self,
-        mut response: Response<Body>,
+        response: Response<tonic::body::Body>,
         cut: Option<impl Future<Output = Status> + Send + 'static>,
     ) -> Response<Body> {
         if let Some(status) = Status::from_header_map(response.headers()) {
             return self.refuse(in_gos_words(status));
         }
-        let inner = std::mem::take(response.body_mut());
-        *response.body_mut() = Body::new(CallBody {
-            inner,
-            messages: Messages::new(self.counted.sent.clone()),
-            call: self,
-            cut: cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = Status> + Send>>),
-        });
-        response
+        let cut = cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = Status> + Send>>);
+        let messages = Messages::new(self.counted.sent.clone());
+        response.map(|inner| Body::new(CallBody { inner, messages, call: self, cut }))
     }
 
     fn finish(&mut self, code: Code) {
@@ -449,7 +369,7 @@ impl Drop for Call {
 
 /// An answer on its way out; sees its status pass, and ends it early when it must.
 struct CallBody {
-    inner: Body,
+    inner: tonic::body::Body,
     messages: Messages,
     call: Call,
     cut: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
@@ -457,7 +377,7 @@ struct CallBody {
 
 impl CallBody {
     /// Ends the answer with this status.
-    fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.call.finish(status.code());
         let mut trailers = HeaderMap::new();
         let added = status.add_header(&mut trailers);
@@ -467,12 +387,9 @@ impl CallBody {
 
 impl hyper::body::Body for CallBody {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.call.finished {
             return Poll::Ready(None);
         }

@@ -1,7 +1,9 @@
 //! Listening sockets and the connections on them, in plaintext or under TLS.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,12 +13,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::late_flush::LateFlush;
+use super::late_flush::{LateFlush, Turns};
 use super::unread::{self, Lent};
+use super::workers::Workers;
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
 use crate::socket::UnixSocket;
@@ -87,15 +90,31 @@ impl Listener {
         self.traffic
     }
 
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Remote)> {
+    async fn accept(&self) -> io::Result<(Accepted, Remote)> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Box::new(stream), Remote::tcp(address)))
+                Ok((Accepted::Tcp(stream.into_std()?), Remote::tcp(address)))
             }
-            Socket::Unix(socket) => Ok((Box::new(socket.accept().await?), Remote::Unix)),
+            Socket::Unix(socket) => Ok((Accepted::Unix(socket.accept().await?.into_std()?), Remote::Unix)),
         }
+    }
+}
+
+/// A connection that no runtime knows of yet.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// Belongs to the runtime that calls this.
+    fn into_stream(self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Accepted::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
+            Accepted::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+        })
     }
 }
 
@@ -103,17 +122,24 @@ impl Listener {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// HTTP settings of a member's connections.
+/// A member's connections, and the threads that serve them.
 #[derive(Clone)]
 pub struct Connections {
-    http: auto::Builder<TokioExecutor>,
+    settings: Settings,
+    workers: Arc<Workers>,
     tracker: TaskTracker,
+}
+
+/// What each connection needs. It does not keep the thread alive that it is served by.
+#[derive(Clone)]
+struct Settings {
+    http: auto::Builder<TokioExecutor>,
     stop: CancellationToken,
 }
 
 impl Connections {
     /// Connections as configured; they finish what they are at and close when `stop` is cancelled.
-    pub fn new(config: &Config, stop: CancellationToken) -> Self {
+    pub fn new(config: &Config, stop: CancellationToken) -> io::Result<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new());
         let interval = config.keepalive.interval;
@@ -124,17 +150,8 @@ impl Connections {
             .max_concurrent_streams(config.max_concurrent_streams)
             .keep_alive_interval((!interval.is_zero()).then_some(interval))
             .keep_alive_timeout(config.keepalive.timeout);
-        Connections { http, tracker: TaskTracker::new(), stop }
-    }
-
-    /// What a listener speaks: over plaintext nothing tells HTTP/2 from gRPC, so there each has its version.
-    fn speaking(mut self, listener: &Listener) -> Self {
-        self.http = match (listener.traffic, listener.url.tls) {
-            (Traffic::Grpc, _) => self.http.http2_only(),
-            (Traffic::Http, false) => self.http.http1_only(),
-            _ => self.http,
-        };
-        self
+        let workers = Arc::new(Workers::start()?);
+        Ok(Connections { settings: Settings { http, stop }, workers, tracker: TaskTracker::new() })
     }
 
     /// Accepts until stopped. Each connection gets a clone of `answer`.
@@ -143,21 +160,23 @@ impl Connections {
         A: Fn(Request<Lent<Incoming>>) -> F + Clone + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
-        let connections = self.speaking(&listener);
+        let settings = self.settings.speaking(&listener);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = connections.stop.cancelled() => return,
+                () = settings.stop.cancelled() => return,
             };
             match accepted {
                 Ok((stream, remote)) => {
-                    let (this, tls, answer) = (connections.clone(), listener.tls.clone(), answer.clone());
-                    connections.tracker.spawn(async move {
-                        match tls {
-                            None => this.connection(stream, None, answer).await,
-                            Some(tls) => this.secure(stream, remote, tls, answer).await,
+                    let (settings, tls, answer) = (settings.clone(), listener.tls.clone(), answer.clone());
+                    let connection = async move {
+                        match (stream.into_stream(), tls) {
+                            (Ok(stream), None) => settings.connection(stream, None, answer).await,
+                            (Ok(stream), Some(tls)) => settings.secure(stream, remote, tls, answer).await,
+                            (Err(error), _) => tracing::warn!(%error, "a connection could not be taken over"),
                         }
-                    });
+                    };
+                    self.tracker.spawn_on(connection, self.workers.next());
                 }
                 Err(error) => {
                     tracing::warn!(%error, url = %listener.url, "a connection could not be accepted");
@@ -165,6 +184,24 @@ impl Connections {
                 }
             }
         }
+    }
+
+    /// Waits until every connection has closed; call it after `stop` was cancelled.
+    pub async fn closed(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+impl Settings {
+    /// What a listener speaks: over plaintext nothing tells HTTP/2 from gRPC, so there each has its version.
+    fn speaking(mut self, listener: &Listener) -> Self {
+        self.http = match (listener.traffic, listener.url.tls) {
+            (Traffic::Grpc, _) => self.http.http2_only(),
+            (Traffic::Http, false) => self.http.http1_only(),
+            _ => self.http,
+        };
+        self
     }
 
     async fn secure<A, F>(self, stream: Box<dyn Stream>, remote: Remote, tls: Handshakes, answer: A)
@@ -193,30 +230,28 @@ impl Connections {
             }
             let (request, unread) = unread::lend(request);
             let answered = answer(request);
-            async {
+            // On the heap: on its way to a task of its own it is moved several times.
+            Box::pin(async {
                 let answered = answered.await;
-                unread.drain().await;
+                if let Some(unread) = unread {
+                    Box::pin(unread.drain()).await;
+                }
                 answered
-            }
+            })
         };
-        let stream = TokioIo::new(LateFlush::new(stream));
+        let turns = Turns::default();
+        let stream = TokioIo::new(LateFlush::new(stream, turns.clone()));
         let connection = self.http.serve_connection_with_upgrades(stream, service_fn(answer));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
-            ended = &mut connection => ended,
+            ended = poll_fn(|context| turns.turn(|| connection.as_mut().poll(context))) => ended,
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                poll_fn(|context| turns.turn(|| connection.as_mut().poll(context))).await
             }
         };
         if let Err(error) = ended {
             tracing::debug!(error, "a connection broke");
         }
-    }
-
-    /// Waits until every connection has closed; call it after `stop` was cancelled.
-    pub async fn closed(&self) {
-        self.tracker.close();
-        self.tracker.wait().await;
     }
 }

@@ -60,23 +60,23 @@ impl Messages {
 
 /// A request's body whose messages are counted.
 pub struct Counting<B> {
-    inner: Pin<Box<B>>,
+    inner: B,
     messages: Messages,
 }
 
 impl<B> Counting<B> {
     /// Counts what `body` brings.
     pub fn new(body: B, tally: Tally) -> Self {
-        Counting { inner: Box::pin(body), messages: Messages::new(tally) }
+        Counting { inner: body, messages: Messages::new(tally) }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Counting<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for Counting<B> {
     type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = self.inner.as_mut().poll_frame(context);
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {

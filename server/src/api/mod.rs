@@ -21,10 +21,12 @@ mod maintenance;
 mod messages;
 mod quota;
 mod range_stream;
+mod services;
 mod snapshot;
 mod unread;
 mod validate;
 mod watch;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

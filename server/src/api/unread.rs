@@ -31,11 +31,10 @@ pub struct Unread<B>(oneshot::Receiver<B>);
 
 /// Lends a request's body to a door. A client that waits to be asked for the body (`Expect`) is better not asked, and
 /// calls of gRPC may have no end before their answer: there nothing is read.
-pub fn lend<B: Body + Unpin>(request: Request<B>) -> (Request<Lent<B>>, Unread<B>) {
-    let (back, returned) = oneshot::channel();
+pub fn lend<B: Body + Unpin>(request: Request<B>) -> (Request<Lent<B>>, Option<Unread<B>>) {
     let is_sent = !request.headers().contains_key(EXPECT) && !is_grpc(request.headers());
-    let back = is_sent.then_some(back);
-    (request.map(|inner| Lent { inner: Some(inner), back }), Unread(returned))
+    let (back, returned) = is_sent.then(oneshot::channel).unzip();
+    (request.map(|inner| Lent { inner: Some(inner), back }), returned.map(Unread))
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Unread<B> {
