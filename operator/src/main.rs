@@ -13,6 +13,7 @@ mod memory;
 mod metrics;
 mod names;
 mod observe;
+mod pass;
 mod pki;
 mod plan;
 mod schedule;

@@ -21,22 +21,11 @@ use crate::build::{BACKUP_CONTAINER, backup_job};
 use crate::crd::{BackupPhase, EtcdBackup, EtcdBackupStatus, EtcdCluster};
 use crate::metrics::Metrics;
 use crate::names::{BACKUP_FINALIZER, BACKUP_LABEL};
+use crate::pass::{Error, RETRY, failed};
 use crate::watches::scoped;
 
 /// A pass while something is waited for that no watch tells of.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// A pass after one that failed.
-const RETRY: Duration = Duration::from_secs(3);
-
-/// The API server refused, or did not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}: {1}")]
-pub struct Error(&'static str, Box<kube::Error>);
-
-fn failed(what: &'static str) -> impl FnOnce(kube::Error) -> Error {
-    move |error| Error(what, Box::new(error))
-}
-
 struct Context {
     client: Client,
     recorder: Recorder,
@@ -60,15 +49,7 @@ pub async fn run(
 }
 
 async fn reconcile(cached: Arc<EtcdBackup>, context: Arc<Context>) -> Result<Requeue, Error> {
-    let result = pass(&cached, &context).await;
-    if let Err(error) = &result {
-        let conflict = matches!(&*error.1, kube::Error::Api(it) if it.code == 409);
-        if !conflict {
-            tracing::warn!(%error, backup = cached.name_any(), "the pass over a backup failed");
-            context.metrics.failure("backup");
-        }
-    }
-    result
+    pass(&cached, &context).await.inspect_err(|error| error.tell("backup", &*cached, &context.metrics))
 }
 
 async fn pass(cached: &EtcdBackup, context: &Context) -> Result<Requeue, Error> {

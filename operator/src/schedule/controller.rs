@@ -16,19 +16,8 @@ use super::plan::{Plan, plan};
 use crate::crd::{EtcdBackup, EtcdBackupSchedule};
 use crate::metrics::Metrics;
 use crate::names::SCHEDULE_LABEL;
+use crate::pass::{Error, RETRY, failed};
 use crate::watches::scoped;
-
-/// A pass after one that failed.
-const RETRY: Duration = Duration::from_secs(3);
-
-/// The API server refused, or did not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}: {1}")]
-pub struct Error(&'static str, Box<kube::Error>);
-
-fn failed(what: &'static str) -> impl FnOnce(kube::Error) -> Error {
-    move |error| Error(what, Box::new(error))
-}
 
 struct Context {
     client: Client,
@@ -54,15 +43,7 @@ pub async fn run(
 }
 
 async fn reconcile(cached: Arc<EtcdBackupSchedule>, context: Arc<Context>) -> Result<Requeue, Error> {
-    let result = pass(&cached, &context).await;
-    if let Err(error) = &result {
-        let conflict = matches!(&*error.1, kube::Error::Api(it) if it.code == 409);
-        if !conflict {
-            tracing::warn!(%error, schedule = cached.name_any(), "the pass over a backup schedule failed");
-            context.metrics.failure("schedule");
-        }
-    }
-    result
+    pass(&cached, &context).await.inspect_err(|error| error.tell("schedule", &*cached, &context.metrics))
 }
 
 async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue, Error> {
