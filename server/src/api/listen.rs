@@ -23,7 +23,7 @@ use super::workers::Workers;
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
 use crate::socket::UnixSocket;
-use crate::tls::{Handshakes, Remote};
+use crate::tls::{Handshakes, Remote, speaks_tls};
 
 /// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -49,6 +49,8 @@ pub struct Listener {
     url: ListenUrl,
     traffic: Traffic,
     tls: Option<Handshakes>,
+    /// Plaintext is served as well, to whoever begins with it.
+    also_plain: bool,
 }
 
 enum Socket {
@@ -57,11 +59,13 @@ enum Socket {
 }
 
 impl Listener {
-    /// Binds; a Unix socket's file that nobody listens on any more is replaced. A URL that asks for TLS needs `tls`.
+    /// Binds; a Unix socket's file that nobody listens on any more is replaced. A URL that asks for TLS needs `tls`, and with
+    /// `also_plain` serves plaintext, too.
     pub async fn bind(
         url: &ListenUrl,
         traffic: Traffic,
         tls: Option<Handshakes>,
+        also_plain: bool,
         reuse_port: bool,
     ) -> io::Result<Self> {
         let tls = tls.filter(|_| url.tls);
@@ -77,12 +81,17 @@ impl Listener {
             }
             ListenAddress::Unix(path) => Socket::Unix(UnixSocket::listen(path)?),
         };
-        Ok(Listener { socket, url, traffic, tls })
+        Ok(Listener { socket, url, traffic, tls, also_plain })
     }
 
     /// Where it is bound, with the port that was given for port 0.
     pub fn url(&self) -> &ListenUrl {
         &self.url
+    }
+
+    /// Whether all that it serves is under TLS.
+    pub fn is_secure(&self) -> bool {
+        self.url.tls && !self.also_plain
     }
 
     /// What it serves.
@@ -109,11 +118,15 @@ enum Accepted {
 }
 
 impl Accepted {
-    /// Belongs to the runtime that calls this.
-    fn into_stream(self) -> io::Result<Box<dyn Stream>> {
+    /// Belongs to the runtime that calls this. With `tells` also whether TLS is spoken on it.
+    async fn into_stream(self, tells: bool) -> io::Result<(Box<dyn Stream>, bool)> {
         Ok(match self {
-            Accepted::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
-            Accepted::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+            Accepted::Tcp(stream) => {
+                let stream = TcpStream::from_std(stream)?;
+                let is_tls = !tells || speaks_tls(&stream).await?;
+                (Box::new(stream), is_tls)
+            }
+            Accepted::Unix(stream) => (Box::new(UnixStream::from_std(stream)?), true),
         })
     }
 }
@@ -169,10 +182,16 @@ impl Connections {
             match accepted {
                 Ok((stream, remote)) => {
                     let (settings, tls, answer) = (settings.clone(), listener.tls.clone(), answer.clone());
+                    let also_plain = listener.also_plain;
                     let connection = async move {
-                        match (stream.into_stream(), tls) {
-                            (Ok(stream), None) => settings.connection(stream, None, answer).await,
-                            (Ok(stream), Some(tls)) => settings.secure(stream, remote, tls, answer).await,
+                        let stream = tokio::select! {
+                            stream = stream.into_stream(also_plain) => stream,
+                            () = settings.stop.cancelled() => return,
+                        };
+                        match (stream, tls) {
+                            (Ok((stream, true)), Some(tls)) => settings.secure(stream, remote, tls, answer).await,
+                            (Ok((stream, _)), _) => settings.connection(stream, None, answer).await,
+                            (Err(error), _) if also_plain => tracing::debug!(%error, "a connection said nothing"),
                             (Err(error), _) => tracing::warn!(%error, "a connection could not be taken over"),
                         }
                     };

@@ -60,6 +60,13 @@ impl ListenUrl {
     }
 }
 
+impl ListenUrl {
+    /// Whether it names a TCP port, and leaves none to the system.
+    pub fn is_fixed_tcp(&self) -> bool {
+        matches!(self.address, ListenAddress::Tcp(_, port) if port != 0)
+    }
+}
+
 impl FromStr for ListenUrl {
     type Err = UrlError;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,6 +22,17 @@ use super::{LOCK, ServerTls, reason, verify};
 const LIMIT: Duration = Duration::from_secs(10);
 /// Handshakes of one listener at a time. The oldest makes room for a new one: silent connections cannot keep others out.
 pub(super) const MOST_PENDING: usize = 512;
+
+/// How a connection begins under TLS: with a record that holds a part of a handshake (RFC 8446, section 5.1). Neither HTTP/1 nor
+/// HTTP/2 begins with it.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// Whether who connects speaks TLS, where plaintext is allowed, too. Nothing is taken from the stream.
+pub async fn speaks_tls(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(LIMIT, stream.peek(&mut first)).await;
+    Ok(peeked.map_err(|_| std::io::ErrorKind::TimedOut)?? == 1 && first[0] == HANDSHAKE_RECORD)
+}
 
 /// Who connects to a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

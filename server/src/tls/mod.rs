@@ -24,7 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
-pub use self::accept::{Accepted, Endpoint, Handshakes, Remote};
+pub use self::accept::{Accepted, Endpoint, Handshakes, Remote, speaks_tls};
 use self::files::Reloaded;
 use self::material::{Revoked, Roots};
 pub use self::prepare::prepare;
