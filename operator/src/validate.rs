@@ -1,7 +1,7 @@
 //! Checks a stored resource by the rules of the definition once more: it may be older than a rule, and CEL rules cannot name the
 //! very entry that is wrong.
 
-use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS, seconds};
+use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS, bytes, seconds};
 
 /// Everything that is wrong with a resource, each with the field's name; empty when nothing is.
 pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
@@ -19,7 +19,7 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
     if spec.image.is_some() && spec.version.is_some() {
         problems.push("spec.version: spec.image already names a version".into());
     }
-    if !is_size(&spec.storage.size) {
+    if bytes(&spec.storage.size).is_none_or(|bytes| bytes == 0.0) {
         let size = &spec.storage.size;
         problems.push(format!("spec.storage.size: {size:?} is not a size such as 8Gi"));
     }
@@ -27,6 +27,10 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         if seconds(time).is_none() {
             problems.push(format!("spec.repair.{field}: {time:?} is not a time such as 10m"));
         }
+    }
+    if seconds(&spec.rollout.progress_deadline).is_none() {
+        let time = &spec.rollout.progress_deadline;
+        problems.push(format!("spec.rollout.progressDeadline: {time:?} is not a time such as 10m"));
     }
     problems.extend(tls(cluster));
     for flag in spec.options.keys() {
@@ -42,11 +46,6 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
 
 fn tls(cluster: &EtcdCluster) -> Vec<String> {
     let mut problems = Vec::new();
-    let recorded = cluster.status.as_ref().filter(|status| status.cluster_id.is_some());
-    if recorded.is_some_and(|status| status.tls.is_some() != cluster.spec.tls.is_some()) {
-        let text = "spec.tls: turning TLS on or off on a cluster that exists is not supported yet";
-        problems.push(text.into());
-    }
     let Some(tls) = &cluster.spec.tls else {
         return problems;
     };
@@ -71,13 +70,6 @@ fn is_dns_label(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('-')
         && name.as_bytes().iter().all(inner)
-}
-
-fn is_size(size: &str) -> bool {
-    let digits = size.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
-    let unit = &size[digits.len()..];
-    let known = ["", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    digits.parse::<f64>().is_ok_and(|number| number > 0.0) && known.contains(&unit)
 }
 
 fn is_flag(flag: &str) -> bool {
