@@ -86,6 +86,7 @@ impl Store {
                 self.delete(&gone, changes);
                 Response::LeaseRevoke
             }
+            Request::LeaseKeepAlive { .. } => Response::LeaseKeepAlive,
             Request::Compact { .. } => Response::Compact,
         }
     }

@@ -101,9 +101,10 @@ fn operation(request: &Request) -> pb::RequestOp {
             request_op::Request::RequestRange(range(span, *revision, *serializable, *limit))
         }
         Request::Txn { compares, then, otherwise } => request_op::Request::RequestTxn(txn(compares, then, otherwise)),
-        Request::LeaseGrant { .. } | Request::LeaseRevoke { .. } | Request::Compact { .. } => {
-            unreachable!("no part of a txn")
-        }
+        Request::LeaseGrant { .. }
+        | Request::LeaseRevoke { .. }
+        | Request::LeaseKeepAlive { .. }
+        | Request::Compact { .. } => unreachable!("no part of a txn"),
     };
     pb::RequestOp { request: Some(request) }
 }

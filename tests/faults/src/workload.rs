@@ -42,7 +42,11 @@ impl Workload {
                 let lease = i64::from(self.client + 1) * 1_000_000 + self.asked_leases;
                 Request::LeaseGrant { lease, ttl_seconds: TTL_SECONDS }
             }
-            92..98 => match self.leases.choose(rng) {
+            92..94 => match self.leases.choose(rng) {
+                Some(lease) => Request::LeaseKeepAlive { lease: *lease },
+                None => self.put(rng),
+            },
+            94..98 => match self.leases.choose(rng) {
                 Some(lease) => Request::LeaseRevoke { lease: *lease },
                 None => self.put(rng),
             },

@@ -71,6 +71,8 @@ found! {
     member_back: MemberBack,
     lease_keeps_keys: LeaseKeepsKeys,
     lease_forgotten: LeaseForgotten,
+    lease_ended: LeaseEnded,
+    lease_revived: LeaseRevived,
     compacted_read: CompactedRead,
     hash_differs: HashDiffers,
     watch_skips: WatchSkips,

@@ -44,7 +44,9 @@ impl<'a> Evidence<'a> {
             if trust == Trust::Linearizable && operation.request.is_serializable() {
                 continue;
             }
-            let Outcome::Ok { revision, response } = &operation.outcome else { continue };
+            let (Outcome::Ok { revision, response }, Some(_)) = (&operation.outcome, operation.revision()) else {
+                continue;
+            };
             known.push((operation.returned, *revision));
             let (place, at) = match &operation.request {
                 _ if response.wrote() => (&mut evidence.writers, *revision),

@@ -6,7 +6,9 @@ use tonic::transport::Channel;
 use crate::history::{Request, Response};
 use crate::wire::proto::etcdserverpb::kv_client::KvClient;
 use crate::wire::proto::etcdserverpb::lease_client::LeaseClient;
-use crate::wire::proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest, ResponseHeader};
+use crate::wire::proto::etcdserverpb::{
+    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, ResponseHeader,
+};
 use crate::wire::{delete, put, range, txn};
 
 /// The revision that the answer's header tells, and the answer.
@@ -37,6 +39,15 @@ pub async fn call(channel: Channel, request: &Request) -> Result<(i64, Response)
         Request::LeaseRevoke { lease } => {
             let answer = leases.lease_revoke(LeaseRevokeRequest { id: *lease }).await?.into_inner();
             (revision(answer.header.as_ref())?, Response::LeaseRevoke)
+        }
+        Request::LeaseKeepAlive { lease } => {
+            let one = tokio_stream::once(LeaseKeepAliveRequest { id: *lease });
+            let answer = leases.lease_keep_alive(one).await?.into_inner().message().await?;
+            let answer = answer.ok_or_else(|| Status::internal("a stream without an answer"))?;
+            if answer.ttl <= 0 {
+                return Err(Status::not_found("etcdserver: requested lease not found"));
+            }
+            (revision(answer.header.as_ref())?, Response::LeaseKeepAlive)
         }
         Request::Compact { revision: at } => {
             let answer = kv.compact(CompactionRequest { revision: *at, physical: false }).await?.into_inner();

@@ -82,6 +82,7 @@ impl Display for Request {
             }
             Request::LeaseGrant { lease, ttl_seconds } => write!(f, "grant lease {lease} for {ttl_seconds} s"),
             Request::LeaseRevoke { lease } => write!(f, "revoke lease {lease}"),
+            Request::LeaseKeepAlive { lease } => write!(f, "keep lease {lease} alive"),
             Request::Compact { revision } => write!(f, "compact {revision}"),
         }
     }
@@ -90,9 +91,10 @@ impl Display for Request {
 impl Display for Response {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Response::Put { prev: None } | Response::LeaseGrant | Response::LeaseRevoke | Response::Compact => {
+            Response::LeaseGrant | Response::LeaseRevoke | Response::LeaseKeepAlive | Response::Compact => {
                 f.write_str("done")
             }
+            Response::Put { prev: None } => f.write_str("done"),
             Response::Put { prev: Some(prev) } => write!(f, "was {prev}"),
             Response::Delete { deleted, prev } => {
                 write!(f, "{deleted} deleted")?;

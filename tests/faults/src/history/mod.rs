@@ -41,9 +41,10 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// The store's revision that the answer told.
+    /// The store's revision that the answer told. What a member tells beside a lease is its own, whoever has renewed it.
     pub fn revision(&self) -> Option<i64> {
         match &self.outcome {
+            Outcome::Ok { response: Response::LeaseKeepAlive, .. } => None,
             Outcome::Ok { revision, .. } => Some(*revision),
             _ => None,
         }

@@ -67,6 +67,9 @@ pub enum Request {
     LeaseRevoke {
         lease: i64,
     },
+    LeaseKeepAlive {
+        lease: i64,
+    },
     Compact {
         revision: i64,
     },
@@ -83,7 +86,10 @@ impl Request {
         match self {
             Request::Put { .. } | Request::Delete { .. } | Request::LeaseRevoke { .. } => true,
             Request::Txn { then, otherwise, .. } => then.iter().chain(otherwise).any(Request::may_write),
-            Request::Range { .. } | Request::LeaseGrant { .. } | Request::Compact { .. } => false,
+            Request::Range { .. }
+            | Request::LeaseGrant { .. }
+            | Request::LeaseKeepAlive { .. }
+            | Request::Compact { .. } => false,
         }
     }
 

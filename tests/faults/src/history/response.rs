@@ -14,12 +14,26 @@ pub struct KeyValue {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {
-    Put { prev: Option<KeyValue> },
-    Delete { deleted: i64, prev: Vec<KeyValue> },
-    Range { kvs: Vec<KeyValue>, count: i64, more: bool },
-    Txn { succeeded: bool, responses: Vec<Response> },
+    Put {
+        prev: Option<KeyValue>,
+    },
+    Delete {
+        deleted: i64,
+        prev: Vec<KeyValue>,
+    },
+    Range {
+        kvs: Vec<KeyValue>,
+        count: i64,
+        more: bool,
+    },
+    Txn {
+        succeeded: bool,
+        responses: Vec<Response>,
+    },
     LeaseGrant,
     LeaseRevoke,
+    /// It lives on.
+    LeaseKeepAlive,
     Compact,
 }
 
@@ -30,7 +44,11 @@ impl Response {
             Response::Put { .. } => true,
             Response::Delete { deleted, .. } => *deleted > 0,
             Response::Txn { responses, .. } => responses.iter().any(Response::wrote),
-            Response::Range { .. } | Response::LeaseGrant | Response::LeaseRevoke | Response::Compact => false,
+            Response::Range { .. }
+            | Response::LeaseGrant
+            | Response::LeaseRevoke
+            | Response::LeaseKeepAlive
+            | Response::Compact => false,
         }
     }
 
@@ -41,7 +59,7 @@ impl Response {
             Response::Delete { prev, .. } => prev.iter().collect(),
             Response::Range { kvs, .. } => kvs.iter().collect(),
             Response::Txn { responses, .. } => responses.iter().flat_map(Response::key_values).collect(),
-            Response::LeaseGrant | Response::LeaseRevoke | Response::Compact => Vec::new(),
+            Response::LeaseGrant | Response::LeaseRevoke | Response::LeaseKeepAlive | Response::Compact => Vec::new(),
         }
     }
 }

@@ -27,6 +27,10 @@ pub enum Bug {
     /// The end of a lease that left its keys.
     LeaseKeepsKeys,
     LeaseForgotten,
+    /// A lease that lives, kept alive too late.
+    LeaseEnded,
+    /// A lease that had ended, kept alive.
+    LeaseRevived,
     CompactedRead,
     HashDiffers,
     WatchSkips,
@@ -54,7 +58,7 @@ impl Bug {
             Bug::MixedRead => &[P::Serializable],
             Bug::MemberBack => &[P::Member],
             Bug::LeaseKeepsKeys => &[P::Order],
-            Bug::LeaseForgotten => &[P::Lease],
+            Bug::LeaseForgotten | Bug::LeaseEnded | Bug::LeaseRevived => &[P::Lease],
             Bug::CompactedRead => &[P::Compaction],
             Bug::HashDiffers => &[P::Hash],
             Bug::WatchSkips | Bug::WatchInvents | Bug::WatchWrongVersion | Bug::WatchGap | Bug::WatchStalls => {
@@ -115,6 +119,20 @@ impl World {
                 let revoked = |of: &&Request| **of == Request::LeaseRevoke { lease: *lease };
                 let asked = self.history.operations.iter().map(|of| &of.request).filter(revoked).count();
                 (asked == 0).then_some(Outcome::Failed(Failure::LeaseNotFound))
+            }
+            (Bug::LeaseEnded, Request::LeaseKeepAlive { lease }) if self.granted.contains(lease) => {
+                let revoked = |of: &&Request| **of == Request::LeaseRevoke { lease: *lease };
+                let asked = self.history.operations.iter().map(|of| &of.request).filter(revoked).count();
+                (asked == 0).then_some(Outcome::Failed(Failure::LeaseNotFound))
+            }
+            (Bug::LeaseRevived, Request::LeaseKeepAlive { lease }) => {
+                let revoke = |of: &&keelson_faults::history::Operation| {
+                    of.request == Request::LeaseRevoke { lease: *lease }
+                        && of.returned < call
+                        && of.revision().is_some()
+                };
+                let is_over = self.history.operations.iter().any(|of| revoke(&of));
+                is_over.then_some(Outcome::Ok { revision: self.revision(), response: Response::LeaseKeepAlive })
             }
             (Bug::CompactedRead, Request::Range { serializable: false, revision, span, limit }) if *revision != 0 => {
                 let done = |of: &&keelson_faults::history::Operation| of.returned < call && of.revision().is_some();

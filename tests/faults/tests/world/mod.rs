@@ -194,7 +194,7 @@ impl World {
     fn execute(&mut self, request: &Request) -> Outcome {
         match request {
             Request::LeaseGrant { lease, .. } => self.granted.push(*lease),
-            Request::LeaseRevoke { lease } if !self.granted.contains(lease) => {
+            Request::LeaseRevoke { lease } | Request::LeaseKeepAlive { lease } if !self.granted.contains(lease) => {
                 return Outcome::Failed(Failure::LeaseNotFound);
             }
             Request::LeaseRevoke { lease } => self.granted.retain(|granted| granted != lease),
