@@ -31,6 +31,7 @@ pub mod server;
 
 mod codec;
 pub mod error;
+mod newcomers;
 pub mod proto;
 mod socket;
 

@@ -224,7 +224,12 @@ impl Api {
         if !auth.enabled {
             return Err(EtcdError::AuthNotEnabled.into());
         }
-        let user = &auth.user(name).ok_or(EtcdError::AuthFailed)?.user;
+        let Some(account) = auth.user(name) else {
+            // It must not take less time, or names could be tried out.
+            self.hash(password.chars().take(1).collect()).await?;
+            return Err(EtcdError::AuthFailed.into());
+        };
+        let user = &account.user;
         if user.options.is_some_and(|options| options.no_password) {
             return Err(EtcdError::NoPasswordUser.into());
         }

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +23,8 @@ use super::unread::{self, Lent};
 use super::workers::Workers;
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
-use crate::socket::UnixSocket;
+use crate::newcomers::Newcomers;
+use crate::socket::{UnixSocket, connections_at_once};
 use crate::tls::{Handshakes, Remote};
 
 /// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
@@ -31,6 +33,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Pause after `accept` has failed, which it does when file descriptors run out.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Connections for probes and metrics at once.
+const PROBES: usize = 64;
 
 /// What a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +133,9 @@ pub struct Connections {
     settings: Settings,
     workers: Arc<Workers>,
     tracker: TaskTracker,
+    /// One for each connection that stands.
+    places: Arc<Semaphore>,
+    most: usize,
 }
 
 /// What each connection needs. It does not keep the thread alive that it is served by.
@@ -151,7 +159,14 @@ impl Connections {
             .keep_alive_interval((!interval.is_zero()).then_some(interval))
             .keep_alive_timeout(config.keepalive.timeout);
         let workers = Arc::new(Workers::start()?);
-        Ok(Connections { settings: Settings { http, stop }, workers, tracker: TaskTracker::new() })
+        let most = connections_at_once().min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(most));
+        Ok(Connections { settings: Settings { http, stop }, workers, tracker: TaskTracker::new(), places, most })
+    }
+
+    /// The same with a few places of their own, which clients cannot take.
+    pub fn for_probes(&self) -> Self {
+        Connections { places: Arc::new(Semaphore::new(PROBES)), most: PROBES, ..self.clone() }
     }
 
     /// Accepts until stopped. Each connection gets a clone of `answer`.
@@ -161,18 +176,27 @@ impl Connections {
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let settings = self.settings.speaking(&listener);
+        // Places are left for those who speak.
+        let newcomers = Newcomers::new(self.most / 2);
         loop {
+            let accept = async {
+                // As in etcd, those for whom there is no place wait to be accepted.
+                let place = self.places.clone().acquire_owned().await.expect("it is never closed");
+                listener.accept().await.map(|(stream, remote)| (stream, remote, place))
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = accept => accepted,
                 () = settings.stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, remote)) => {
+                Ok((stream, remote, place)) => {
                     let (settings, tls, answer) = (settings.clone(), listener.tls.clone(), answer.clone());
+                    let newcomers = newcomers.clone();
                     let connection = async move {
+                        let _place = place;
                         match (stream.into_stream(), tls) {
-                            (Ok(stream), None) => settings.connection(stream, None, answer).await,
-                            (Ok(stream), Some(tls)) => settings.secure(stream, remote, tls, answer).await,
+                            (Ok(stream), None) => settings.connection(stream, None, newcomers, answer).await,
+                            (Ok(stream), Some(tls)) => settings.secure(stream, (remote, tls), newcomers, answer).await,
                             (Err(error), _) => tracing::warn!(%error, "a connection could not be taken over"),
                         }
                     };
@@ -204,26 +228,44 @@ impl Settings {
         self
     }
 
-    async fn secure<A, F>(self, stream: Box<dyn Stream>, remote: Remote, tls: Handshakes, answer: A)
-    where
+    async fn secure<A, F>(
+        self,
+        stream: Box<dyn Stream>,
+        (remote, tls): (Remote, Handshakes),
+        newcomers: Newcomers,
+        answer: A,
+    ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let accepted = tokio::select! {
-            accepted = tls.accept(stream, remote) => accepted,
+            accepted = tls.accept(stream, remote, &newcomers) => accepted,
             () = self.stop.cancelled() => return,
         };
         if let Some(accepted) = accepted {
             let name = accepted.common_name.map(PeerCommonName);
-            self.connection(Box::new(accepted.stream), name, answer).await;
+            self.connection(Box::new(accepted.stream), name, newcomers, answer).await;
         }
     }
 
-    async fn connection<A, F>(self, stream: Box<dyn Stream>, name: Option<PeerCommonName>, answer: A)
-    where
+    async fn connection<A, F>(
+        self,
+        stream: Box<dyn Stream>,
+        name: Option<PeerCommonName>,
+        newcomers: Newcomers,
+        answer: A,
+    ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
+        let greeted = tokio::select! {
+            greeted = newcomers.greet(stream) => greeted,
+            () = self.stop.cancelled() => return,
+        };
+        let stream = match greeted {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "a connection said nothing"),
+        };
         let answer = move |mut request: Request<Incoming>| {
             if let Some(name) = &name {
                 request.extensions_mut().insert(name.clone());

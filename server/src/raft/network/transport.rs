@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::newcomers::Newcomers;
 use crate::socket::UnixSocket;
 use crate::tls::{self, ClientTls, Handshakes, Remote};
 
@@ -48,6 +49,8 @@ impl Connected for Connection {
 
 /// Connections that were accepted but are not served yet.
 const BACKLOG: usize = 64;
+/// Connections from peers that begin at once.
+const NEWCOMERS: usize = 64;
 /// A peer that is connected but silent is given up after this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -251,23 +254,21 @@ impl Listener {
 }
 
 async fn accept(listener: Listener, tls: Option<Handshakes>, accepted: mpsc::Sender<io::Result<Connection>>) {
+    let newcomers = Newcomers::new(NEWCOMERS);
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
             () = accepted.closed() => return,
         };
         match stream {
-            Ok((stream, remote)) => match &tls {
-                None => drop(accepted.send(Ok(stream)).await),
-                Some(tls) => {
-                    let (tls, accepted) = (tls.clone(), accepted.clone());
-                    tokio::spawn(async move {
-                        if let Some(shaken) = tls.accept(stream, remote).await {
-                            drop(accepted.send(Ok(Box::new(shaken.stream) as Connection)).await);
-                        }
-                    });
-                }
-            },
+            Ok((stream, remote)) => {
+                let (tls, newcomers, accepted) = (tls.clone(), newcomers.clone(), accepted.clone());
+                tokio::spawn(async move {
+                    if let Some(connection) = begin(stream, remote, tls, newcomers).await {
+                        drop(accepted.send(Ok(connection)).await);
+                    }
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "accepting a peer's connection failed");
                 // Mostly too many open files: waiting is all that helps.
@@ -275,4 +276,20 @@ async fn accept(listener: Listener, tls: Option<Handshakes>, accepted: mpsc::Sen
             }
         }
     }
+}
+
+/// A connection that has passed, and whose other end speaks.
+async fn begin(
+    stream: Connection,
+    remote: Remote,
+    tls: Option<Handshakes>,
+    newcomers: Newcomers,
+) -> Option<Connection> {
+    let stream: Connection = match tls {
+        None => stream,
+        Some(tls) => Box::new(tls.accept(stream, remote, &newcomers).await?.stream),
+    };
+    let greeted = newcomers.greet(stream).await;
+    let greeted = greeted.inspect_err(|error| tracing::debug!(%error, %remote, "a connection said nothing")).ok()?;
+    Some(Box::new(greeted))
 }
