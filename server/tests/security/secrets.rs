@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keelson_server::proto::authpb::UserAddOptions;
 use keelson_server::proto::etcdserverpb::auth_client::AuthClient;
-use keelson_server::proto::etcdserverpb::{
-    AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest, UserAddOptions,
-};
+use keelson_server::proto::etcdserverpb::{AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest};
 use tonic::transport::Channel;
 
 use super::common::Member;

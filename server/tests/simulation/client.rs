@@ -55,10 +55,10 @@ pub async fn write(world: &World, member: &Member, key: String, value: String) -
     }
     match answer {
         Ok(Ok(response)) => {
-            let Some(Answer::Put(put)) = response.response.result else {
-                panic!("a put is answered with {:?}", response.response);
+            let Some(Answer::Put(put)) = &response.response().result else {
+                panic!("a put is answered with {:?}", response.response());
             };
-            let revision = put.header.expect("a header").revision;
+            let revision = put.header.as_ref().expect("a header").revision;
             world.acknowledge(&member.life, Write { index: response.log_id.index, revision, key, value });
             Some(member.life.member)
         }
