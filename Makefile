@@ -9,7 +9,7 @@ cargo := cargo
 profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
 # Those of the definitions in crds/.
-kinds := etcdbackups etcdbackupschedules etcdclusters
+kinds := etcdbackups etcdbackupschedules etcdclusters etcdroles etcdusers
 # What `make differential` runs, and the first seed of `make faults` and `make soak`.
 SEED ?= 0
 COUNT ?= 1000
@@ -82,6 +82,7 @@ verify: ## formatting, lints, generated files, the chart, licences; writes nothi
 	$(cargo) clippy $(profile) --workspace --all-targets -- -D warnings
 	$(cargo) build $(profile) --workspace --bins
 	for kind in $(kinds); do $(programs)/keelson-operator crds $$kind | diff -u crds/$$kind.yaml - || exit 1; done
+	$(programs)/keelson-operator reference | diff -u docs/crds.md -
 	$(programs)/keelson-server --help=markdown | diff -u docs/flags.md -
 	@charts/checks/verify.sh
 	$(cargo) deny check bans licenses sources
@@ -91,10 +92,11 @@ fix: ## format, apply lint suggestions, write generated files
 	$(cargo) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(MAKE) --no-print-directory generate
 
-generate: ## write crds/ from the Rust types, docs/flags.md from the table of flags, what follows from the chart
+generate: ## write crds/ and docs/crds.md from the Rust types, docs/flags.md from the table of flags, what follows from the chart
 	@deploy/prerequisites.sh verify
 	$(cargo) build --release --workspace --bins
 	for kind in $(kinds); do $(programs)/keelson-operator crds $$kind >crds/$$kind.yaml; done
+	$(programs)/keelson-operator reference >docs/crds.md
 	$(programs)/keelson-server --help=markdown >docs/flags.md
 	@charts/checks/generate.sh
 

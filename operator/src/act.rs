@@ -1,6 +1,7 @@
 //! All writes but the status: children by server-side apply, steps in the store, deletions. The controller stores the status
 //! before a step is taken here.
 
+mod auth;
 mod certificates;
 mod children;
 
@@ -18,6 +19,7 @@ use crate::crd::{EtcdCluster, RetentionPolicy};
 use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
 use crate::names::{FINALIZER, Names, RECOVER_FROM, ROLE_LABEL};
+use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
 use crate::observe::{Caches, list};
 use crate::plan::{Action, Observed, plan};
@@ -43,6 +45,9 @@ pub enum Error {
     /// The plan was made from an older view; the next one is not.
     #[error("{0} is not as it was seen")]
     Changed(String),
+    /// No password can be made.
+    #[error("the system has no randomness to make a password of")]
+    NoRandomness,
     /// A certificate cannot be made.
     #[error(transparent)]
     Certificate(#[from] crate::pki::Error),
@@ -72,6 +77,8 @@ pub struct Actor<'a> {
     pub observed: &'a Observed,
     /// How to talk to members, and what to hand out.
     pub identities: &'a Identities,
+    /// How the operator is root, where authentication is on.
+    pub root: &'a Root<'a>,
 }
 
 impl Actor<'_> {
@@ -124,7 +131,8 @@ impl Actor<'_> {
             Action::FreeSpace { ordinal, revision, .. } => {
                 self.leader(None)?.compact(*revision).await?;
                 let url = self.names.client_url(*ordinal);
-                MemberClient::patient(&url, self.identities.current.as_ref())?.defragment().await?;
+                let patient = MemberClient::patient(&url, self.identities.current.as_ref())?;
+                patient.with_token(self.root.token()).defragment().await?;
             }
             Action::Disarm { member, kind } => self.leader(None)?.disarm(*member, *kind).await?,
             Action::DeleteClaim { ordinal, uid } => self.delete_claim(*ordinal, uid).await?,
@@ -144,7 +152,8 @@ impl Actor<'_> {
             .min_by_key(|voter| Some(voter.id) != leader)
             .and_then(|voter| voter.ordinal)
             .ok_or(Error::NoMember)?;
-        Ok(MemberClient::new(&self.names.client_url(ordinal), self.identities.current.as_ref())?)
+        let client = MemberClient::new(&self.names.client_url(ordinal), self.identities.current.as_ref())?;
+        Ok(client.with_token(self.root.token()))
     }
 
     /// The cache may lag: whether the pod is gone is asked of the API server itself.
@@ -185,6 +194,7 @@ impl Actor<'_> {
         if self.cluster.spec.tls.as_ref().is_some_and(|tls| tls.when_deleted == RetentionPolicy::Retain) {
             self.release_secrets().await?;
         }
+        self.leave_root_secret().await?;
         self.set_finalizer(false).await
     }
 

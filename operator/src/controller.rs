@@ -13,10 +13,11 @@ use kube::{Client, ResourceExt};
 use crate::act::{self, Actor};
 use crate::crd::{EtcdCluster, EtcdClusterStatus, Phase};
 use crate::events;
-use crate::member::Change;
+use crate::member::{Change, Sessions};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::names::{FINALIZER, Names};
+use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
 use crate::observe::{Caches, observe};
 use crate::plan::tls::Tls;
@@ -83,6 +84,7 @@ pub struct Context {
     recorder: Recorder,
     metrics: Arc<Metrics>,
     memory: Memory,
+    sessions: Arc<Sessions>,
 }
 
 /// Runs passes over the clusters of one namespace, or of all, until `stop` resolves; those under way are finished.
@@ -91,6 +93,7 @@ pub async fn run(
     namespace: Option<&str>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
     concurrency: u16,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
@@ -98,7 +101,7 @@ pub async fn run(
     let (clusters, caches) = (watches.clusters.clone(), watches.caches.clone());
     let ready = watches.ready();
     let gauge = metrics.clone();
-    let context = Arc::new(Context { client, caches, recorder, metrics, memory: Memory::default() });
+    let context = Arc::new(Context { client, caches, recorder, metrics, memory: Memory::default(), sessions });
     // Nothing is reconciled before every cache has its first list.
     let gate = ready.shared();
     let queue = watches.changes.take_until(stop);
@@ -163,6 +166,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     let read = read.map_err(|error| Error::Kube("reading the EtcdCluster", Box::new(error)))?;
     let Some(cluster) = read.filter(|cluster| cluster.uid() == cached.uid()) else {
         context.memory.forget(&names.uid);
+        context.sessions.forget(&names.uid);
         context.metrics.set_certificates(&names, &Tls::default());
         context.metrics.set_phase(&names, None);
         return Ok(Requeue::await_change());
@@ -175,14 +179,15 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     }
     let seen = Instant::now();
     let now = Timestamp::now().as_second();
-    let (observed, identities) = observe(&context.client, &context.caches, &cluster, now).await;
+    let (observed, identities, root) =
+        observe(&context.client, &context.caches, &cluster, &context.sessions, now).await;
     let plan = match problems.is_empty() || leaving {
         true => plan(&cluster, &observed),
         false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
     context.metrics.set_certificates(&names, &observed.tls);
     context.metrics.set_phase(&names, Some(plan.phase));
-    let pass = Pass { context, api, cluster, observed, identities, seen };
+    let pass = Pass { context, api, cluster, observed, identities, root, seen };
     if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
         return pass.refuse(violation).await;
     }
@@ -200,6 +205,8 @@ struct Pass<'a> {
     observed: Observed,
     /// How to talk to members, and what to hand out.
     identities: Identities,
+    /// How the operator is root.
+    root: Root<'a>,
     /// When the observation began.
     seen: Instant,
 }
@@ -222,7 +229,7 @@ impl Pass<'_> {
         let status = self.render(&plan, error.as_deref());
         record(self.context, &self.api, &self.cluster, status).await?;
         applied?;
-        if plan.cluster_id.is_some() || self.announce_certificates(&plan).await {
+        if plan.cluster_id.is_some() | self.announce_certificates(&plan).await | self.announce_auth(&plan).await {
             return Ok(Requeue::requeue(SOON));
         }
         let memory = &self.context.memory;
@@ -241,6 +248,7 @@ impl Pass<'_> {
         if plan.apply_children {
             actor.apply_children(plan).await?;
             self.announce_certificates(plan).await;
+            self.announce_auth(plan).await;
         }
         if self.seen.elapsed() > MAX_AGE {
             return Err(Error::Stale);
@@ -278,6 +286,7 @@ impl Pass<'_> {
             names: Names::of(cluster),
             observed: &self.observed,
             identities: &self.identities,
+            root: &self.root,
         }
     }
 
@@ -295,6 +304,16 @@ impl Pass<'_> {
             events::certificate(&self.context.recorder, &self.cluster, write).await;
         }
         any
+    }
+
+    /// Tells what was done about authentication; whether there was anything.
+    async fn announce_auth(&self, plan: &Plan) -> bool {
+        let Some(write) = plan.auth.as_ref().and_then(|auth| auth.write) else {
+            return false;
+        };
+        self.context.metrics.action(events::auth_word(write));
+        events::auth(&self.context.recorder, &self.cluster, write).await;
+        true
     }
 
     /// Tells what was done, in the log, in a metric, and as an Event.

@@ -8,6 +8,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use crate::build;
 use crate::crd::{EtcdCluster, Phase};
 use crate::names::Names;
+use crate::plan::auth::AuthWrite;
 use crate::plan::tls::Write;
 use crate::plan::{Action, Observed};
 
@@ -51,6 +52,29 @@ pub async fn certificate(recorder: &Recorder, cluster: &EtcdCluster, write: &Wri
         secondary: Some(reference::<Secret>(&names, name, None)),
     };
     publish(recorder, cluster, event).await;
+}
+
+/// Tells what was done about authentication.
+pub async fn auth(recorder: &Recorder, cluster: &EtcdCluster, write: AuthWrite) {
+    let names = Names::of(cluster);
+    let event = Event {
+        type_: EventType::Normal,
+        reason: auth_word(write).into(),
+        note: Some(write.to_string()),
+        action: "Act".into(),
+        secondary: Some(reference::<Secret>(&names, names.root_secret(), None)),
+    };
+    publish(recorder, cluster, event).await;
+}
+
+/// That in a word, for Events and metrics.
+pub fn auth_word(write: AuthWrite) -> &'static str {
+    match write {
+        AuthWrite::Keep => "RootSecretMade",
+        AuthWrite::Enable => "AuthEnabled",
+        AuthWrite::Rotate => "RootPasswordChanged",
+        AuthWrite::Disable => "AuthDisabled",
+    }
 }
 
 /// A write of certificates in a word, for Events and metrics.

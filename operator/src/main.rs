@@ -1,5 +1,6 @@
 //! The operator's program: reads its flags and wires the parts together.
 
+mod access;
 mod act;
 mod backup;
 mod build;
@@ -26,13 +27,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use futures::future::{join_all, join3};
+use futures::future::{join_all, join5};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::crd::{EtcdRole, EtcdUser};
 use crate::lease::Lock;
+use crate::member::Sessions;
 use crate::metrics::Metrics;
 
 /// Runs etcd-compatible clusters of keelson-server on Kubernetes.
@@ -52,6 +55,8 @@ enum Command {
         /// Its plural, such as `etcdbackups`.
         plural: Option<String>,
     },
+    /// Print the reference of all kinds as Markdown, and exit.
+    Reference,
     /// Run the operator; the same as no command.
     Run(RunArgs),
     /// Ask a running operator whether it is ready, and the API server whether EtcdClusters may be read.
@@ -111,6 +116,10 @@ fn main() -> anyhow::Result<()> {
             print!("{}", crd::yaml(plural.as_deref())?);
             return Ok(());
         }
+        Some(Command::Reference) => {
+            print!("{}", crd::reference::markdown());
+            return Ok(());
+        }
         Some(Command::Check(arguments)) => {
             let namespaces = arguments.watch.namespaces();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -163,6 +172,7 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(identity) };
     let recorder = Recorder::new(client.clone(), reporter);
     let namespaces = arguments.watch.namespaces();
+    let sessions = Arc::new(Sessions::default());
     let controllers = namespaces.iter().map(|namespace| {
         let namespace = namespace.as_deref();
         let clusters = controller::run(
@@ -170,14 +180,36 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
             namespace,
             recorder.clone(),
             metrics.clone(),
+            sessions.clone(),
             arguments.concurrency,
             until(stopped.clone()),
         );
         let (recorder, metrics) = (recorder.clone(), metrics.clone());
-        let backups =
-            backup::controller::run(client.clone(), namespace, recorder, metrics.clone(), until(stopped.clone()));
-        let schedules = schedule::controller::run(client.clone(), namespace, metrics, until(stopped.clone()));
-        join3(clusters, backups, schedules)
+        let backups = backup::controller::run(
+            client.clone(),
+            namespace,
+            recorder.clone(),
+            metrics.clone(),
+            until(stopped.clone()),
+        );
+        let schedules = schedule::controller::run(client.clone(), namespace, metrics.clone(), until(stopped.clone()));
+        let users = access::controller::run::<EtcdUser>(
+            client.clone(),
+            namespace,
+            recorder.clone(),
+            metrics.clone(),
+            sessions.clone(),
+            until(stopped.clone()),
+        );
+        let roles = access::controller::run::<EtcdRole>(
+            client.clone(),
+            namespace,
+            recorder,
+            metrics,
+            sessions.clone(),
+            until(stopped.clone()),
+        );
+        join5(clusters, backups, schedules, users, roles)
     });
     tokio::select! {
         _ = join_all(controllers) => {

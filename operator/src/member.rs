@@ -1,17 +1,21 @@
-//! Talks to members in etcd's API, in plaintext or with [`Credentials`].
+//! Talks to members in etcd's API, in plaintext or with [`Credentials`], and as root with a [`Token`].
 
+mod auth;
 mod credentials;
+mod token;
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, Status};
 use tower::service_fn;
 
 use crate::plan::{Alarm, AlarmKind};
 
+pub use auth::{AccessKind, KeyRange};
 pub use credentials::{Credentials, Shown};
+pub use token::{ROOT, Sessions, Token};
 
 /// Generated from `proto/member.proto`.
 #[allow(missing_docs, clippy::all)]
@@ -21,7 +25,9 @@ mod wire {
 
 pub use wire::{Member as ListedMember, StatusResponse};
 
+use token::{Badge, Shows};
 use wire::alarm_request::AlarmAction;
+use wire::auth_client::AuthClient;
 use wire::cluster_client::ClusterClient;
 use wire::kv_client::KvClient;
 use wire::maintenance_client::MaintenanceClient;
@@ -50,6 +56,9 @@ pub enum Error {
     /// The member refused, or did not answer in time.
     #[error("{0}: {1}")]
     Refused(&'static str, String),
+    /// The member wants to know who asks, and does not know the token.
+    #[error("{0}: {1}")]
+    Unknown(&'static str, String),
 }
 
 impl Error {
@@ -57,8 +66,13 @@ impl Error {
     pub fn cause(&self) -> String {
         match self {
             Self::Connect(_, error) => broken(error),
-            Self::Refused(_, cause) => cause.clone(),
+            Self::Refused(_, cause) | Self::Unknown(_, cause) => cause.clone(),
         }
+    }
+
+    /// Whether to log in, and to ask again.
+    pub fn wants_login(&self) -> bool {
+        matches!(self, Self::Unknown(..))
     }
 }
 
@@ -95,9 +109,11 @@ fn change<T>(name: &'static str, answer: Result<T, Status>) -> Result<Change, Er
 /// A connection to one member.
 #[derive(Debug, Clone)]
 pub struct MemberClient {
-    cluster: ClusterClient<Channel>,
-    kv: KvClient<Channel>,
-    maintenance: MaintenanceClient<Channel>,
+    auth: AuthClient<Shows>,
+    cluster: ClusterClient<Shows>,
+    kv: KvClient<Shows>,
+    maintenance: MaintenanceClient<Shows>,
+    badge: Badge,
     shown: Shown,
 }
 
@@ -127,9 +143,17 @@ impl MemberClient {
                 endpoint.connect_with_connector_lazy(service_fn(connect))
             }
         };
-        let cluster = ClusterClient::new(channel.clone());
-        let kv = KvClient::new(channel.clone());
-        Ok(Self { cluster, kv, maintenance: MaintenanceClient::new(channel), shown })
+        let badge = Badge::default();
+        let shows = Shows::new(channel, badge.clone());
+        let (auth, cluster) = (AuthClient::new(shows.clone()), ClusterClient::new(shows.clone()));
+        let kv = KvClient::new(shows.clone());
+        Ok(Self { auth, cluster, kv, maintenance: MaintenanceClient::new(shows), badge, shown })
+    }
+
+    /// From now on with this token, or without one.
+    pub fn with_token(self, token: Option<Token>) -> Self {
+        self.badge.set(token);
+        self
     }
 
     /// The certificate that the member showed.
@@ -238,8 +262,15 @@ const NO_ANSWER: &str = "no answer in time";
 fn refused(name: &'static str, status: &Status) -> Error {
     let source = std::error::Error::source(status);
     let text = source.map_or_else(|| status.message().to_string(), broken);
-    Error::Refused(name, text)
+    let unknown = status.code() == Code::Unauthenticated || NOBODY.iter().any(|told| text.ends_with(told));
+    match unknown {
+        true => Error::Unknown(name, text),
+        false => Error::Refused(name, text),
+    }
 }
+
+/// What a member says to a caller that it does not know, or that it knew before users and roles were changed.
+const NOBODY: [&str; 2] = ["user name is empty", "revision of auth store is old"];
 
 /// Why a connection broke, from the innermost error that says so: words that stay while the cause does, as they end up in the
 /// status of the EtcdCluster.

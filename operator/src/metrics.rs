@@ -51,7 +51,7 @@ pub struct Cluster {
 }
 
 /// The kinds of failures.
-pub const FAILURES: [&str; 6] = ["api", "act", "unsafe", "stale", "backup", "schedule"];
+pub const FAILURES: [&str; 8] = ["api", "act", "unsafe", "stale", "backup", "schedule", "user", "role"];
 
 /// The operator's metrics; `keelson_operator_` goes before each name.
 pub struct Metrics {

@@ -29,6 +29,8 @@ pub const BACKUP_LABEL: &str = "keelson.dev/backup";
 pub const SCHEDULE_LABEL: &str = "keelson.dev/backup-schedule";
 /// Keeps a deleted EtcdBackup until its data is deleted, if that is asked for.
 pub const BACKUP_FINALIZER: &str = "keelson.dev/backup-data";
+/// Keeps a deleted EtcdUser or EtcdRole until it is deleted from the store, if that is asked for.
+pub const ACCESS_FINALIZER: &str = "keelson.dev/access";
 /// Annotation of each child: the hash of what the operator rendered.
 pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
 /// Annotation of each pod: the hash of the part of its template whose change needs a restart.
@@ -138,6 +140,11 @@ impl Names {
     /// The Secret and the Certificate of cert-manager: `server`, `peer` or `client`.
     pub fn issued_secret(&self, kind: &str) -> String {
         format!("{}-{kind}-issued", self.cluster)
+    }
+
+    /// The Secret with root's password.
+    pub fn root_secret(&self) -> String {
+        format!("{}-root", self.cluster)
     }
 
     /// The Secret that the member mounts.

@@ -1,5 +1,6 @@
 //! All reads: objects out of watched caches, and the members' own answers.
 
+pub mod auth;
 pub mod certificates;
 mod recovery;
 pub mod source;
@@ -7,8 +8,8 @@ pub mod source;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::{join, join_all};
-use futures::try_join;
+use futures::future::{join, join_all, join3, select_ok};
+use futures::{FutureExt, try_join};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Secret, Service,
@@ -18,9 +19,10 @@ use kube::api::{Api, ListParams, PartialObjectMeta};
 use kube::runtime::reflector::Store as Cache;
 use kube::{Client, Resource, ResourceExt};
 
+use self::auth::Root;
 use self::certificates::Identities;
 use crate::crd::EtcdCluster;
-use crate::member::{self, Credentials, MemberClient, MemberList, StatusResponse};
+use crate::member::{self, Credentials, MemberClient, MemberList, Sessions, StatusResponse};
 use crate::names::{APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL};
 use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store};
 
@@ -102,7 +104,13 @@ where
 }
 
 /// Sees everything about one cluster at this time (Unix), and with what its members are to be talked to.
-pub async fn observe(client: &Client, caches: &Caches, cluster: &EtcdCluster, now: i64) -> (Observed, Identities) {
+pub async fn observe<'a>(
+    client: &Client,
+    caches: &Caches,
+    cluster: &EtcdCluster,
+    sessions: &'a Sessions,
+    now: i64,
+) -> (Observed, Identities, Root<'a>) {
     let names = Names::of(cluster);
     let (tls, identities) = certificates::certificates(client, &caches.secrets, cluster, &names, now).await;
     let mut observed = Observed {
@@ -114,13 +122,18 @@ pub async fn observe(client: &Client, caches: &Caches, cluster: &EtcdCluster, no
         recovery: recovery::recovery(client, cluster).await,
         ..Default::default()
     };
-    let door = Door { names: &names, credentials: identities.current.as_ref() };
+    let root_secret = caches.secrets.find(|secret| auth::is_root_secret(secret, &names));
+    let (seen, root) = auth::read(client, cluster, &names, root_secret.as_deref(), sessions).await;
+    observed.auth = seen;
+    let door = Door { names: &names, credentials: identities.current.as_ref(), root: &root };
     let next = &identities.next;
-    let (asked, trusting) =
-        join(ask_members(cluster, &door, &observed.pods), who_trusts(&names, &observed.pods, next.as_ref())).await;
+    let trusting = who_trusts(&names, &observed.pods, next.as_ref(), &root);
+    let asked = ask_members(cluster, &door, &observed.pods);
+    let (asked, trusting, (enabled, refused)) = join3(asked, trusting, door.auth(cluster, &observed.pods)).await;
+    (observed.auth.enabled, observed.auth.refused) = (enabled, refused);
     (observed.store, observed.alarms, observed.silence, observed.tls.served) = asked;
     observed.tls.trusting = trusting;
-    (observed, identities)
+    (observed, identities, root)
 }
 
 /// Sees what is left of a cluster in Kubernetes, by asking the API server itself; members are not asked.
@@ -320,18 +333,52 @@ fn leads(answer: &StatusResponse) -> bool {
 struct Door<'a> {
     names: &'a Names,
     credentials: Option<&'a Credentials>,
+    root: &'a Root<'a>,
 }
 
 impl Door<'_> {
     fn client(&self, ordinal: u32) -> Result<MemberClient, member::Error> {
-        MemberClient::new(&self.names.client_url(ordinal), self.credentials)
+        let client = MemberClient::new(&self.names.client_url(ordinal), self.credentials)?;
+        Ok(client.with_token(self.root.token()))
+    }
+
+    /// Whether authentication is on, by the first member that tells; and why root is not let in, if it is not.
+    async fn auth(&self, cluster: &EtcdCluster, pods: &BTreeMap<u32, Pod>) -> (Option<bool>, Option<String>) {
+        if cluster.spec.auth.is_none() {
+            return (None, None);
+        }
+        let asked = pods.iter().filter(|(_, pod)| pod.serves()).map(|(ordinal, _)| {
+            let enabled = async {
+                let mut client = self.client(*ordinal)?.with_token(None);
+                Ok::<_, member::Error>((client.auth_enabled().await?, client))
+            };
+            enabled.boxed()
+        });
+        let asked: Vec<_> = asked.collect();
+        if asked.is_empty() {
+            return (None, None);
+        }
+        let Ok(((enabled, mut client), _)) = select_ok(asked).await else {
+            return (None, None);
+        };
+        if !enabled || self.root.token().is_some() {
+            return (Some(enabled), None);
+        }
+        let refused = self.root.login(&mut client).await.err();
+        (Some(true), refused.map(|error| error.cause()))
     }
 
     /// The member's Status, and the certificate that it showed.
     async fn ask(&self, ordinal: u32) -> (u32, Result<(StatusResponse, Option<String>), member::Error>) {
         let answer = async {
             let mut client = self.client(ordinal)?;
-            Ok((client.status().await?, client.shown()))
+            let mut answer = client.status().await;
+            if answer.as_ref().is_err_and(member::Error::wants_login) {
+                // A member that was started again does not know the tokens of before.
+                self.root.login(&mut client).await?;
+                answer = client.status().await;
+            }
+            Ok((answer?, client.shown()))
         };
         (ordinal, answer.await)
     }
@@ -343,11 +390,16 @@ impl Door<'_> {
 
 /// Members that answer to a certificate of the next authority. All files of a member's Secret change at once, so one that trusts
 /// it as its clients' authority also trusts it as its peers'.
-async fn who_trusts(names: &Names, pods: &BTreeMap<u32, Pod>, next: Option<&Credentials>) -> BTreeSet<u32> {
+async fn who_trusts(
+    names: &Names,
+    pods: &BTreeMap<u32, Pod>,
+    next: Option<&Credentials>,
+    root: &Root<'_>,
+) -> BTreeSet<u32> {
     if next.is_none() {
         return BTreeSet::new();
     }
-    let door = Door { names, credentials: next };
+    let door = Door { names, credentials: next, root };
     let serving = pods.iter().filter(|(_, pod)| pod.serves());
     let asked = join_all(serving.map(|(ordinal, _)| door.ask(*ordinal))).await;
     asked.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(ordinal, _)| ordinal).collect()

@@ -5,8 +5,8 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::build;
 use crate::crd::{
-    CertificateStatus, EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, OperationKind, Phase, Replacement,
-    Role, TlsStatus,
+    AuthStatus, CertificateStatus, EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, OperationKind, Phase,
+    Replacement, Role, TlsStatus,
 };
 use crate::names::Names;
 use crate::plan::tls::Write;
@@ -53,6 +53,7 @@ pub fn render(
         replacements: replacements(&recorded, plan, now),
         space: plan.space.clone(),
         tls: tls(cluster, observed, plan),
+        auth: auth(cluster, observed, plan),
         conditions: Vec::new(),
     };
     status.conditions = conditions(cluster, observed, plan, error, formed, now);
@@ -257,16 +258,21 @@ fn conditions(
     };
     let trouble = error.unwrap_or(&plan.reason);
     let certificates = certificates(cluster, observed, plan);
+    let auth = auth_ready(cluster, observed, plan);
+    let auth_due = auth.as_ref().is_some_and(|(ready, _)| !ready) && at_rest;
     let mut list = vec![
         ("Available", serving && formed && !deleting && !parked, availability.as_str()),
         ("Progressing", progressing, &plan.reason),
         ("Degraded", degraded, trouble),
-        ("Ready", at_rest && error.is_none(), trouble),
-        ("Reconciling", progressing || (error.is_some() && !stalled), trouble),
+        ("Ready", at_rest && error.is_none() && !auth_due, trouble),
+        ("Reconciling", progressing || auth_due || (error.is_some() && !stalled), trouble),
         ("Stalled", stalled, &plan.reason),
     ];
     if let Some((ready, message)) = &certificates {
         list.push(("TLSReady", *ready, message));
+    }
+    if let Some((ready, message)) = &auth {
+        list.push(("AuthReady", *ready, message));
     }
     let recorded = recorded.map_or(&[][..], |status| &status.conditions);
     dated(recorded, &list, &reason, cluster.metadata.generation, now)
@@ -315,6 +321,33 @@ fn tls(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Option<TlsSta
         certificates: expiring
             .map(|(secret, not_after)| CertificateStatus { secret, not_after: time(not_after) })
             .collect(),
+    })
+}
+
+/// Authentication, as far as it was looked at in this pass; otherwise what was known before.
+fn auth(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Option<AuthStatus> {
+    cluster.spec.auth.as_ref()?;
+    let recorded = cluster.status.as_ref().and_then(|status| status.auth.clone());
+    let Some(plan) = &plan.auth else {
+        return recorded;
+    };
+    Some(AuthStatus {
+        enabled: observed.auth.enabled.or(recorded.map(|recorded| recorded.enabled)).unwrap_or(false),
+        root_secret: Names::of(cluster).root_secret(),
+        waiting_for: plan.waiting_for.clone(),
+    })
+}
+
+/// Whether authentication is as asked for, and if not why.
+fn auth_ready(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Option<(bool, String)> {
+    let wanted = cluster.spec.auth.as_ref()?;
+    let auth = plan.auth.clone().unwrap_or_default();
+    Some(match (auth.waiting_for, auth.write) {
+        (Some(waiting_for), _) => (false, format!("waiting for {waiting_for}")),
+        (None, Some(write)) => (false, format!("not yet done: {write}")),
+        (None, None) if observed.auth.enabled != Some(wanted.enabled) => (false, "it was not looked at".into()),
+        (None, None) if wanted.enabled => (true, "clients must say who they are".into()),
+        (None, None) => (true, "everybody may do everything".into()),
     })
 }
 

@@ -23,6 +23,13 @@ writes the status, and tells about it in Events.
 - apiGroups: [keelson.dev]
   resources: [etcdbackups/status, etcdbackups/finalizers, etcdbackupschedules/status]
   verbs: [update]
+# Users and roles: the finalizer and the status.
+- apiGroups: [keelson.dev]
+  resources: [etcdusers, etcdroles]
+  verbs: [get, list, watch, patch]
+- apiGroups: [keelson.dev]
+  resources: [etcdusers/status, etcdroles/status]
+  verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
@@ -32,7 +39,7 @@ writes the status, and tells about it in Events.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch]
-# Certificates and keys of clusters with TLS.
+# Certificates and keys of clusters with TLS, and passwords.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, update, patch, delete]

@@ -46,7 +46,11 @@ impl Actor<'_> {
             }
             self.apply(member, known).await?;
         }
-        self.label_pods().await
+        self.label_pods().await?;
+        match plan.auth.as_ref().and_then(|auth| auth.write) {
+            Some(write) => self.authenticate(write).await,
+            None => Ok(()),
+        }
     }
 
     /// Before a member goes on alone: the caches may not show yet, or not any more, that others are there.

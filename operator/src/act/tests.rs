@@ -56,6 +56,7 @@ struct World {
     cluster: EtcdCluster,
     observed: Observed,
     identities: Identities,
+    root: Root<'static>,
 }
 
 impl World {
@@ -82,6 +83,7 @@ impl World {
             cluster: serde_json::from_value(cluster).unwrap(),
             observed: Observed::default(),
             identities: Identities::default(),
+            root: Root::default(),
         }
     }
 
@@ -101,6 +103,7 @@ impl World {
             names: Names::of(&self.cluster),
             observed: &self.observed,
             identities: &self.identities,
+            root: &self.root,
         }
     }
 
@@ -113,6 +116,7 @@ impl World {
             operation: None,
             space: None,
             tls: None,
+            auth: None,
             cluster_id: None,
             phase: Phase::Running,
             reason: String::new(),

@@ -4,15 +4,20 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, PodSpec, PodTemplateSpec, SecretKeySelector, Volume,
+    VolumeMount,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 
 use super::certificates::BUNDLE;
 use super::pod::{TLS_DIR, restricted, restricted_container, secret_volume};
+use super::root::APPLIED;
 use super::store;
 use crate::backup::Task;
 use crate::crd::{EtcdBackup, EtcdBackupStatus, EtcdCluster, PullPolicy};
+use crate::member::ROOT;
 use crate::names::{BACKUP_LABEL, CLIENT_PORT, Names};
 
 /// The container of a Job.
@@ -80,6 +85,10 @@ fn pod(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdClus
         mounts.push(mount("tls", TLS_DIR, true));
         volumes.push(secret_volume("tls", names.client_secret()));
     }
+    let mut env = access.env;
+    if let (Task::Create, Some(names), true) = (task, &names, cluster.is_some_and(|it| it.spec.auth.is_some())) {
+        env.push(root_password(names));
+    }
     if task == Task::Verify {
         mounts.push(mount("scratch", SCRATCH_DIR, false));
         let empty_dir = Some(EmptyDirVolumeSource::default());
@@ -90,8 +99,8 @@ fn pod(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdClus
             name: BACKUP_CONTAINER.into(),
             image: status.image.clone(),
             image_pull_policy: cluster.and_then(|cluster| cluster.spec.image_pull_policy).map(PullPolicy::name),
-            args: Some(arguments(backup, status, names.as_ref(), task)),
-            env: (!access.env.is_empty()).then_some(access.env),
+            args: Some(arguments(backup, status, cluster, task)),
+            env: (!env.is_empty()).then_some(env),
             env_from: (!access.env_from.is_empty()).then_some(access.env_from),
             resources: wanted.resources,
             security_context: Some(restricted_container()),
@@ -112,11 +121,22 @@ fn pod(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdClus
     }
 }
 
-fn arguments(backup: &EtcdBackup, status: &EtcdBackupStatus, names: Option<&Names>, task: Task) -> Vec<String> {
+/// The password that root has in the store.
+fn root_password(names: &Names) -> EnvVar {
+    let key = SecretKeySelector { name: names.root_secret(), key: APPLIED.into(), optional: Some(true) };
+    let value_from = Some(EnvVarSource { secret_key_ref: Some(key), ..Default::default() });
+    EnvVar { name: "KEELSON_PASSWORD".into(), value: None, value_from }
+}
+
+fn arguments(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdCluster>, task: Task) -> Vec<String> {
+    let names = cluster.map(Names::of);
     let url = store::url(&backup.spec.store, status.path.as_deref().unwrap_or_default());
     let mut arguments = vec!["backup".into(), task.word().into(), url, format!("--report={REPORT}")];
     match (task, names) {
         (Task::Create, Some(names)) => {
+            if cluster.is_some_and(|cluster| cluster.spec.auth.is_some()) {
+                arguments.push(format!("--user={ROOT}"));
+            }
             let service = names.client_service();
             let host = format!("{service}.{}.svc:{CLIENT_PORT}", names.namespace);
             arguments.push(format!("--endpoint={}://{host}", names.scheme()));

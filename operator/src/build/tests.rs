@@ -143,6 +143,23 @@ fn the_jobs_on_backups_in_every_store() {
     golden("backup-jobs.yaml", documents.join("---\n"));
 }
 
+/// Root's password is not on the command line, and the Job does not wait for it where authentication is not on yet.
+#[test]
+fn the_job_on_a_cluster_with_authentication_logs_in_as_root() {
+    let backup = backup(json!({"volume": {"claimName": "kept"}}));
+    let job = |spec, task| {
+        let job = backup_job(&backup, backup.status.as_ref().unwrap(), Some(&cluster(spec)), task);
+        yaml(&job.spec.unwrap().template.spec.unwrap().containers)
+    };
+    let guarded = job(json!({"auth": {}}), Task::Create);
+    for part in ["--user=root", "name: KEELSON_PASSWORD", "key: applied-password", "name: demo-root", "optional: true"]
+    {
+        assert!(guarded.contains(part), "{part} is not in {guarded}");
+    }
+    assert!(!job(json!({"auth": {}}), Task::Verify).contains("PASSWORD"));
+    assert!(!job(json!({}), Task::Create).contains("PASSWORD"));
+}
+
 /// Only until the cluster exists: what is rendered after that knows nothing of the backup.
 #[test]
 fn the_first_member_of_a_recovered_cluster() {

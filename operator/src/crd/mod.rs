@@ -4,9 +4,12 @@
 //! rules here, so that a wrong resource is refused when it is applied; [`crate::validate`] checks them again for resources that
 //! were stored before a rule existed.
 
+mod access;
+mod auth;
 mod backup;
 mod bootstrap;
 mod options;
+pub mod reference;
 mod repair;
 mod schedule;
 mod spec;
@@ -14,6 +17,8 @@ mod status;
 mod store;
 mod tls;
 
+pub use access::*;
+pub use auth::*;
 pub use backup::*;
 pub use bootstrap::*;
 pub use options::OWNED_FLAGS;
@@ -29,7 +34,7 @@ use kube::CustomResourceExt;
 
 /// The custom resource definitions, each under its plural.
 pub fn definitions() -> Vec<(String, CustomResourceDefinition)> {
-    let all = [EtcdCluster::crd(), EtcdBackup::crd(), EtcdBackupSchedule::crd()];
+    let all = [EtcdCluster::crd(), EtcdBackup::crd(), EtcdBackupSchedule::crd(), EtcdUser::crd(), EtcdRole::crd()];
     all.map(|definition| (definition.spec.names.plural.clone(), definition)).into()
 }
 

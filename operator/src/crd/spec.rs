@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::options::{owned_flags_message, owned_flags_rule};
-use super::{BootstrapSpec, EtcdClusterStatus, RepairSpec, TlsSpec};
+use super::{AuthSpec, BootstrapSpec, EtcdClusterStatus, RepairSpec, TlsSpec};
 
 /// The server version that a cluster gets when it names none: the one released together with this operator.
 pub const DEFAULT_VERSION: &str = "v0.1.0";
@@ -55,6 +55,7 @@ pub const MAX_NAME_LENGTH: usize = 48;
 #[x_kube(
     validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
     validation = Rule::new("has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)").message("spec.bootstrap cannot be changed: it says how a cluster begins; make another EtcdCluster to restore a backup"),
+    validation = Rule::new("!has(oldSelf.auth) || has(self.auth) || !oldSelf.auth.enabled").message("spec.auth cannot be removed while it is enabled: the operator would not get in any more; set spec.auth.enabled to false first"),
     validation = Rule::new("has(self.tls) == has(oldSelf.tls)").message("spec.tls cannot be added or removed: turning TLS on or off on a cluster that exists is not supported yet"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -107,6 +108,10 @@ pub struct EtcdClusterSpec {
     /// TLS between members and towards clients. Left out: plaintext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
+
+    /// Whether clients must say who they are. Left out: everybody may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthSpec>,
 
     /// How members that are lost are replaced, and a full store is cleared.
     #[serde(default)]

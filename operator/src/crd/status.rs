@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Replacement, SpaceStatus, TlsStatus};
+use super::{AuthStatus, Replacement, SpaceStatus, TlsStatus};
 
 /// What the operator reports of a cluster.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,10 @@ pub struct EtcdClusterStatus {
     /// The certificates, with `spec.tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
-    /// Available, Progressing, Degraded; Ready, Reconciling, Stalled; with `spec.tls` TLSReady.
+    /// Authentication, with `spec.auth`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthStatus>,
+    /// Available, Progressing, Degraded; Ready, Reconciling, Stalled; with `spec.tls` TLSReady; with `spec.auth` AuthReady.
     pub conditions: Vec<Condition>,
 }
 

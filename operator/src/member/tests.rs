@@ -122,6 +122,65 @@ async fn the_life_of_a_member_in_a_real_etcd() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
+/// Users, roles and permissions in etcd itself, on it and as root; what is repeated because its answer was lost is a success.
+#[tokio::test]
+async fn authentication_in_a_real_etcd() {
+    let folder = std::env::temp_dir().join(format!("keelson-operator-auth-{}", std::process::id()));
+    let urls = Urls::new();
+    let cluster = format!("a={}", urls.peer);
+    let first = start(&folder, "a", &urls, &cluster, "new");
+    eventually("the member", || leader_of(&urls.client)).await;
+    let sessions = Sessions::default();
+    let client = || MemberClient::new(&urls.client, None).unwrap().with_token(sessions.token("u"));
+    for _ in 0..2 {
+        client().add_role(ROOT).await.unwrap();
+        client().add_user(ROOT, Some("one")).await.unwrap();
+        client().grant_role(ROOT, ROOT).await.unwrap();
+    }
+    assert!(!client().auth_enabled().await.unwrap());
+    client().enable_auth().await.unwrap();
+    assert!(client().auth_enabled().await.unwrap());
+    let nobody = client().user_roles(ROOT).await.unwrap_err();
+    assert!(nobody.wants_login(), "{nobody}");
+
+    let passwords = ["wrong", "one"].map(str::to_string);
+    assert_eq!(sessions.login("u", &mut client(), &passwords).await.unwrap(), 1);
+    let range = KeyRange { key: b"/app/".into(), end: b"/app0".into() };
+    client().add_role("app").await.unwrap();
+    client().grant_permission("app", &range, AccessKind::Read).await.unwrap();
+    client().grant_permission("app", &range, AccessKind::ReadWrite).await.unwrap();
+    assert_eq!(client().permissions("app").await.unwrap().unwrap(), [(range.clone(), AccessKind::ReadWrite)]);
+    client().add_user("app", Some("secret")).await.unwrap();
+    client().grant_role("app", "app").await.unwrap();
+    assert_eq!(client().user_roles("app").await.unwrap().unwrap(), ["app"]);
+    assert!(client().is_password("app", "secret").await.unwrap());
+    assert!(!client().is_password("app", "other").await.unwrap());
+    for _ in 0..2 {
+        client().revoke_permission("app", &range).await.unwrap();
+        client().revoke_role("app", "app").await.unwrap();
+    }
+    let missing = client().grant_role("app", "nothing").await.unwrap_err();
+    assert!(missing.cause().contains("role name not found"), "{missing}");
+    for _ in 0..2 {
+        client().delete_user("app").await.unwrap();
+        client().delete_role("app").await.unwrap();
+    }
+    assert_eq!(client().user_roles("app").await.unwrap(), None);
+    assert_eq!(client().permissions("app").await.unwrap(), None);
+
+    // A member that was started again does not know the tokens of before.
+    drop(first);
+    let _again = start(&folder, "a", &urls, &cluster, "existing");
+    let stale = eventually("the member's word on an old token", || async {
+        client().user_roles(ROOT).await.err().filter(Error::wants_login)
+    });
+    stale.await;
+    sessions.login("u", &mut client(), &passwords).await.unwrap();
+    client().disable_auth().await.unwrap();
+    assert!(!client().auth_enabled().await.unwrap());
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
 /// The cause is shown in the status of the EtcdCluster, so it must not change from one pass to the next.
 #[tokio::test]
 async fn the_cause_of_silence_is_told_in_the_same_words_each_time() {

@@ -3,6 +3,7 @@
 
 use thiserror::Error;
 
+use super::auth::AuthWrite;
 use super::tls::{Held, Holder, Write};
 use super::{Action, Alarm, AlarmKind, Member, Observed, Plan, Start, Store};
 use crate::crd::{EtcdCluster, OperationKind};
@@ -44,6 +45,9 @@ pub enum Violation {
     /// Certificates would be written that somebody does not accept yet.
     #[error("{0}, but {1}")]
     Distrust(String, String),
+    /// Nobody would know root's password afterwards.
+    #[error("{0} before root's password is kept")]
+    LockedOut(String),
     /// The cause of an alarm is still there.
     #[error("{0} although its cause is still there")]
     Armed(String),
@@ -65,6 +69,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
     }
     starts(cluster, observed, plan)?;
     certificates(observed, plan)?;
+    authentication(observed, plan)?;
     let Some(action) = &plan.action else {
         return Ok(());
     };
@@ -322,6 +327,17 @@ fn certificates(observed: &Observed, plan: &Plan) -> Result<(), Violation> {
     match replaced.count() {
         0 | 1 => Ok(()),
         _ => Err(Violation::Distrust("members' certificates".into(), "more than one at a time".into())),
+    }
+}
+
+/// The store is given a password only when it is in a Secret.
+fn authentication(observed: &Observed, plan: &Plan) -> Result<(), Violation> {
+    let seen = &observed.auth;
+    match plan.auth.as_ref().and_then(|auth| auth.write) {
+        Some(write @ (AuthWrite::Enable | AuthWrite::Rotate)) if seen.secret.is_none() || seen.lacks.is_some() => {
+            Err(Violation::LockedOut(write.to_string()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! At most one step that changes something in the store or takes something away is planned in a pass; the next pass plans anew
 //! from what it sees then. [`check`] judges every plan by its own reading of the safety rules, before anything is done.
 
+pub mod auth;
 mod bootstrap;
 mod check;
 mod learner;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub space: Option<SpaceStatus>,
     /// Certificates, which are written before the StatefulSets.
     pub tls: Option<tls::TlsPlan>,
+    /// Authentication, which is dealt with after them.
+    pub auth: Option<auth::AuthPlan>,
     /// The cluster id to store in the status, once the children are applied.
     pub cluster_id: Option<u64>,
     /// The phase to report.
@@ -56,10 +59,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What must happen before the next step, of members and then of certificates.
+    /// What must happen before the next step, of members, of certificates and of authentication.
     pub fn waits(&self) -> Option<String> {
         let certificates = self.tls.as_ref().and_then(|tls| tls.waiting_for.clone());
-        self.waiting_for.clone().or(certificates)
+        let auth = self.auth.as_ref().and_then(|auth| auth.waiting_for.clone());
+        self.waiting_for.clone().or(certificates).or(auth)
     }
 }
 
@@ -242,6 +246,7 @@ impl<'a> Situation<'a> {
         Plan {
             apply_children: apply,
             tls: apply.then(|| tls::plan(self, &members)).flatten(),
+            auth: apply.then(|| auth::plan(self)).flatten(),
             members,
             action: step.action,
             waiting_for: step.waiting_for,

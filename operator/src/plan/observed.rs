@@ -17,6 +17,8 @@ pub struct Observed {
     pub claims: BTreeMap<u32, Child>,
     /// Certificates.
     pub tls: super::tls::Tls,
+    /// Authentication, with `spec.auth`.
+    pub auth: super::auth::Auth,
     /// Alarms that the store raised.
     pub alarms: Vec<Alarm>,
     /// What a cluster that has not begun is to begin with, if not empty.

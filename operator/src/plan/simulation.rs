@@ -209,6 +209,7 @@ impl World {
             pods: pods.collect(),
             claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
             tls: Default::default(),
+            auth: Default::default(),
             recovery: None,
             silence: BTreeMap::new(),
             alarms: match self.leader {

@@ -22,6 +22,7 @@ Usage:
       --endpoint             the member's URL (http://localhost:2379)
       --cacert               authorities that are trusted, in PEM
       --cert, --key          what to show the member, in PEM
+      --user                 whom to log in as, where authentication is on; KEELSON_PASSWORD is the password
       --report               write what is printed to this file, too
 
   keelson-server backup fetch LOCATION FILE
@@ -47,7 +48,7 @@ AZURE_STORAGE_ACCOUNT_KEY; SSL_CERT_FILE.
 ";
 
 const CREATE: &[(&str, bool)] =
-    &[("endpoint", true), ("cacert", true), ("cert", true), ("key", true), ("report", true)];
+    &[("endpoint", true), ("cacert", true), ("cert", true), ("key", true), ("user", true), ("report", true)];
 const VERIFY: &[(&str, bool)] =
     &[("scratch-dir", true), ("revision", true), ("hash", true), ("compact-revision", true), ("report", true)];
 const DELETE: &[(&str, bool)] = &[("report", true)];
@@ -84,7 +85,11 @@ fn create_command(given: &Given) -> Result<String, Failure> {
         _ => return Err(bad_arguments("--cert and --key go together")),
     };
     let endpoint = given.text("endpoint", "http://localhost:2379").to_owned();
-    let member = Member { endpoint, ca: path("cacert"), identity };
+    let login = match given.text("user", "") {
+        "" => None,
+        user => Some((user.to_owned(), std::env::var("KEELSON_PASSWORD").unwrap_or_default())),
+    };
+    let member = Member { endpoint, ca: path("cacert"), identity, login };
     let created = block_on(async { create(&Source::connect(&member).await?, &place, terminated()).await })?;
     report(given, &created)
 }

@@ -8,15 +8,22 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tonic::Streaming;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status, Streaming};
 use tower::service_fn;
 
 use super::BackupError;
 use crate::config::{TlsConfig, TlsProtocol};
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::auth_client::AuthClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use crate::proto::etcdserverpb::{HashKvRequest, HashKvResponse, RangeRequest, SnapshotRequest, SnapshotResponse};
+use crate::proto::etcdserverpb::{
+    AuthenticateRequest, HashKvRequest, HashKvResponse, RangeRequest, SnapshotRequest, SnapshotResponse,
+};
 use crate::tls::ClientTls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,11 +39,28 @@ pub struct Member {
     pub ca: Option<PathBuf>,
     /// A certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// A user and its password. Without authentication nobody asks for them.
+    pub login: Option<(String, String)>,
 }
 
 /// A connection to one member: all calls go to the same one, also behind a load balancer.
 pub struct Source {
-    channel: Channel,
+    channel: Shown,
+}
+
+/// The connection, with the token of whoever has logged in.
+type Shown = InterceptedService<Channel, Login>;
+
+#[derive(Clone)]
+struct Login(Option<AsciiMetadataValue>);
+
+impl Interceptor for Login {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl Source {
@@ -60,7 +84,11 @@ impl Source {
             endpoint.connect().await
         };
         let channel = channel.map_err(|error| wrong(causes(&error)))?;
-        Ok(Self { channel })
+        let token = match &member.login {
+            Some((user, password)) => log_in(channel.clone(), user, password).await?,
+            None => None,
+        };
+        Ok(Self { channel: InterceptedService::new(channel, Login(token)) })
     }
 
     /// Waits until the member has everything that was acknowledged before: one that is cut off would serve an old snapshot.
@@ -80,6 +108,21 @@ impl Source {
     pub async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>, BackupError> {
         let answer = MaintenanceClient::new(self.channel.clone()).snapshot(SnapshotRequest {}).await;
         answer.map(|it| it.into_inner()).map_err(|status| BackupError::Member("Snapshot", Box::new(status)))
+    }
+}
+
+/// A token; none if authentication is not on.
+async fn log_in(channel: Channel, name: &str, password: &str) -> Result<Option<AsciiMetadataValue>, BackupError> {
+    let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+    let answer = AuthClient::new(channel).authenticate(request).await;
+    let refused = |status| BackupError::Member("Authenticate", Box::new(status));
+    match answer {
+        Ok(answer) => {
+            let token = AsciiMetadataValue::try_from(answer.into_inner().token);
+            token.map(Some).map_err(|_| refused(Status::internal("the token is no text")))
+        }
+        Err(status) if status.message() == EtcdError::AuthNotEnabled.to_string() => Ok(None),
+        Err(status) => Err(refused(status)),
     }
 }
 

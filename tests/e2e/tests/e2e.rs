@@ -1,6 +1,8 @@
 //! The operator and its clusters, as a user of Kubernetes sees them. `make e2e` runs these on keelson-local, or on the
 //! Kubernetes that KUBECONFIG names.
 
+#[path = "e2e/auth.rs"]
+mod auth;
 #[path = "e2e/backup.rs"]
 mod backup;
 #[path = "e2e/lifecycle.rs"]

@@ -64,6 +64,7 @@ pub(super) fn observed(cluster: &EtcdCluster, ordinals: &[u32], tls: Tls) -> Obs
     Observed {
         now: tls.now,
         alarms: Vec::new(),
+        auth: Default::default(),
         statefulsets: each.clone().map(|n| (n, child(format!("s{n}")))).collect(),
         pods: each.clone().map(|n| (n, pod(n))).collect(),
         claims: each.clone().map(|n| (n, child(format!("c{n}")))).collect(),

@@ -1,0 +1,301 @@
+//! Passes over EtcdUsers and EtcdRoles: all their reads and writes. The store is looked at again every now and then, so that what
+//! others change there does not stay.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::runtime::controller::{Action as Requeue, Controller};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::Store as Cache;
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::declared::{Declared, Entry, Request};
+use super::door::{Door, stays};
+use super::plan::{Password, Plan, Seen, Store, failed as failure, plan};
+use crate::crd::{AccessPhase, AccessStatus, EtcdCluster};
+use crate::member::{self, Sessions};
+use crate::metrics::Metrics;
+use crate::names::ACCESS_FINALIZER;
+use crate::observe::certificates::pem;
+use crate::pass::{Error, RETRY, failed};
+use crate::watches::scoped;
+
+/// A pass while something is waited for.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A pass over what is as declared: Secrets are not watched, and others may change the store.
+const AT_REST: Duration = Duration::from_secs(15);
+
+struct Context<K: Resource<DynamicType = ()> + 'static> {
+    client: Client,
+    all: Cache<K>,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
+}
+
+/// Runs passes over the resources of a kind of one namespace, or of all, until `stop` resolves.
+pub async fn run<K>(
+    client: Client,
+    namespace: Option<&str>,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) where
+    K: Declared
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let controller = Controller::new(scoped::<K>(&client, namespace), watcher::Config::default());
+    let all = controller.store();
+    let context = Arc::new(Context { client, all, recorder, metrics, sessions });
+    let passes = controller.graceful_shutdown_on(stop).run(reconcile, |_, _, _| Requeue::requeue(RETRY), context);
+    passes.for_each(|_| std::future::ready(())).await;
+}
+
+async fn reconcile<K>(cached: Arc<K>, context: Arc<Context<K>>) -> Result<Requeue, Error>
+where
+    K: Declared
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    pass(&*cached, &context).await.inspect_err(|error| error.tell(K::WORD, &*cached, &context.metrics))
+}
+
+async fn pass<K>(cached: &K, context: &Context<K>) -> Result<Requeue, Error>
+where
+    K: Declared
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let namespace = cached.namespace().unwrap_or_default();
+    let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
+    let read = api.get_opt(&cached.name_any()).await.map_err(failed("reading the resource"))?;
+    let Some(declared) = read.filter(|it| it.uid() == cached.uid()) else {
+        return Ok(Requeue::await_change());
+    };
+    let clusters: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let cluster = clusters.get_opt(declared.cluster()).await.map_err(failed("reading the EtcdCluster"))?;
+    let cluster = cluster.filter(stays);
+    let door = match &cluster {
+        Some(cluster) => Some(Door::open(&context.client, cluster, &context.sessions).await),
+        None => None,
+    };
+    let (store, mut door) = match door {
+        None => (Store::Gone, None),
+        Some(Err(why)) => (Store::Silent(why), None),
+        Some(Ok(mut door)) => match look(&declared, &mut door).await {
+            Ok(entry) => (Store::Has(entry), Some(door)),
+            Err(error) => (Store::Silent(format!("the store to answer: {error}")), None),
+        },
+    };
+    let secret = password(&context.client, &declared, &namespace).await;
+    let known = known(&declared, &secret, door.as_mut()).await;
+    let seen = Seen { store, twin: twin(&context.all, &declared), password: known };
+    let plan = plan(&declared, &seen, Timestamp::now());
+    // Before anything is written, or it might be left behind.
+    let declared = match plan.finalizer {
+        Some(true) => set_finalizer(&api, &declared, true).await?,
+        _ => declared,
+    };
+    let outcome = match door {
+        Some(mut door) => act(&declared, &mut door, &plan, &secret).await,
+        None => Ok(()),
+    };
+    let status = match outcome {
+        Ok(()) => plan.status.clone(),
+        Err(why) => failure(&declared, why, Timestamp::now()),
+    };
+    let phase = status.phase;
+    let done = status == plan.status;
+    // The status tells of what is done; what is deleted and held by nobody has none any more.
+    let declared = record(context, &api, declared, status).await?;
+    if done && plan.finalizer == Some(false) {
+        set_finalizer(&api, &declared, false).await?;
+    }
+    Ok(Requeue::requeue(if phase == AccessPhase::Ready { AT_REST } else { LOOK_AGAIN }))
+}
+
+/// An older resource that declares the same.
+fn twin<K>(all: &Cache<K>, declared: &K) -> Option<String>
+where
+    K: Declared + Resource<DynamicType = ()> + Clone,
+{
+    let age = |it: &K| (it.creation_timestamp().map(|time| time.0), it.uid());
+    let same = |other: &K| {
+        other.namespace() == declared.namespace()
+            && other.cluster() == declared.cluster()
+            && other.entry_name() == declared.entry_name()
+            && other.uid() != declared.uid()
+            && other.meta().deletion_timestamp.is_none()
+    };
+    let leaving = declared.meta().deletion_timestamp.is_some();
+    let found = all.find(|other| same(other) && (leaving || age(other) < age(declared)))?;
+    Some(format!("{} {}", K::kind(&()), found.name_any()))
+}
+
+/// What the store has.
+async fn look<K: Declared>(declared: &K, door: &mut Door<'_>) -> Result<Option<Entry>, member::Error> {
+    let name = declared.entry_name();
+    let is_user = K::add() == Request::AddUser;
+    let mut found = entry(&name, is_user, door).await;
+    if found.as_ref().is_err_and(member::Error::wants_login) {
+        door.login().await?;
+        found = entry(&name, is_user, door).await;
+    }
+    found
+}
+
+async fn entry(name: &str, is_user: bool, door: &mut Door<'_>) -> Result<Option<Entry>, member::Error> {
+    Ok(match is_user {
+        true => door.member.user_roles(name).await?.map(|roles| Entry::User(roles.into_iter().collect())),
+        false => door.member.permissions(name).await?.map(Entry::Role),
+    })
+}
+
+/// The password and the version of its Secret; nothing if none is asked for.
+async fn password<K: Declared>(
+    client: &Client,
+    declared: &K,
+    namespace: &str,
+) -> Option<Result<(String, String), String>> {
+    let wanted = declared.password_secret()?;
+    let name = &wanted.name;
+    let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await;
+    Some(match found {
+        Ok(Some(secret)) => match pem(&secret, &wanted.key) {
+            "" => Err(format!("Secret {name} to have a password in {}", wanted.key)),
+            password => {
+                let version = secret.resource_version().unwrap_or_default();
+                Ok((password.to_string(), format!("{}/{version}", secret.uid().unwrap_or_default())))
+            }
+        },
+        Ok(None) => Err(format!("Secret {name} to be there")),
+        Err(error) => Err(format!("Secret {name} to be readable: {error}")),
+    })
+}
+
+/// The same without the password. A version that is not known yet is tried out: other values of the Secret may have changed, and
+/// a change of the password would end the user's sessions.
+async fn known<K: Declared>(
+    declared: &K,
+    secret: &Option<Result<(String, String), String>>,
+    door: Option<&mut Door<'_>>,
+) -> Password {
+    match secret {
+        None => Password::None,
+        Some(Err(lack)) => Password::Lacking(lack.clone()),
+        Some(Ok((password, version))) => {
+            let recorded = declared.status().and_then(|status| status.password_version.as_ref());
+            let right = match door {
+                Some(door) if recorded != Some(version) => {
+                    door.member.is_password(&declared.entry_name(), password).await.unwrap_or(false)
+                }
+                _ => false,
+            };
+            Password::Known { version: version.clone(), right }
+        }
+    }
+}
+
+async fn act<K: Declared>(
+    declared: &K,
+    door: &mut Door<'_>,
+    plan: &Plan,
+    secret: &Option<Result<(String, String), String>>,
+) -> Result<(), String> {
+    let name = declared.entry_name();
+    let password = secret.as_ref().and_then(|it| it.as_ref().ok()).map(|(password, _)| password.as_str());
+    for request in &plan.requests {
+        tracing::info!(cluster = declared.cluster(), kind = K::WORD, name, "{request}");
+        let member = &mut door.member;
+        let done = match request {
+            Request::AddUser => member.add_user(&name, password).await,
+            Request::ChangePassword => member.change_password(&name, password.unwrap_or_default()).await,
+            Request::GrantRole(role) => member.grant_role(&name, role).await,
+            Request::RevokeRole(role) => member.revoke_role(&name, role).await,
+            Request::DeleteUser => member.delete_user(&name).await,
+            Request::AddRole => member.add_role(&name).await,
+            Request::Grant(range, kind) => member.grant_permission(&name, range, *kind).await,
+            Request::Revoke(range) => member.revoke_permission(&name, range).await,
+            Request::DeleteRole => member.delete_role(&name).await,
+        };
+        done.map_err(|error| format!("cannot {request}: {}", error.cause()))?;
+    }
+    Ok(())
+}
+
+async fn record<K>(context: &Context<K>, api: &Api<K>, declared: K, status: AccessStatus) -> Result<K, Error>
+where
+    K: Declared + Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let before = declared.status().cloned().unwrap_or_default();
+    if status == before {
+        return Ok(declared);
+    }
+    let mut object = declared;
+    object.set_status(status.clone());
+    let written = api.replace_status(&object.name_any(), &PostParams::default(), &object).await;
+    let written = written.map_err(failed("storing the status"))?;
+    if (before.phase, &before.reason) != (status.phase, &status.reason) {
+        let (name, cluster, phase) = (object.name_any(), object.cluster(), status.phase);
+        tracing::info!(kind = K::WORD, name, cluster, ?phase, reason = status.reason, "phase");
+        tell(context, &object, &status).await;
+    }
+    Ok(written)
+}
+
+async fn set_finalizer<K>(api: &Api<K>, declared: &K, present: bool) -> Result<K, Error>
+where
+    K: Declared + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let mut finalizers = declared.finalizers().to_vec();
+    finalizers.retain(|finalizer| finalizer != ACCESS_FINALIZER);
+    if present {
+        finalizers.push(ACCESS_FINALIZER.into());
+    }
+    // With the version that was read: no finalizer of somebody else is lost.
+    let version = declared.resource_version();
+    let patch = json!({"metadata": {"finalizers": finalizers, "uid": declared.uid(), "resourceVersion": version}});
+    let changed = api.patch(&declared.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    changed.map_err(failed("changing the finalizer"))
+}
+
+async fn tell<K>(context: &Context<K>, declared: &K, status: &AccessStatus)
+where
+    K: Declared + Resource<DynamicType = ()>,
+{
+    let type_ = if status.phase == AccessPhase::Blocked { EventType::Warning } else { EventType::Normal };
+    let event = Event {
+        type_,
+        reason: format!("{:?}", status.phase),
+        note: Some(status.reason.clone()),
+        action: "Reconcile".into(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &declared.object_ref(&())).await {
+        tracing::debug!(%error, "cannot publish an event");
+    }
+}

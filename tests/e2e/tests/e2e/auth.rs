@@ -1,0 +1,85 @@
+//! Authentication by the lines of docs/auth.md: root, a user with a role, a new password, a backup and a restore of it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use etcd_client::{Client as Etcd, ConnectOptions, Error as EtcdError};
+use keelson_e2e::{
+    cluster::{Cluster, PATIENCE, clusters, manifest, resources},
+    page::Page,
+    wait_for,
+};
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+
+async fn as_user(cluster: &Cluster, user: &str, password: &str) -> Result<Etcd, EtcdError> {
+    let endpoints = cluster.endpoints().await.unwrap_or_default();
+    let options = ConnectOptions::new().with_user(user, password).with_timeout(Duration::from_secs(10));
+    Etcd::connect(endpoints, Some(options)).await
+}
+
+#[tokio::test]
+async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> Result<()> {
+    let cluster = Cluster::unborn("demo-auth").await?;
+    let page = Page::open("auth.md", &cluster.namespace).await?;
+    page.run("kubectl apply").await?;
+    cluster.settled(3).await?;
+    let mut nobody = cluster.connect(&cluster.endpoints().await?[0]).await?;
+    ensure!(nobody.put("/app/a", "1", None).await.is_err(), "somebody without a user wrote");
+    let mut app = as_user(&cluster, "app", "one").await?;
+    app.put("/app/a", "1", None).await?;
+    ensure!(app.put("/other", "1", None).await.is_err(), "app wrote where it may not");
+
+    // What somebody grants by hand does not stay.
+    let password = page.run("demo-auth-root").await?;
+    let mut root = as_user(&cluster, "root", &password).await?;
+    root.user_grant_role("app", "root").await?;
+    wait_for("the role to be taken away", PATIENCE, || async {
+        let mut root = as_user(&cluster, "root", &password).await?;
+        let roles = root.user_get("app").await?.roles().to_vec();
+        ensure!(roles == ["app"], "its roles are {roles:?}");
+        Ok(Some(()))
+    })
+    .await?;
+
+    page.run("kubectl patch secret").await?;
+    wait_for("the new password", PATIENCE, || async {
+        as_user(&cluster, "app", "two").await?;
+        Ok(Some(()))
+    })
+    .await?;
+    ensure!(as_user(&cluster, "app", "one").await.is_err(), "the old password is still good");
+
+    // Members join and leave a cluster that wants to know who asks.
+    cluster.scale(1).await?;
+    cluster.settled(1).await?;
+    page.run("kubectl delete etcduser/app").await?;
+    ensure!(as_user(&cluster, "app", "two").await.is_err(), "the user is still there");
+    restored(&cluster, &password).await?;
+    cluster.remove().await
+}
+
+/// A backup is taken as root; a cluster made from it is told root's password by the Secret of the first.
+async fn restored(cluster: &Cluster, password: &str) -> Result<()> {
+    let store = json!({"volume": {"claimName": "backups"}});
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "backups"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claims: kube::Api<k8s_openapi::api::core::v1::PersistentVolumeClaim> =
+        kube::Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    claims.create(&PostParams::default(), &serde_json::from_value(claim)?).await?;
+    let backup = json!({"apiVersion": "keelson.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": "guarded"},
+        "spec": {"cluster": cluster.name, "store": store}});
+    let backups = resources(&cluster.client, &cluster.namespace, "EtcdBackup");
+    backups.create(&PostParams::default(), &serde_json::from_value(backup)?).await?;
+    let mut object = manifest("again", 1);
+    object["spec"]["auth"] = json!({"rootSecret": "demo-auth-root"});
+    object["spec"]["bootstrap"] = json!({"recovery": {"backup": "guarded"}});
+    let api = clusters(&cluster.client, &cluster.namespace);
+    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    let again = Cluster { name: "again".into(), ..cluster.clone() };
+    again.settled(1).await?;
+    let mut root = as_user(&again, "root", password).await?;
+    ensure!(root.get("/app/a", None).await?.kvs().len() == 1, "what was backed up is not there");
+    api.delete("again", &DeleteParams::default()).await?;
+    Ok(())
+}
