@@ -29,6 +29,7 @@ pub mod tls;
 pub mod config;
 pub mod server;
 
+mod budget;
 mod codec;
 pub mod error;
 pub mod proto;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::listen::{Connections, Listener, Traffic};
 use crate::api::{Api, Gate, Identity, Limits};
 use crate::auth::Tokens;
+use crate::budget::Budget;
 use crate::compaction;
 use crate::config::{ClusterState, Config, Feature, ListenUrl};
 use crate::node::config::PeerTls;
@@ -204,6 +205,7 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
         watch: HubOptions {
             progress_interval: config.watch_progress_notify_interval,
             fragment_bytes: Limits::new(config).max_message_bytes(),
+            budget: Budget::new(config.inflight_bytes() / 2),
             ..HubOptions::default()
         },
         ..NodeConfig::default()

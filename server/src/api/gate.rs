@@ -23,8 +23,10 @@ use super::http::plain_error;
 use super::listen::Traffic;
 use super::messages::{Counting, Messages, Tally};
 use super::services::{self, Services};
+use super::unary::{self, AnswerBody, Reread};
 use super::{Api, http as http_door};
 use crate::auth::PeerCommonName;
+use crate::budget::{self, Budget, Share};
 use crate::error::EtcdError;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Handled, Method};
@@ -83,7 +85,7 @@ impl Gate {
     /// Answers one request.
     pub async fn serve<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send> + Send + Unpin + 'static,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send + Unpin> + Send + Unpin + 'static,
     {
         match (is_grpc(request.headers()), self.traffic) {
             (true, Traffic::All | Traffic::Grpc) => Ok(self.call(request).await),
@@ -94,7 +96,7 @@ impl Gate {
 
     async fn http<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send> + Send + Unpin + 'static,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send + Unpin> + Send + Unpin + 'static,
     {
         let Doors { api, http, gateway, .. } = &*self.doors;
         if let Some(answer) = api.limits.access.answer(&request, self.secure) {
@@ -120,7 +122,7 @@ impl Gate {
     /// Answers one gRPC call.
     pub(super) async fn call<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send> + Send + Unpin + 'static,
+        B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send + Unpin> + Send + Unpin + 'static,
     {
         let Doors { api, services, methods, .. } = &*self.doors;
         let Some(counted) = methods.get(request.uri().path()).cloned() else {
@@ -134,15 +136,50 @@ impl Gate {
         if let Err(error) = admit(api, request.uri().path(), needs_leader) {
             return call.refuse(Status::from(error));
         }
-        let request = request.map(|body| Counting::new(body, received));
+        let request = request.map(|body| Reread::new(Counting::new(body, received)));
         // The client has given up by then, but what was not answered in time is counted as that.
         let response = tokio::select! {
-            response = services.call(service, request) => response,
+            response = answer(api, services, service, call.counted.unary, request) => response,
             () = over(call.begun, time_left) => return call.refuse(late()),
         };
-        let cut = call.counted.is_stream().then(|| api.clone().cut(needs_leader, call.begun, time_left));
-        call.answer(response, cut)
+        match response {
+            Ok(Answered::Unary(answer)) => call.answer_unary(answer),
+            Ok(Answered::Machinery(response)) => {
+                let cut = call.counted.is_stream().then(|| api.clone().cut(needs_leader, call.begun, time_left));
+                call.answer(response, cut)
+            }
+            Err(status) => call.refuse(in_gos_words(status)),
+        }
     }
+}
+
+enum Answered {
+    Unary(unary::Answer),
+    Machinery(Response<tonic::body::Body>),
+}
+
+/// Lets the service answer, on the short way if there is one.
+async fn answer<B>(
+    api: &Api,
+    services: &Services,
+    service: services::Service,
+    method: Option<unary::Method>,
+    mut request: Request<Reread<B>>,
+) -> Result<Answered, Status>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send + Unpin> + Send + Unpin + 'static,
+{
+    if let Some(method) = method.filter(|_| !unary::is_compressed(request.headers()))
+        && let Some(message) = request.body_mut().message(api.limits.max_message_bytes()).await
+    {
+        let (head, body) = request.into_parts();
+        match method.answer(api, head, message).await {
+            Ok(answer) => return answer.map(Answered::Unary),
+            Err(head) => request = Request::from_parts(head, body),
+        }
+    }
+    // On the heap: it is larger than the short way.
+    Ok(Answered::Machinery(Box::pin(services.call(service, request)).await))
 }
 
 /// Whether a method may be called here and now.
@@ -252,6 +289,7 @@ impl Api {
 /// A method's metrics, looked up once.
 struct Counted {
     service: services::Service,
+    unary: Option<unary::Method>,
     method: Method,
     path: String,
     started: Counter,
@@ -271,6 +309,7 @@ impl Counted {
                 let path = format!("/{}/{name}", service.name());
                 let counted = Counted {
                     service: *service,
+                    unary: unary::Method::of(&path),
                     started: metrics.grpc_started.get_or_create_owned(&method),
                     received: Tally {
                         messages: metrics.requests.messages_received.get_or_create_owned(&method),
@@ -324,6 +363,16 @@ impl Call {
         status.into_http()
     }
 
+    fn answer_unary(self, unary::Answer { data, extensions }: unary::Answer) -> Response<Body> {
+        let share = extensions.get().cloned();
+        let (inner, sent) = (AnswerBody::new(data), self.counted.sent.clone());
+        let body = CallBody { inner, messages: Messages::new(sent), call: self, cut: None, share, events: None };
+        let mut response = Response::new(Body::new(body));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        *response.extensions_mut() = extensions;
+        response
+    }
+
     fn answer(
         mut self,
         response: Response<tonic::body::Body>,
@@ -334,7 +383,10 @@ impl Call {
         }
         let cut = cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = Status> + Send>>);
         let messages = Messages::new(self.counted.sent.clone());
-        response.map(|inner| Body::new(CallBody { inner, messages, call: self, cut }))
+        let share = response.extensions().get().cloned();
+        let is_watch = self.counted.service == services::Service::Watch;
+        let events = is_watch.then(|| self.api.node.hub().options().budget.clone());
+        response.map(|inner| Body::new(CallBody { inner, messages, call: self, cut, share, events }))
     }
 
     fn finish(&mut self, code: Code) {
@@ -367,15 +419,22 @@ impl Drop for Call {
     }
 }
 
+/// Smaller pieces of a watch are not counted on the connection.
+const COUNTED_BYTES: usize = 1 << 10;
+
 /// An answer on its way out; sees its status pass, and ends it early when it must.
-struct CallBody {
-    inner: tonic::body::Body,
+struct CallBody<B> {
+    inner: B,
     messages: Messages,
     call: Call,
     cut: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
+    /// What the whole answer has taken of the memory for answers.
+    share: Option<Arc<Share>>,
+    /// Of a watch: where what is handed to the connection is counted until it was sent.
+    events: Option<Arc<Budget>>,
 }
 
-impl CallBody {
+impl<B> CallBody<B> {
     /// Ends the answer with this status.
     fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.call.finish(status.code());
@@ -385,7 +444,7 @@ impl CallBody {
     }
 }
 
-impl hyper::body::Body for CallBody {
+impl<B: hyper::body::Body<Data = Bytes, Error = Status> + Unpin> hyper::body::Body for CallBody<B> {
     type Data = Bytes;
     type Error = Status;
 
@@ -398,6 +457,15 @@ impl hyper::body::Body for CallBody {
             && let Some(data) = frame.data_ref()
         {
             self.messages.pass(data);
+            // The connection may keep it for long.
+            let counted = match (&self.share, &self.events) {
+                (Some(share), _) => budget::shared(data.clone(), share.clone()),
+                (None, Some(events)) if data.len() >= COUNTED_BYTES => {
+                    budget::shared(data.clone(), events.hold(data.len()))
+                }
+                _ => return polled,
+            };
+            return Poll::Ready(Some(Ok(Frame::data(counted))));
         }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(trailers) = frame.trailers_ref()

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, errors, mismatch, range_stream, truth, validate};
 use crate::auth::Credentials;
+use crate::budget::Share;
 use crate::mvcc::View;
 use crate::mvcc::range::range;
 use crate::proto::command::command::Op;
@@ -22,14 +23,17 @@ use crate::telemetry::requests::Success;
 /// A range with a smaller limit is read at once; others go to a thread of their own.
 const SHORT_RANGE_LIMIT: i64 = 100;
 
+/// Answers are counted in steps of so many bytes; small ones are not.
+const SHARE_STEP: usize = 16 << 10;
+
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let (credentials, request) = self.open(request);
         validate::range(&request)?;
-        let mut response = self.timed("Range").until(self.answer_range(credentials, request)).await?;
+        let (mut response, share) = self.timed("Range").until(self.answer_range(credentials, request)).await?;
         self.complete(&mut response.header);
-        Ok(Response::new(response))
+        Ok(counted(response, share))
     }
 
     type RangeStreamStream = range_stream::Chunks;
@@ -84,7 +88,7 @@ impl Kv for Api {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let (credentials, request) = self.open(request);
         validate::txn(&request, self.limits.max_txn_ops)?;
-        let mut response = if state::txn::is_read_only(&request) {
+        let (mut response, share) = if state::txn::is_read_only(&request) {
             self.timed("ReadonlyTxn").until(self.answer_read_only(credentials, request)).await?
         } else {
             if state::txn::has_put(&request) {
@@ -92,13 +96,13 @@ impl Kv for Api {
             }
             let caller = self.caller(&credentials).await?;
             match self.propose(Op::Txn(request), caller).await? {
-                Outcome::Txn(response) => response,
+                Outcome::Txn(response) => (response, self.answers.share(SHARE_STEP)),
                 other => return Err(mismatch(other)),
             }
         };
         // The answers inside keep only the revision, as etcd's do.
         self.complete(&mut response.header);
-        Ok(Response::new(response))
+        Ok(counted(response, share))
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
@@ -121,29 +125,59 @@ impl Kv for Api {
 }
 
 impl Api {
-    async fn answer_range(&self, credentials: Credentials, request: RangeRequest) -> Result<RangeResponse, Status> {
+    async fn answer_range(
+        &self,
+        credentials: Credentials,
+        request: RangeRequest,
+    ) -> Result<(RangeResponse, Share), Status> {
         self.linearize(request.serializable).await?;
         let caller = self.caller(&credentials).await?;
         let (key, range_end) = (request.key.clone(), request.range_end.clone());
         let may = move |access: Access<'_>, _: &ReadView| Ok(access.read(&key, &range_end)?);
-        let (long, begun) = (is_long(&request), Instant::now());
-        let answer = self.read_as(caller, long, may, move |view| range(view, &request)).await;
+        let is_counted = is_count(&request) && self.node.view().keys().is_some();
+        let (long, begun) = (is_long(&request) && !is_counted, Instant::now());
+        let mut share = self.answers.share(SHARE_STEP);
+        let read = move |view: &ReadView| Ok((range(view, &request, &mut |bytes| share.grow(bytes))?, share));
+        let answer = self.read_as(caller, long, may, read).await;
         self.metrics.node.operations.range();
         let labels = Success { success: truth(answer.is_ok()) };
         self.metrics.requests.range_seconds.get_or_create(&labels).observe(begun.elapsed().as_secs_f64());
         answer
     }
 
-    async fn answer_read_only(&self, credentials: Credentials, request: TxnRequest) -> Result<TxnResponse, Status> {
+    async fn answer_read_only(
+        &self,
+        credentials: Credentials,
+        request: TxnRequest,
+    ) -> Result<(TxnResponse, Share), Status> {
         self.linearize(validate::is_serializable(&request)).await?;
         let caller = self.caller(&credentials).await?;
         let request = Arc::new(request);
-        let (checked, read) = (Arc::clone(&request), Arc::clone(&request));
+        let (checked, asked) = (Arc::clone(&request), Arc::clone(&request));
         let may = move |access: Access<'_>, view: &ReadView| access.txn(view, &checked);
-        let response = self.read_as(caller, true, may, move |view| state::txn::read_only(view, &read)).await?;
+        let mut share = self.answers.share(SHARE_STEP);
+        let read =
+            move |view: &ReadView| Ok((state::txn::read_only(view, &asked, &mut |bytes| share.grow(bytes))?, share));
+        let (response, share) = self.read_as(caller, true, may, read).await?;
         self.metrics.node.operations.count(Operations::of_txn(&request, &response));
-        Ok(response)
+        Ok((response, share))
     }
+}
+
+/// An answer that holds its share until the client has it.
+fn counted<T>(answer: T, share: Share) -> Response<T> {
+    let mut response = Response::new(answer);
+    if !share.is_empty() {
+        response.extensions_mut().insert(Arc::new(share));
+    }
+    response
+}
+
+/// Whether only the number of the keys of now is asked for: hardly any key is looked at for it, once all were counted.
+fn is_count(request: &RangeRequest) -> bool {
+    let filters =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    request.count_only && request.revision <= 0 && filters == [0; 4]
 }
 
 fn is_long(request: &RangeRequest) -> bool {

@@ -8,7 +8,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
 /// Before each message: whether it is compressed, and its length in four bytes.
-const PREFIX_BYTES: usize = 5;
+pub const PREFIX_BYTES: usize = 5;
 
 /// Counts messages in one direction.
 #[derive(Clone)]

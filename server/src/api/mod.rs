@@ -23,6 +23,7 @@ mod quota;
 mod range_stream;
 mod services;
 mod snapshot;
+mod unary;
 mod unread;
 mod validate;
 mod watch;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::error::EtcdError;
 use crate::mvcc::{ReadError, View};
@@ -64,6 +66,8 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// Most operations in a txn.
     pub max_txn_ops: usize,
+    /// Memory that answers may take together; ranges above it are refused.
+    pub max_answer_bytes: usize,
     /// Stored bytes above which writes are refused; `None` without limit.
     pub quota_bytes: Option<u64>,
     /// The quota as status and metrics tell it: below zero without limit, as it was configured.
@@ -87,6 +91,7 @@ impl Limits {
         Limits {
             max_request_bytes: config.max_request_bytes,
             max_txn_ops: config.max_txn_ops,
+            max_answer_bytes: config.inflight_bytes() / 2,
             quota_bytes: config.quota(),
             told_quota_bytes: match config.quota() {
                 Some(bytes) => bytes as i64,
@@ -114,6 +119,7 @@ pub struct Api {
     limits: Limits,
     metrics: Arc<Metrics>,
     quota: quota::Quota,
+    answers: Arc<Budget>,
     snapshots: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -122,7 +128,8 @@ impl Api {
     /// Doors to `node`. Streams end when `stop` is cancelled.
     pub fn new(node: Node, identity: Identity, limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
         let (quota, snapshots) = (quota::Quota::new(limits.quota_bytes), Arc::new(Semaphore::new(snapshot::AT_ONCE)));
-        Api { quota, snapshots, node, identity, limits, metrics, stop }
+        let answers = Budget::new(limits.max_answer_bytes);
+        Api { quota, answers, snapshots, node, identity, limits, metrics, stop }
     }
 
     /// A header for an answer that was made at `revision`.

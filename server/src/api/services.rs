@@ -20,7 +20,7 @@ use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 
 /// Larger answers are refused, as they are by etcd.
-const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
+pub const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
 
 /// Kind, service and methods of everything that is served.
 pub const METHODS: &[(&str, Service, &[&str])] = &[

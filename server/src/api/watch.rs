@@ -78,7 +78,7 @@ impl Watch for Arc<Api> {
         tokio::spawn(stream.run(requests, out));
         let api = Arc::clone(self);
         let responses = ReceiverStream::new(responses).map(move |response| {
-            let mut response: WatchResponse = response.map_err(Status::from)?;
+            let mut response = response.map_err(Status::from)?.response;
             api.complete(&mut response.header);
             Ok(response)
         });

@@ -9,6 +9,7 @@ use super::{
     AuthToken, AutoCompaction, ClusterState, Config, ConfigError, Feature, Features, Keepalive, ListenUrl,
     check_advertised, duration, log, tls,
 };
+use crate::budget;
 
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(50);
@@ -40,6 +41,7 @@ impl Config {
             quota_backend_bytes: settings.number("quota-backend-bytes"),
             max_request_bytes: settings.count("max-request-bytes") as usize,
             max_txn_ops: settings.count("max-txn-ops") as usize,
+            max_inflight_bytes: settings.unsigned("max-inflight-bytes") as usize,
             max_concurrent_streams: settings.count("max-concurrent-streams"),
             max_learners: settings.count("max-learners") as usize,
             strict_reconfig_check: settings.boolean("strict-reconfig-check"),
@@ -134,6 +136,14 @@ impl Config {
         match self.quota_backend_bytes {
             0 => Some(2 << 30),
             bytes => u64::try_from(bytes).ok(),
+        }
+    }
+
+    /// What answers and events may take on their way, in bytes.
+    pub fn inflight_bytes(&self) -> usize {
+        match self.max_inflight_bytes {
+            0 => budget::default_bytes(),
+            bytes => bytes,
         }
     }
 }

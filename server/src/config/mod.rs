@@ -175,6 +175,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Most compares, and most operations of a branch, in one txn.
     pub max_txn_ops: usize,
+    /// Memory that answers and events may take on their way to clients; 0 is a quarter of what there is.
+    pub max_inflight_bytes: usize,
     /// Streams that one connection may have open.
     pub max_concurrent_streams: u32,
     /// Learners that the cluster may have at a time.
@@ -287,6 +289,7 @@ impl Default for Config {
             quota_backend_bytes: 0,
             max_request_bytes: 1536 * 1024,
             max_txn_ops: 128,
+            max_inflight_bytes: 0,
             max_concurrent_streams: u32::MAX,
             max_learners: 1,
             strict_reconfig_check: true,

@@ -10,8 +10,16 @@ use crate::error::EtcdError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 
-/// Answers a Range request with every option. The header carries only the revision.
-pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+/// Whether an answer may take so many bytes of memory more.
+pub type Room<'a> = dyn FnMut(usize) -> bool + 'a;
+
+/// Room for everything.
+pub fn unbounded(_: usize) -> bool {
+    true
+}
+
+/// Answers a Range request with every option, as long as there is room for the answer. The header carries only the revision.
+pub fn range<V: View>(view: &V, request: &RangeRequest, room: &mut Room<'_>) -> Result<RangeResponse, ReadError> {
     let current = view.revision();
     let at = if request.revision <= 0 { current } else { request.revision };
     check_revision(view, at)?;
@@ -19,8 +27,8 @@ pub fn range<V: View>(view: &V, request: &RangeRequest) -> Result<RangeResponse,
     let wanted = Wanted::of(request);
     let known = if wanted.is_limited() { count(view, &keys, at)? } else { None };
     let (count, mut kvs) = match known {
-        Some(count) => (count, first(view, &keys, at, &wanted)?),
-        None => collect(view, &keys, at, &wanted)?,
+        Some(count) => (count, first(view, &keys, at, &wanted, room)?),
+        None => collect(view, &keys, at, &wanted, room)?,
     };
     sort(&mut kvs, request);
     let limit = usize::try_from(request.limit).unwrap_or(0);
@@ -51,7 +59,12 @@ pub fn check_revision<V: View>(view: &V, revision: i64) -> Result<(), EtcdError>
 /// The key-values of the range at the newest revision, in key order.
 pub fn current<V: View>(view: &V, keys: &KeyRange) -> Result<Vec<KeyValue>, ViewError> {
     let everything = Wanted { limit: usize::MAX, values: true, leases: true, filters: [(0, 0); 2] };
-    Ok(collect(view, keys, view.revision(), &everything)?.1)
+    let mut kvs = Vec::new();
+    walk(view, keys, view.revision(), &everything, |kv| {
+        kvs.push(kv);
+        ControlFlow::Continue(())
+    })?;
+    Ok(kvs)
 }
 
 /// What of the range the answer needs.
@@ -117,25 +130,61 @@ fn count<V: View>(view: &V, keys: &KeyRange, at: i64) -> Result<Option<i64>, Vie
 }
 
 /// The first of the wanted key-values, as many as the limit allows.
-fn first<V: View>(view: &V, keys: &KeyRange, at: i64, wanted: &Wanted) -> Result<Vec<KeyValue>, ViewError> {
-    let mut kvs = Vec::new();
+fn first<V: View>(
+    view: &V,
+    keys: &KeyRange,
+    at: i64,
+    wanted: &Wanted,
+    room: &mut Room<'_>,
+) -> Result<Vec<KeyValue>, ReadError> {
+    let mut kvs = Collected::within(room);
     if wanted.limit > 0 {
         walk(view, keys, at, wanted, |kv| {
-            kvs.push(kv);
-            if kvs.len() < wanted.limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            kvs.push(kv)?;
+            if kvs.kvs.len() < wanted.limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
     }
-    Ok(kvs)
+    Ok(kvs.finish()?)
 }
 
 /// The count of all keys of the range at a revision, and the wanted ones in key order.
-fn collect<V: View>(view: &V, keys: &KeyRange, at: i64, wanted: &Wanted) -> Result<(i64, Vec<KeyValue>), ViewError> {
-    let mut kvs = Vec::new();
-    let count = walk(view, keys, at, wanted, |kv| {
-        kvs.push(kv);
+fn collect<V: View>(
+    view: &V,
+    keys: &KeyRange,
+    at: i64,
+    wanted: &Wanted,
+    room: &mut Room<'_>,
+) -> Result<(i64, Vec<KeyValue>), ReadError> {
+    let mut kvs = Collected::within(room);
+    let count = walk(view, keys, at, wanted, |kv| kvs.push(kv))?;
+    Ok((count, kvs.finish()?))
+}
+
+/// Key-values, until there is no room for more.
+struct Collected<'r, 'a> {
+    kvs: Vec<KeyValue>,
+    room: &'r mut Room<'a>,
+    full: bool,
+}
+
+impl<'r, 'a> Collected<'r, 'a> {
+    fn within(room: &'r mut Room<'a>) -> Self {
+        Collected { kvs: Vec::new(), room, full: false }
+    }
+
+    fn push(&mut self, kv: KeyValue) -> ControlFlow<()> {
+        // Once here, and once more as what is sent.
+        if !(self.room)(size_of::<KeyValue>() + 2 * (kv.key.len() + kv.value.len())) {
+            self.full = true;
+            return ControlFlow::Break(());
+        }
+        self.kvs.push(kv);
         ControlFlow::Continue(())
-    })?;
-    Ok((count, kvs))
+    }
+
+    fn finish(self) -> Result<Vec<KeyValue>, EtcdError> {
+        if self.full { Err(EtcdError::RequestTooManyRequests) } else { Ok(self.kvs) }
+    }
 }
 
 /// Walks the range at a revision, hands out the wanted key-values in key order, and counts all, until `emit` breaks.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::mvcc::View;
-use crate::mvcc::range::range;
+use crate::mvcc::range::{range, unbounded};
 use crate::proto::command::command::Op;
 use crate::proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
 use crate::proto::peer as pb;
@@ -99,7 +99,7 @@ async fn put_surely(node: &Node, key: &str, value: &str) {
 
 fn get(node: &Node, key: &str) -> Option<String> {
     let request = RangeRequest { key: key.to_owned().into(), ..Default::default() };
-    let found = range(&node.view(), &request).unwrap().kvs;
+    let found = range(&node.view(), &request, &mut unbounded).unwrap().kvs;
     found.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
 }
 

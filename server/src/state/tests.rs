@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fuzz::{self, Damage};
-use crate::mvcc::range::range;
+use crate::mvcc::range::{range, unbounded};
 use crate::mvcc::range_chunks::RangeChunks;
 use crate::mvcc::view::Nothing;
 use crate::mvcc::{EventType, KeyRange, KeyValue, Overlay, hash};
@@ -418,7 +418,7 @@ proptest! {
             check(&mut memory, &mut model, op);
         }
         for request in &requests {
-            prop_assert_eq!(refusal(range(&memory, request)), model.range(request), "{:?}", request);
+            prop_assert_eq!(refusal(range(&memory, request, &mut unbounded)), model.range(request), "{:?}", request);
         }
     }
 }
@@ -449,7 +449,7 @@ proptest! {
         store.wait_compacted(model.compacted);
         let view = store.view();
         for request in &requests {
-            prop_assert_eq!(refusal(range(&view, request)), model.range(request), "{:?}", request);
+            prop_assert_eq!(refusal(range(&view, request, &mut unbounded)), model.range(request), "{:?}", request);
         }
         for revision in model.compacted.max(1)..=model.revision() {
             prop_assert_eq!(hash::hash_kv(&view, revision), hash::hash_kv(&memory, revision));
@@ -484,7 +484,7 @@ proptest! {
             let in_key_order = RangeRequest { sort_order: 0, sort_target: 0, ..request };
             let request = RangeRequest { min_mod_revision: 0, max_create_revision: 0, ..in_key_order };
             let view = store.view();
-            let expected = refusal(range(&view, &request));
+            let expected = refusal(range(&view, &request, &mut unbounded));
             let at = if request.revision == 0 { view.revision() } else { request.revision };
             let chunks = RangeChunks::new(&view, request.clone());
             let mut first = Some(view);

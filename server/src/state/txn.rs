@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::write::Writer;
 use super::{header, kv};
-use crate::mvcc::range;
+use crate::mvcc::range::{self, Room};
 use crate::mvcc::{KeyRange, KeyValue, ReadError, View, ViewError};
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::request_op::Request;
@@ -26,17 +26,26 @@ pub fn has_put(request: &TxnRequest) -> bool {
     })
 }
 
-/// Answers a transaction that does not write, without Raft. The header carries only the revision.
-pub fn read_only<V: View>(view: &V, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+/// Answers a transaction that does not write, without Raft, as long as there is room for the answer. The header carries only the
+/// revision.
+pub fn read_only<V: View>(view: &V, request: &TxnRequest, room: &mut Room<'_>) -> Result<TxnResponse, ReadError> {
     debug_assert!(is_read_only(request), "a transaction that writes goes through Raft");
-    apply(&mut Writer::new(view), request)
+    answer(&mut Writer::new(view), request, room)
 }
 
-/// Applies a transaction.
+/// Applies a transaction. What all members do alike cannot depend on the room that one of them has.
 pub fn apply<V: View>(writer: &mut Writer<'_, V>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+    answer(writer, request, &mut range::unbounded)
+}
+
+fn answer<V: View>(
+    writer: &mut Writer<'_, V>,
+    request: &TxnRequest,
+    room: &mut Room<'_>,
+) -> Result<TxnResponse, ReadError> {
     let plan = Plan::new(writer.base(), request)?;
     plan.check(writer.base())?;
-    let mut response = plan.execute(writer)?;
+    let mut response = plan.execute(writer, room)?;
     response.header = header(writer.revision());
     Ok(response)
 }
@@ -88,14 +97,14 @@ impl<'r> Plan<'r> {
         Ok(())
     }
 
-    fn execute<V: View>(&self, writer: &mut Writer<'_, V>) -> Result<TxnResponse, ReadError> {
+    fn execute<V: View>(&self, writer: &mut Writer<'_, V>, room: &mut Room<'_>) -> Result<TxnResponse, ReadError> {
         let mut responses = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
             let response = match step {
-                Step::Nested(plan) => Some(Response::ResponseTxn(plan.execute(writer)?)),
+                Step::Nested(plan) => Some(Response::ResponseTxn(plan.execute(writer, room)?)),
                 Step::One(op) => match &op.request {
                     Some(Request::RequestRange(range)) => {
-                        Some(Response::ResponseRange(range::range(writer.view(), range)?))
+                        Some(Response::ResponseRange(range::range(writer.view(), range, room)?))
                     }
                     Some(Request::RequestPut(put)) => Some(Response::ResponsePut(kv::write(writer, put)?)),
                     Some(Request::RequestDeleteRange(delete)) => {

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::mvcc::range::range;
+use crate::mvcc::range::{range, unbounded};
 use crate::mvcc::{KeyRange, View, hash};
 use crate::proto::command::Command;
 use crate::proto::command::command::Op;
@@ -76,7 +76,7 @@ fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
 
 fn get<V: View>(view: &V, key: &str, revision: i64) -> Option<String> {
     let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), revision, ..Default::default() };
-    let kvs = range(view, &request).unwrap().kvs;
+    let kvs = range(view, &request, &mut unbounded).unwrap().kvs;
     kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
 }
 
@@ -349,7 +349,7 @@ fn ranges_are_counted_at_any_revision_while_blocks_are_divided() {
     let count = |view: &ReadView, start: usize, end: usize, revision: i64, count_only: bool| {
         let (key, range_end) = (key(start).into(), key(end).into());
         let request = RangeRequest { key, range_end, revision, count_only, limit: 3, ..Default::default() };
-        let response = range(view, &request).unwrap();
+        let response = range(view, &request, &mut unbounded).unwrap();
         let keys = (response.count.min(3), response.count > 3);
         assert!(count_only || (response.kvs.len() as i64, response.more) == keys, "{response:?}");
         response.count

@@ -12,8 +12,8 @@ use crate::mvcc::{Event, EventType, KeyValue, RevKey, RevRecord, View, ViewError
 
 /// Changes looked at in one go.
 const MAX_CHANGES: usize = 10_000;
-/// Bytes looked at in one go, previous versions included.
-const MAX_BYTES: usize = 4 << 20;
+/// Bytes looked at in one go, and of the events that are found, previous versions included.
+pub const MAX_BYTES: usize = 4 << 20;
 
 /// A watcher that is behind.
 #[derive(Debug, Clone)]
@@ -35,13 +35,15 @@ pub struct Found {
     pub compact_revision: i64,
     /// Watchers' events, a revision after the other.
     pub events: Vec<(i64, i64, Vec<Event>)>,
+    /// What they take in memory.
+    pub bytes: usize,
     /// All events up to this revision were found.
     pub through: i64,
 }
 
 /// Reads the history once for all watchers that are behind, from where the last of them is, as far as one go takes,
-/// but not beyond `until`.
-pub fn read<V: View>(view: &V, behind: &BTreeMap<i64, Behind>, until: i64) -> Result<Found, ViewError> {
+/// but not beyond `until`, nor above `most` bytes of events; but one revision at least.
+pub fn read<V: View>(view: &V, behind: &BTreeMap<i64, Behind>, until: i64, most: usize) -> Result<Found, ViewError> {
     let compact_revision = view.compact_revision();
     let (compacted, readable): (Vec<_>, Vec<_>) =
         behind.iter().map(|(id, watcher)| (*id, watcher)).partition(|(_, watcher)| watcher.from < compact_revision);
@@ -49,6 +51,7 @@ pub fn read<V: View>(view: &V, behind: &BTreeMap<i64, Behind>, until: i64) -> Re
         compacted: compacted.into_iter().map(|(id, _)| id).collect(),
         compact_revision,
         events: Vec::new(),
+        bytes: 0,
         through: until,
     };
     let Some(first) = readable.iter().map(|(_, watcher)| watcher.from).min() else {
@@ -57,13 +60,14 @@ pub fn read<V: View>(view: &V, behind: &BTreeMap<i64, Behind>, until: i64) -> Re
     let (mut changes, mut bytes, mut last) = (0, 0, first - 1);
     view.history(first, &mut |place, record| {
         let main = place.revision.main;
-        let full = changes >= MAX_CHANGES || bytes >= MAX_BYTES;
+        let full = changes >= MAX_CHANGES || bytes >= MAX_BYTES || found.bytes > most;
         if main > until || (main > last && full) {
             found.through = if main > until { until } else { last };
             return Ok(ControlFlow::Break(()));
         }
         (changes, last) = (changes + 1, main);
-        bytes += record.kv.len() + add(view, &readable, &mut found.events, place, &record)?;
+        bytes += record.kv.len();
+        found.bytes += add(view, &readable, &mut found.events, place, &record)?;
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)

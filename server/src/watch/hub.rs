@@ -11,6 +11,7 @@ use super::index::Index;
 use super::mailbox::{Delivered, Delivery, Mailbox, Picks};
 use super::stream::WatchStream;
 use super::watcher::Interest;
+use crate::budget::{self, Budget};
 use crate::mvcc::{Event, Source};
 use crate::telemetry::NodeMetrics;
 
@@ -26,6 +27,8 @@ pub struct HubOptions {
     pub progress_interval: Duration,
     /// A response larger than this is split where the watcher asked for fragments.
     pub fragment_bytes: usize,
+    /// Memory that responses may take until clients have them.
+    pub budget: Arc<Budget>,
     /// Counts streams, watchers and events.
     pub metrics: Arc<NodeMetrics>,
 }
@@ -35,6 +38,7 @@ impl Default for HubOptions {
         Self {
             progress_interval: Duration::from_secs(600),
             fragment_bytes: (1536 << 10) + (512 << 10),
+            budget: Budget::new(budget::default_bytes()),
             metrics: Arc::default(),
         }
     }

@@ -23,4 +23,4 @@ mod tests;
 
 pub use hub::{Hub, HubOptions};
 pub use stream::{Asked, Responses, WatchStream};
-pub use watcher::Interest;
+pub use watcher::{Interest, Outgoing};

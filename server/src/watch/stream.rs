@@ -11,7 +11,8 @@ use tokio::time::{Duration, Instant};
 use super::catch_up::{self, Behind, Found};
 use super::hub::Hub;
 use super::mailbox::Mailbox;
-use super::watcher::{Outbox, Watcher, fragments, response};
+use super::watcher::{Outbox, Outgoing, Watcher, fragments, response};
+use crate::budget::Share;
 use crate::error::EtcdError;
 use crate::mvcc::Source;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
@@ -23,8 +24,17 @@ const NO_WATCHER: i64 = -1;
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where responses go, in order. Errors are for whoever ends the stream; the stream itself sends none but
-/// [`EtcdError::Corrupt`] when the history cannot be read.
-pub type Responses = mpsc::Sender<Result<WatchResponse, EtcdError>>;
+/// [`EtcdError::Corrupt`] when the history cannot be read, and [`EtcdError::RequestTooManyRequests`] when there is no memory.
+pub type Responses = mpsc::Sender<Result<Outgoing, EtcdError>>;
+
+/// A client that takes nothing for so long gets its events from the history, once it takes some again.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// Responses with fewer bytes of events are not counted.
+const SHARE_STEP: usize = 1 << 10;
+/// Of what memory is left, a stream that is behind reads this part in one go: what many streams hold never adds up to all.
+const PIECES: usize = 1024;
+/// Time without memory for one revision's events after which a stream is ended.
+const NO_MEMORY: Duration = Duration::from_secs(10);
 
 /// A request as its door hands it on.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +71,8 @@ pub struct WatchStream<S> {
     progress_asked: bool,
     /// Watchers that shall be told the revision.
     progress_due: BTreeSet<i64>,
+    /// There was no memory for what the hub has for it: a piece of the history comes next.
+    reads_pieces: bool,
     /// Watchers, and those of them that are behind, as the metrics have them.
     counted: (i64, i64),
 }
@@ -79,6 +91,7 @@ impl<S: Source> WatchStream<S> {
             next_id: 0,
             progress_asked: false,
             progress_due: BTreeSet::new(),
+            reads_pieces: false,
             counted: (0, 0),
         }
     }
@@ -225,39 +238,100 @@ impl<S: Source> WatchStream<S> {
             let events = delivery.picks.as_slice().iter().map(|at| watcher.show(&delivery.events[*at as usize]));
             outbox.add(delivery.watch_id, delivery.store_revision, events.collect());
         }
-        self.send_events(outbox, out).await
+        let mut responses = outbox.into_responses();
+        while let Some((response, bytes)) = responses.next() {
+            let mut share = self.hub.options().budget.share(SHARE_STEP);
+            let fits = share.grow(bytes) && (share.is_empty() || self.has_memory());
+            self.reads_pieces |= !fits;
+            if !fits || !self.has_room(out).await? {
+                drop(share);
+                self.fall_behind(std::iter::once(response).chain(responses.map(|(response, _)| response)));
+                return Ok(());
+            }
+            let share = (!share.is_empty()).then(|| Arc::new(share));
+            self.send_events(response, share, out).await?;
+        }
+        Ok(())
     }
 
-    async fn send_events(&mut self, outbox: Outbox, out: &Responses) -> Result<(), Closed> {
-        for response in outbox.into_responses() {
-            let Some(watcher) = self.watchers.get_mut(&response.watch_id) else {
-                continue;
-            };
-            watcher.busy = true;
-            let (count, begun) = (response.events.len(), Instant::now());
-            self.hub.options().metrics.events.inc_by(count as u64);
-            let parts = match watcher.fragment {
-                true => fragments(response, self.hub.options().fragment_bytes),
-                false => vec![response],
-            };
-            for part in parts {
-                send(out, part).await?;
-            }
-            let (times, took) = (&self.hub.options().metrics.watch_loop, begun.elapsed().as_secs_f64());
-            times.events_seconds.observe(took);
-            times.event_seconds.observe(took / count.max(1) as f64);
+    /// Whether events may be kept for who has not taken them. Half of the memory is for those who read the history in pieces.
+    fn has_memory(&self) -> bool {
+        let budget = &self.hub.options().budget;
+        budget.left() >= budget.limit() / 2
+    }
+
+    /// Waits until a response can be sent; false if the client takes none for too long.
+    async fn has_room(&self, out: &Responses) -> Result<bool, Closed> {
+        if out.capacity() > 0 {
+            return Ok(true);
         }
+        match tokio::time::timeout(STALLED_AFTER, out.reserve()).await {
+            Ok(permit) => permit.map(|_| true).map_err(|_| Closed),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Keeps nothing in memory of what waits: neither these responses nor what is in the mailbox. It is read from the history
+    /// when the client takes it.
+    fn fall_behind(&mut self, unsent: impl Iterator<Item = WatchResponse>) {
+        let mut behind: BTreeMap<i64, i64> = BTreeMap::new();
+        for response in unsent {
+            let first = response.events.first().and_then(|event| event.kv.as_ref());
+            behind.entry(response.watch_id).or_insert(first.map_or(0, |kv| kv.mod_revision));
+        }
+        let waiting = self.mailbox.take();
+        let delivered = waiting.deliveries.iter().map(|delivery| (delivery.watch_id, delivery.revision));
+        for (id, revision) in delivered.chain(waiting.behind) {
+            behind.entry(id).or_insert(revision);
+        }
+        for (id, from) in behind {
+            if self.watchers.contains_key(&id) {
+                self.hub.leave(self.number, id);
+                // Left there since.
+                self.mailbox.forget(id);
+                let first = self.behind.entry(id).or_insert(from);
+                *first = from.min(*first);
+            }
+        }
+    }
+
+    async fn send_events(
+        &mut self,
+        response: WatchResponse,
+        share: Option<Arc<Share>>,
+        out: &Responses,
+    ) -> Result<(), Closed> {
+        let Some(watcher) = self.watchers.get_mut(&response.watch_id) else {
+            return Ok(());
+        };
+        watcher.busy = true;
+        let (count, begun) = (response.events.len(), Instant::now());
+        self.hub.options().metrics.events.inc_by(count as u64);
+        let parts = match watcher.fragment {
+            true => fragments(response, self.hub.options().fragment_bytes),
+            false => vec![response],
+        };
+        for response in parts {
+            let outgoing = Outgoing { response, _share: share.clone() };
+            out.send(Ok(outgoing)).await.map_err(|_| Closed)?;
+        }
+        let (times, took) = (&self.hub.options().metrics.watch_loop, begun.elapsed().as_secs_f64());
+        times.events_seconds.observe(took);
+        times.event_seconds.observe(took / count.max(1) as f64);
         Ok(())
     }
 
     /// Hands watchers to the hub where it has what they miss; reads a piece of the history for the others.
     async fn catch_up(&mut self, out: &Responses) -> Result<(), Closed> {
+        self.all_taken(out).await?;
         let mut behind = std::mem::take(&mut self.behind);
+        let (has_memory, published) = (!self.reads_pieces && self.has_memory(), self.hub.revision());
         behind.retain(|id, from| {
             let Some(watcher) = self.watchers.get(id) else {
                 return false;
             };
-            !self.hub.join(self.number, *id, &watcher.interest, &self.mailbox, *from)
+            let may_join = has_memory || *from > published;
+            !(may_join && self.hub.join(self.number, *id, &watcher.interest, &self.mailbox, *from))
         });
         if behind.is_empty() {
             return Ok(());
@@ -274,7 +348,8 @@ impl<S: Source> WatchStream<S> {
         let source = Arc::clone(&self.source);
         // The store may be ahead of the hub, which will deliver what it publishes next.
         let revision = self.hub.revision();
-        let read = tokio::task::spawn_blocking(move || catch_up::read(&source.view(), &wanted, revision));
+        let most = (self.hub.options().budget.left() / PIECES).min(catch_up::MAX_BYTES);
+        let read = tokio::task::spawn_blocking(move || catch_up::read(&source.view(), &wanted, revision, most));
         match read.await {
             Ok(Ok(found)) => self.caught_up(found, revision, out).await,
             Ok(Err(error)) => {
@@ -287,7 +362,23 @@ impl<S: Source> WatchStream<S> {
         }
     }
 
+    /// Waits until the client has taken all responses. Meanwhile nothing of what comes is kept, if that takes long.
+    async fn all_taken(&mut self, out: &Responses) -> Result<(), Closed> {
+        while out.capacity() < out.max_capacity() {
+            match tokio::time::timeout(STALLED_AFTER, out.reserve_many(out.max_capacity())).await {
+                Ok(permits) => return permits.map(drop).map_err(|_| Closed),
+                Err(_) => self.fall_behind(std::iter::empty()),
+            }
+        }
+        Ok(())
+    }
+
     async fn caught_up(&mut self, found: Found, hub_revision: i64, out: &Responses) -> Result<(), Closed> {
+        let mut share = self.hub.options().budget.share(SHARE_STEP);
+        if !share.grow(found.bytes) {
+            drop(share);
+            return self.wait_for_memory(found.bytes, out).await;
+        }
         for id in &found.compacted {
             self.remove(*id);
             self.compacted.insert(*id);
@@ -305,7 +396,26 @@ impl<S: Source> WatchStream<S> {
             // As etcd's, the header tells where the store is, though more of the history may follow.
             outbox.add(id, hub_revision, events);
         }
-        self.send_events(outbox, out).await
+        self.reads_pieces = false;
+        // All of it is counted until the last of it was taken.
+        let share = Arc::new(share);
+        for (response, _) in outbox.into_responses() {
+            self.send_events(response, Some(share.clone()), out).await?;
+        }
+        Ok(())
+    }
+
+    /// Others have all memory: waits until there are so many bytes, or gives up.
+    async fn wait_for_memory(&self, bytes: usize, out: &Responses) -> Result<(), Closed> {
+        let (budget, begun) = (&self.hub.options().budget, Instant::now());
+        while budget.left() < bytes {
+            if begun.elapsed() > NO_MEMORY {
+                let _ = out.send(Err(EtcdError::RequestTooManyRequests)).await;
+                return Err(Closed);
+            }
+            tokio::time::sleep(NO_MEMORY / 100).await;
+        }
+        Ok(())
     }
 
     fn progress_is_due(&mut self) {
@@ -364,5 +474,5 @@ impl<S> Drop for WatchStream<S> {
 }
 
 async fn send(out: &Responses, response: WatchResponse) -> Result<(), Closed> {
-    out.send(Ok(response)).await.map_err(|_| Closed)
+    out.send(Ok(response.into())).await.map_err(|_| Closed)
 }

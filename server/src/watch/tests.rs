@@ -71,7 +71,7 @@ impl Memory {
 /// A client's end of a stream.
 struct Client {
     requests: mpsc::Sender<WatchRequest>,
-    responses: mpsc::Receiver<Result<WatchResponse, crate::error::EtcdError>>,
+    responses: mpsc::Receiver<Result<Outgoing, crate::error::EtcdError>>,
 }
 
 impl Client {
@@ -101,7 +101,7 @@ impl Client {
 
     async fn next(&mut self) -> WatchResponse {
         let response = tokio::time::timeout(DEADLINE, self.responses.recv()).await;
-        response.expect("a response in time").expect("an open stream").expect("no error")
+        response.expect("a response in time").expect("an open stream").expect("no error").response
     }
 
     /// Takes responses with events until there are so many.
@@ -404,7 +404,7 @@ async fn check_random_watchers(mut random: StdRng) {
             }
             _ => {
                 while let Ok(response) = client.responses.try_recv() {
-                    let response = response.unwrap();
+                    let response = response.unwrap().response;
                     received.entry(response.watch_id).or_default().extend(response.events);
                 }
             }

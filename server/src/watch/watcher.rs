@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::budget::Share;
 use crate::mvcc::{Event, EventType, KeyRange};
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse};
@@ -97,6 +98,21 @@ impl Watcher {
     }
 }
 
+/// A response on its way to the client, and its share of the memory that all of them may take.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// What the client gets.
+    pub response: WatchResponse,
+    pub(super) _share: Option<Arc<Share>>,
+}
+
+impl From<WatchResponse> for Outgoing {
+    /// One that is too small to be counted.
+    fn from(response: WatchResponse) -> Self {
+        Outgoing { response, _share: None }
+    }
+}
+
 /// A response that says nothing yet; the door that sends it completes the header.
 pub fn response(watch_id: i64, revision: i64) -> WatchResponse {
     let header = Some(ResponseHeader { revision, ..Default::default() });
@@ -129,9 +145,9 @@ impl Outbox {
         }
     }
 
-    /// The responses, in order.
-    pub fn into_responses(self) -> impl Iterator<Item = WatchResponse> {
-        self.responses.into_iter().map(|(response, _)| response)
+    /// The responses with the bytes of their events, in order.
+    pub fn into_responses(self) -> impl Iterator<Item = (WatchResponse, usize)> {
+        self.responses.into_iter()
     }
 }
 

@@ -1,15 +1,17 @@
 //! Clients that ask for much and do not read it.
 
 use bytes::Bytes;
-use etcd_client::GetOptions;
+use etcd_client::{Client, GetOptions};
+use futures::future::join_all;
 use futures::{StreamExt, stream};
 use keelson_server::proto::etcdserverpb::kv_client::KvClient;
 use keelson_server::proto::etcdserverpb::watch_client::WatchClient;
 use keelson_server::proto::etcdserverpb::watch_request::RequestUnion;
 use keelson_server::proto::etcdserverpb::*;
-use tonic::{Code, Request, Streaming};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
 
-use super::common::{Member, eventually, single};
+use super::common::{Cluster, Member, eventually, single};
 use super::{Memory, everything, fill, in_time, narrow, sample};
 
 #[tokio::test]
@@ -48,7 +50,7 @@ async fn range_streams_hold_up_nobody() {
 }
 
 /// What is left of a stream of ranges: keys and their number by the server, or the refusal.
-async fn rest(stream: &mut Streaming<RangeStreamResponse>) -> Result<(Vec<Bytes>, i64), tonic::Status> {
+async fn rest(stream: &mut Streaming<RangeStreamResponse>) -> Result<(Vec<Bytes>, i64), Status> {
     let (mut keys, mut count) = (Vec::new(), 0);
     while let Some(chunk) = in_time("a chunk", stream.message()).await? {
         let range = chunk.range_response.expect("a range");
@@ -82,6 +84,16 @@ async fn a_range_stream_shows_one_revision_until_that_is_compacted() {
     assert_eq!((refused.code(), refused.message()), (Code::OutOfRange, message));
 }
 
+/// A range of everything whose client takes the headers of the answer alone.
+async fn stalled_range(member: &Member) -> Result<Streaming<RangeResponse>, Status> {
+    let mut grpc = tonic::client::Grpc::new(narrow(member).await);
+    grpc.ready().await.expect("a connection");
+    let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Range");
+    let codec = tonic_prost::ProstCodec::<RangeRequest, RangeResponse>::default();
+    let answer = in_time("a range", grpc.server_streaming(Request::new(everything()), path, codec)).await;
+    answer.map(tonic::Response::into_inner)
+}
+
 #[tokio::test]
 async fn ranges_take_no_more_than_what_they_tell() {
     const RANGES: u64 = 12;
@@ -90,21 +102,46 @@ async fn ranges_take_no_more_than_what_they_tell() {
     let memory = Memory::of(&member);
     let mut stalled = Vec::new();
     for _ in 0..RANGES {
-        // As a stream, of which the client takes the headers alone.
-        let mut grpc = tonic::client::Grpc::new(narrow(&member).await);
-        grpc.ready().await.expect("a connection");
-        let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Range");
-        let codec = tonic_prost::ProstCodec::<RangeRequest, RangeResponse>::default();
-        let answer = in_time("a range", grpc.server_streaming(Request::new(everything()), path, codec)).await;
-        stalled.push(answer.expect("an answer").into_inner());
+        stalled.push(stalled_range(&member).await.expect("an answer"));
     }
     in_time("a put", client.put("l", "1", None)).await.expect("put");
     let (grown, answer) = (memory.grown_mib(), 8);
     assert!(grown < RANGES * answer * 2, "{RANGES} answers of {answer} MiB took {grown} MiB");
 }
 
+#[tokio::test]
+async fn ranges_without_memory_for_them_are_refused() {
+    const RANGES: usize = 200;
+    // Half of it is for answers, of which each takes twice its 8 MiB.
+    let (member, mut client) = limited("--max-inflight-bytes=104857600").await;
+    fill(&client, "k", 128, 64 << 10).await;
+    let memory = Memory::of(&member);
+    let answers = join_all((0..RANGES).map(|_| stalled_range(&member))).await;
+    let (stalled, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert!((1..=3).contains(&stalled.len()), "{} of {RANGES} were answered", stalled.len());
+    for refused in refused {
+        let status = refused.expect_err("refused");
+        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+    }
+    in_time("a put", client.put("l", "1", None)).await.expect("put");
+    in_time("a get", client.get("l", None)).await.expect("a get");
+    let grown = memory.grown_mib();
+    assert!(grown < 150, "{RANGES} ranges took {grown} MiB");
+
+    drop(stalled);
+    eventually("a range is answered again", || async { stalled_range(&member).await.ok() }).await;
+}
+
+/// A member with a flag more.
+async fn limited(flag: &str) -> (Member, Client) {
+    let mut member = Member::new("single");
+    member.start(&[&format!("--initial-cluster=single={}", member.peer_url()), flag]);
+    let client = member.client().await;
+    (member, client)
+}
+
 /// A stream with one watcher of all keys that was told to be created, and whose client reads no further.
-async fn stalled_watch(member: &Member, start_revision: i64) -> Streaming<WatchResponse> {
+async fn stalled_watch(channel: Channel, start_revision: i64) -> Streaming<WatchResponse> {
     let create = WatchCreateRequest {
         key: "\0".into(),
         range_end: "\0".into(),
@@ -113,11 +150,23 @@ async fn stalled_watch(member: &Member, start_revision: i64) -> Streaming<WatchR
     };
     let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
     let requests = stream::iter([create]).chain(stream::pending());
-    let watch = WatchClient::new(narrow(member).await).watch(requests).await;
+    let watch = WatchClient::new(channel).watch(requests).await;
     let mut responses = watch.expect("a watch").into_inner();
     let created = responses.message().await.expect("an open stream").expect("a response");
     assert!(created.created && created.events.is_empty());
     responses
+}
+
+/// Reads on until there were so many events, one of each revision.
+async fn expect_events(mut responses: Streaming<WatchResponse>, events: i64) {
+    let mut next = 2;
+    while next < events + 2 {
+        let response = in_time("a response", responses.message()).await.expect("an open stream");
+        for event in response.expect("a response").events {
+            assert_eq!(event.kv.expect("a key-value").mod_revision, next);
+            next += 1;
+        }
+    }
 }
 
 #[tokio::test]
@@ -127,24 +176,54 @@ async fn watchers_fall_behind_and_get_everything_once_they_read() {
     let (member, client) = single().await;
     let mut stalled = Vec::new();
     for _ in 0..WATCHERS {
-        stalled.push(stalled_watch(&member, 0).await);
+        stalled.push(stalled_watch(narrow(&member).await, 0).await);
     }
     let memory = Memory::of(&member);
     fill(&client, "k", EVENTS as usize, 128 << 10).await;
     // Others come late, and read as little.
     for _ in 0..WATCHERS {
-        stalled.push(stalled_watch(&member, 2).await);
+        stalled.push(stalled_watch(narrow(&member).await, 2).await);
     }
-    for mut responses in stalled {
-        let mut next = 2;
-        while next < EVENTS + 2 {
-            let response = in_time("a response", responses.message()).await.expect("an open stream");
-            for event in response.expect("a response").events {
-                assert_eq!(event.kv.expect("a key-value").mod_revision, next);
-                next += 1;
-            }
-        }
+    for responses in stalled {
+        expect_events(responses, EVENTS).await;
     }
     let grown = memory.grown_mib();
     assert!(grown < 200, "the watchers took {grown} MiB");
+}
+
+#[tokio::test]
+async fn watchers_that_do_not_read_take_no_more_than_they_may() {
+    const WATCHERS: usize = 300;
+    const EVENTS: i64 = 2000;
+    let (member, client) = limited("--max-inflight-bytes=104857600").await;
+    let channel = narrow(&member).await;
+    let mut stalled = Vec::new();
+    for _ in 0..WATCHERS {
+        stalled.push(stalled_watch(channel.clone(), 0).await);
+    }
+    let late = stalled_watch(narrow(&member).await, 0).await;
+    let memory = Memory::of(&member);
+    fill(&client, "k", EVENTS as usize, 16 << 10).await;
+    let early = stalled_watch(narrow(&member).await, 2).await;
+    for responses in [late, early] {
+        expect_events(responses, EVENTS).await;
+    }
+    let grown = memory.grown_mib();
+    assert!(grown < 300, "{WATCHERS} watchers took {grown} MiB");
+}
+
+#[tokio::test]
+async fn a_follower_that_stands_still_takes_no_memory_of_the_leader() {
+    const MIB: usize = 200;
+    let cluster = Cluster::start(3);
+    let (clients, leader) = (cluster.clients().await, cluster.leader().await);
+    // What the store keeps in memory by itself is there before.
+    fill(&clients[leader], "k", 2 * MIB, 128 << 10).await;
+    let follower = &cluster.members[(leader + 1) % 3];
+    follower.pause(true);
+    let memory = Memory::of(&cluster.members[leader]);
+    fill(&clients[leader], "k", 8 * MIB, 128 << 10).await;
+    let grown = memory.grown_mib();
+    follower.pause(false);
+    assert!(grown < MIB as u64 / 2, "{grown} MiB for {MIB} MiB that one follower does not take");
 }

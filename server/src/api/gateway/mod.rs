@@ -20,12 +20,14 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use tonic::Status;
 use tonic::client::Grpc;
 use tower::util::BoxCloneSyncService;
 
 use super::Gate;
+use crate::budget::{self, Share};
 use crate::proto::DESCRIPTORS;
 use message::Messages;
 
@@ -99,7 +101,14 @@ impl Gateway {
         let call = tonic::Request::from_parts(metadata, Default::default(), message);
         let mut client = client(gate);
         let answer = client.unary(call, route.rpc.clone(), Messages(route.method.output())).await?;
-        Ok(reply::message(&answer.into_inner()))
+        let held = answer.extensions().get::<Arc<Share>>().cloned();
+        let reply = reply::message(&answer.into_inner());
+        Ok(match held {
+            Some(share) => reply.map(|text| {
+                Body::new(text.map_frame(move |frame| frame.map_data(|text| budget::shared(text, share.clone()))))
+            }),
+            None => reply,
+        })
     }
 
     async fn stream<B>(&self, gate: Gate, route: &Route, request: Request<B>) -> Result<Response<Body>, Status>
