@@ -18,6 +18,8 @@ packages=(g++ libclang1-14 libclang-common-14-dev bubblewrap iproute2 util-linux
 packages+=(python3 python3-pip)
 # The client library etcd-client compiles its .proto files with it; ours need nothing.
 packages+=(protobuf-compiler libprotobuf-dev)
+# Counts instructions.
+if [ "$purpose" = test ]; then packages+=(valgrind); fi
 
 missing=()
 for package in "${packages[@]}"; do
@@ -166,4 +168,11 @@ if [ "$purpose" = verify ]; then chart_checks; fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then
   echo "building cargo-deny (once, a few minutes)"
   cargo install --quiet --locked --root "$cache" cargo-deny@0.20.2
+fi
+# It must be of the version that server/benches is built with.
+gungraun=$(sed -n '/^name = "gungraun-runner"$/{n;s/^version = "\(.*\)"$/\1/p}' "$(dirname "$0")/../Cargo.lock")
+if [ "$purpose" = test ] && [ "$(cat "$bin/.gungraun" 2>/dev/null)" != "$gungraun" ]; then
+  echo "building gungraun-runner (once, a minute)"
+  cargo install --quiet --locked --root "$cache" "gungraun-runner@$gungraun"
+  echo "$gungraun" >"$bin/.gungraun"
 fi
