@@ -157,11 +157,34 @@ until_true "the operator takes the cluster over" settled 1
 kubectl -n team-a scale etcdcluster/$name --replicas=3 >/dev/null
 until_true "three members" settled 3
 
+step="a backup, and a cluster with certificates"
+kubectl -n team-a apply -f - >/dev/null <<END
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: backups}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: EtcdBackup
+metadata: {name: $name}
+spec: {cluster: $name, store: {volume: {claimName: backups}}}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: EtcdCluster
+metadata: {name: guarded}
+spec: {size: 1, tls: {}}
+END
+kubectl -n team-a wait etcdbackup/$name --for=condition=Ready --timeout=2m >/dev/null
+
 step="metrics"
+operator_metrics() { curl -sSf "http://$(kubectl -n keelson-system get service keelson-operator -o 'jsonpath={.spec.clusterIP}'):8080/metrics"; }
+for metric in backup certificate_expiry; do
+  until_true "the metrics tell of $metric" eval "operator_metrics | grep -q '^keelson_operator_${metric}_timestamp_seconds{'"
+done
 used=$(grep -ohE '\b(keelson_operator|etcd|grpc_server|process)_[a-z_]+' charts/keelson/files/alerts.yaml charts/keelson/files/dashboards/* |
   sed 's/_bucket$//' | sort -u)
 {
-  curl -sSf "http://$(kubectl -n keelson-system get service keelson-operator -o 'jsonpath={.spec.clusterIP}'):8080/metrics"
+  operator_metrics
   curl -sSf "$(endpoint | sed 's/2379/2381/')/metrics"
 } >"$scratch/metrics"
 for metric in $used; do
@@ -177,7 +200,9 @@ writer=
 ETCDCTL_API=3 etcdctl --endpoints="$(endpoint)" get --prefix n/ --print-value-only | sed '/^$/d' | sort >"$scratch/stored"
 missing=$(comm -13 "$scratch/stored" <(sort "$scratch/acknowledged") | head)
 [ -z "$missing" ] || fail "acknowledged and not there: $missing"
-kubectl -n team-a delete etcdcluster "$name" --timeout=2m >/dev/null
+kubectl -n team-a delete etcdbackup "$name" --timeout=1m >/dev/null
+kubectl -n team-a delete pvc backups >/dev/null
+kubectl -n team-a delete etcdcluster guarded "$name" --timeout=2m >/dev/null
 
 step="the pages' commands from the beginning"
 document uninstall
