@@ -21,8 +21,8 @@ use crate::memory::Memory;
 use crate::names::{FINALIZER, Names, RECOVER_FROM, ROLE_LABEL};
 use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
-use crate::observe::{Caches, list};
-use crate::plan::{Action, Observed, plan};
+use crate::observe::{Caches, list, url};
+use crate::plan::{Action, Observed, Plan, plan};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -82,19 +82,25 @@ pub struct Actor<'a> {
 }
 
 impl Actor<'_> {
-    /// A learner that was promoted gets a voter's label on its running pod, so that clients reach it.
-    async fn label_pods(&self) -> Result<(), Error> {
+    /// Labels of pods that run: a learner that was promoted gets a voter's, so that clients reach it, and each what its template
+    /// has by now.
+    async fn label_pods(&self, plan: &Plan) -> Result<(), Error> {
         let observed = self.observed;
         for member in observed.store.members() {
             let Some(ordinal) = member.ordinal else {
                 continue;
             };
-            let role = observed.role(ordinal).as_str();
-            let pod = observed.pods.get(&ordinal);
-            let stale = pod.is_some_and(|pod| !pod.deleting && pod.role.as_deref() != Some(role));
-            if stale {
+            let Some(pod) = observed.pods.get(&ordinal).filter(|pod| !pod.deleting) else {
+                continue;
+            };
+            let template = plan.templates.get(&ordinal);
+            let mut wanted = template.map(|template| template.pod_template.labels.clone()).unwrap_or_default();
+            wanted.extend(self.names.member_labels(ordinal));
+            wanted.insert(ROLE_LABEL.into(), observed.role(ordinal).as_str().into());
+            wanted.retain(|label, value| pod.labels.get(label) != Some(value));
+            if !wanted.is_empty() {
                 let name = self.names.pod(ordinal);
-                let patch = json!({"metadata": {"labels": {ROLE_LABEL: role}}});
+                let patch = json!({"metadata": {"labels": wanted}});
                 self.api::<Pod>()
                     .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
                     .await
@@ -120,6 +126,10 @@ impl Actor<'_> {
             Action::Promote { id, .. } => {
                 return Ok(self.leader(None)?.promote(*id).await?);
             }
+            Action::MovePeer { ordinal, id, secure } => {
+                let peer_url = self.names.peer_url_by(*ordinal, *secure);
+                self.leader(None)?.update(*id, peer_url).await?;
+            }
             Action::MoveLeader { to, .. } => self.leader(None)?.move_leader(*to).await?,
             Action::RemoveMember { id, .. } => {
                 return Ok(self.leader(Some(*id))?.remove(*id).await?);
@@ -130,11 +140,11 @@ impl Actor<'_> {
             }
             Action::FreeSpace { ordinal, revision, .. } => {
                 self.leader(None)?.compact(*revision).await?;
-                let url = self.names.client_url(*ordinal);
-                let patient = MemberClient::patient(&url, self.identities.current.as_ref())?;
+                let patient = MemberClient::patient(&self.url(*ordinal), self.identities.current.as_ref())?;
                 patient.with_token(self.root.token()).defragment().await?;
             }
             Action::Disarm { member, kind } => self.leader(None)?.disarm(*member, *kind).await?,
+            Action::ExpandClaim { ordinal, uid, size } => self.expand_claim(*ordinal, uid, size).await?,
             Action::DeleteClaim { ordinal, uid } => self.delete_claim(*ordinal, uid).await?,
             Action::RestartPod { ordinal, uid } => {
                 self.delete::<Pod>(&self.names.pod(*ordinal), uid).await?;
@@ -152,8 +162,12 @@ impl Actor<'_> {
             .min_by_key(|voter| Some(voter.id) != leader)
             .and_then(|voter| voter.ordinal)
             .ok_or(Error::NoMember)?;
-        let client = MemberClient::new(&self.names.client_url(ordinal), self.identities.current.as_ref())?;
+        let client = MemberClient::new(&self.url(ordinal), self.identities.current.as_ref())?;
         Ok(client.with_token(self.root.token()))
+    }
+
+    fn url(&self, ordinal: u32) -> String {
+        url(&self.names, &self.observed.pods, ordinal, self.identities.current.as_ref())
     }
 
     /// The cache may lag: whether the pod is gone is asked of the API server itself.
@@ -165,6 +179,20 @@ impl Actor<'_> {
         }
         let name = self.names.claim(ordinal);
         self.delete::<PersistentVolumeClaim>(&name, uid).await
+    }
+
+    /// The API server refuses it unless the claim's StorageClass allows expansion.
+    async fn expand_claim(&self, ordinal: u32, uid: &str, size: &str) -> Result<(), Error> {
+        let name = self.names.claim(ordinal);
+        let patch = json!({
+            "metadata": {"uid": uid},
+            "spec": {"resources": {"requests": {"storage": size}}},
+        });
+        self.api::<PersistentVolumeClaim>()
+            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map_err(kube_error(format!("expanding claim {name} to {size} (its StorageClass must allow that)")))?;
+        Ok(())
     }
 
     /// Deletes this very object; one that is gone, or another one of its name, is left.

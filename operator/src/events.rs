@@ -106,10 +106,12 @@ pub fn word(action: &Action) -> &'static str {
         Action::AddLearner { .. } => "LearnerAdded",
         Action::Promote { .. } => "MemberPromoted",
         Action::MoveLeader { .. } => "LeaderMoved",
+        Action::MovePeer { .. } => "PeerMoved",
         Action::RemoveMember { .. } => "MemberRemoved",
         Action::DeleteStatefulSet { .. } => "MemberStopped",
         Action::DeleteClaim { .. } => "ClaimDeleted",
         Action::RestartPod { .. } => "MemberRestarted",
+        Action::ExpandClaim { .. } => "VolumeExpanded",
         Action::FreeSpace { .. } => "SpaceFreed",
         Action::Disarm { .. } => "AlarmDisarmed",
         Action::ForgetRequest => "QuorumRecovered",
@@ -133,6 +135,8 @@ fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectR
         | Action::RemoveMember { ordinal, .. }
         | Action::DeleteStatefulSet { ordinal, .. }
         | Action::DeleteClaim { ordinal, .. }
+        | Action::ExpandClaim { ordinal, .. }
+        | Action::MovePeer { ordinal, .. }
         | Action::FreeSpace { ordinal, .. } => member(*ordinal),
         Action::Disarm { .. } => None,
         Action::MoveLeader { to, .. } => {

@@ -33,7 +33,7 @@ use wire::kv_client::KvClient;
 use wire::maintenance_client::MaintenanceClient;
 use wire::{
     AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, MemberAddRequest, MemberListRequest,
-    MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, StatusRequest,
+    MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, MoveLeaderRequest, StatusRequest,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -189,6 +189,12 @@ impl MemberClient {
     pub async fn promote(&mut self, id: u64) -> Result<Change, Error> {
         let request = MemberPromoteRequest { id };
         change("MemberPromote", self.cluster.member_promote(request).await)
+    }
+
+    /// Changes where the others reach a member.
+    pub async fn update(&mut self, id: u64, peer_url: String) -> Result<(), Error> {
+        let answer = self.cluster.member_update(MemberUpdateRequest { id, peer_ur_ls: vec![peer_url] });
+        within(CHANGE_TIMEOUT, "MemberUpdate", answer).await.map(drop)
     }
 
     /// Takes a member out of the list. One that is not there any more is success.

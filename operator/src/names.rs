@@ -35,7 +35,6 @@ pub const ACCESS_FINALIZER: &str = "keelson.dev/access";
 pub const APPLIED_HASH: &str = "keelson.dev/applied-hash";
 /// Annotation of each pod: the hash of the part of its template whose change needs a restart.
 pub const CONFIG_HASH: &str = "keelson.dev/config-hash";
-
 /// Annotation of an EtcdCluster: the id of a member that a person wants replaced, in hexadecimal.
 pub const REPLACE_MEMBER: &str = "keelson.dev/replace-member";
 /// Annotation of an EtcdCluster whose quorum is lost for good: the name of the member to go on with.
@@ -45,6 +44,10 @@ pub const WRITTEN: &str = "keelson.dev/written";
 /// Annotation of each pod: the image that its template asked for. Admission may rewrite the image itself, or put containers
 /// of its own first.
 pub const IMAGE: &str = "keelson.dev/image";
+/// Annotation of each StatefulSet: the size of the volume in its claim template, which cannot be changed.
+pub const VOLUME_SIZE: &str = "keelson.dev/volume-size";
+/// Annotation of each pod: what its member speaks.
+pub const TRANSPORT: &str = "keelson.dev/transport";
 /// The container of the member's process.
 pub const SERVER_CONTAINER: &str = "server";
 
@@ -68,7 +71,7 @@ impl Names {
             cluster: cluster.metadata.name.clone().unwrap_or_default(),
             namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
             uid: cluster.metadata.uid.clone().unwrap_or_default(),
-            tls: cluster.spec.tls.is_some(),
+            tls: cluster.speaks_tls(),
         }
     }
 
@@ -109,17 +112,27 @@ impl Names {
 
     /// By which the store knows the member.
     pub fn peer_url(&self, ordinal: u32) -> String {
-        format!("{}://{}:{PEER_PORT}", self.scheme(), self.host(ordinal))
+        self.peer_url_by(ordinal, self.tls)
+    }
+
+    /// By which the store knows a member that others reach by TLS (`secure`) or by plaintext.
+    pub fn peer_url_by(&self, ordinal: u32, secure: bool) -> String {
+        format!("{}://{}:{PEER_PORT}", scheme(secure), self.host(ordinal))
     }
 
     /// Where the member serves clients.
     pub fn client_url(&self, ordinal: u32) -> String {
-        format!("{}://{}:{CLIENT_PORT}", self.scheme(), self.host(ordinal))
+        self.client_url_by(ordinal, self.tls)
+    }
+
+    /// Where the member serves clients by TLS (`secure`) or by plaintext.
+    pub fn client_url_by(&self, ordinal: u32, secure: bool) -> String {
+        format!("{}://{}:{CLIENT_PORT}", scheme(secure), self.host(ordinal))
     }
 
     /// Of the URLs of clients and members.
     pub fn scheme(&self) -> &'static str {
-        if self.tls { "https" } else { "http" }
+        scheme(self.tls)
     }
 
     /// The Secret of the authority, with its key.
@@ -170,7 +183,7 @@ impl Names {
     pub fn ordinal_of_peer_url(&self, url: &str) -> Option<u32> {
         let host = url.split("://").nth(1)?.split(':').next()?;
         let ordinal = self.ordinal_of(host.split('.').next()?)?;
-        (self.peer_url(ordinal) == url).then_some(ordinal)
+        [false, true].iter().any(|secure| self.peer_url_by(ordinal, *secure) == url).then_some(ordinal)
     }
 
     /// Labels by which all children of this cluster are selected; they never change.
@@ -199,6 +212,10 @@ impl Names {
     }
 }
 
+fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +228,9 @@ mod tests {
     fn ordinals_are_read_back_from_every_name() {
         let names = names();
         for ordinal in [0, 1, 10] {
-            assert_eq!(names.ordinal_of_peer_url(&names.peer_url(ordinal)), Some(ordinal));
+            for secure in [false, true] {
+                assert_eq!(names.ordinal_of_peer_url(&names.peer_url_by(ordinal, secure)), Some(ordinal));
+            }
             assert_eq!(names.ordinal_of(&names.claim(ordinal)), Some(ordinal));
             assert_eq!(names.ordinal_of(&names.pod(ordinal)), Some(ordinal));
         }

@@ -21,20 +21,22 @@ use kube::{Client, Resource, ResourceExt};
 
 use self::auth::Root;
 use self::certificates::Identities;
-use crate::crd::EtcdCluster;
+use crate::crd::{EtcdCluster, Transport};
 use crate::member::{self, Credentials, MemberClient, MemberList, Sessions, StatusResponse};
-use crate::names::{APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, ROLE_LABEL, SERVER_CONTAINER, UID_LABEL};
-use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store};
+use crate::names::{
+    APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, SERVER_CONTAINER, TRANSPORT, UID_LABEL, VOLUME_SIZE,
+};
+use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store, Volume};
 
-/// The watched objects of all clusters. Of all but pods only the metadata is kept, and of pods the image and the state.
+/// The watched objects of all clusters. Of most only the metadata is kept, and of pods also the state.
 #[derive(Clone)]
 pub struct Caches {
     /// StatefulSets of members.
     pub statefulsets: Cache<PartialObjectMeta<StatefulSet>>,
     /// Pods of members.
     pub pods: Cache<KubePod>,
-    /// Claims of members.
-    pub claims: Cache<PartialObjectMeta<PersistentVolumeClaim>>,
+    /// Claims of members, as a whole.
+    pub claims: Cache<PersistentVolumeClaim>,
     /// Headless and client Services.
     pub services: Cache<PartialObjectMeta<Service>>,
     /// PodDisruptionBudgets.
@@ -68,6 +70,8 @@ pub struct Applied {
     pub ours: bool,
     /// What changes with each edit.
     pub edition: String,
+    /// Of a StatefulSet: the size in its claim template.
+    pub volume_size: Option<String>,
 }
 
 impl Applied {
@@ -78,6 +82,7 @@ impl Applied {
             hash: annotations.and_then(|it| it.get(APPLIED_HASH)).cloned(),
             ours: owned(object, names),
             edition: edition(object),
+            volume_size: annotations.and_then(|it| it.get(VOLUME_SIZE)).cloned(),
         }
     }
 }
@@ -115,9 +120,10 @@ pub async fn observe<'a>(
     let (tls, identities) = certificates::certificates(client, &caches.secrets, cluster, &names, now).await;
     let mut observed = Observed {
         now,
-        statefulsets: children(caches.statefulsets.state(), &names, owned),
+        statefulsets: children::<PartialObjectMeta<StatefulSet>, _>(caches.statefulsets.state(), &names, owned),
         pods: pods(caches.pods.state(), &names),
-        claims: children(caches.claims.state(), &names, labelled),
+        claims: children::<PersistentVolumeClaim, _>(caches.claims.state(), &names, labelled),
+        volumes: volumes(caches.claims.state(), &names),
         tls,
         recovery: recovery::recovery(client, cluster).await,
         ..Default::default()
@@ -125,7 +131,7 @@ pub async fn observe<'a>(
     let root_secret = caches.secrets.find(|secret| auth::is_root_secret(secret, &names));
     let (seen, root) = auth::read(client, cluster, &names, root_secret.as_deref(), sessions).await;
     observed.auth = seen;
-    let door = Door { names: &names, credentials: identities.current.as_ref(), root: &root };
+    let door = Door { names: &names, pods: &observed.pods, credentials: identities.current.as_ref(), root: &root };
     let next = &identities.next;
     let trusting = who_trusts(&names, &observed.pods, next.as_ref(), &root);
     let asked = ask_members(cluster, &door, &observed.pods);
@@ -147,9 +153,9 @@ pub async fn list(client: &Client, cluster: &EtcdCluster) -> Result<Observed, ku
     let (statefulsets, kube_pods, claims) =
         try_join!(statefulsets.list_metadata(&ours), kube_pods.list(&ours), claims.list_metadata(&ours),)?;
     Ok(Observed {
-        statefulsets: children(statefulsets.items, &names, owned),
+        statefulsets: children::<PartialObjectMeta<StatefulSet>, _>(statefulsets.items, &names, owned),
         pods: pods(kube_pods.items, &names),
-        claims: children(claims.items, &names, labelled),
+        claims: children::<PartialObjectMeta<PersistentVolumeClaim>, _>(claims.items, &names, labelled),
         ..Default::default()
     })
 }
@@ -173,10 +179,10 @@ fn of_cluster(object: &impl Resource, names: &Names) -> Option<u32> {
     here.then(|| names.ordinal_of(meta.name.as_deref()?))?
 }
 
-fn children<K: Resource<DynamicType = ()>>(
-    objects: impl IntoIterator<Item = impl Borrow<PartialObjectMeta<K>>>,
+fn children<K: Resource, O: Borrow<K>>(
+    objects: impl IntoIterator<Item = O>,
     names: &Names,
-    ours: impl Fn(&PartialObjectMeta<K>, &Names) -> bool,
+    ours: impl Fn(&K, &Names) -> bool,
 ) -> BTreeMap<u32, Child> {
     let objects = objects.into_iter();
     objects
@@ -188,6 +194,28 @@ fn children<K: Resource<DynamicType = ()>>(
                 deleting: object.meta().deletion_timestamp.is_some(),
             };
             Some((of_cluster(object, names)?, child))
+        })
+        .collect()
+}
+
+fn volumes(
+    claims: impl IntoIterator<Item = impl Borrow<PersistentVolumeClaim>>,
+    names: &Names,
+) -> BTreeMap<u32, Volume> {
+    let claims = claims.into_iter();
+    claims
+        .filter_map(|claim| {
+            let claim = claim.borrow();
+            let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+            let status = claim.status.clone().unwrap_or_default();
+            let mut conditions = status.conditions.iter().flatten();
+            let pending = conditions.find(|it| it.type_ == "FileSystemResizePending" && it.status == "True");
+            let volume = Volume {
+                requested: requests.get("storage")?.0.clone(),
+                capacity: status.capacity.as_ref().and_then(|capacity| Some(capacity.get("storage")?.0.clone())),
+                file_system_pending: pending.and_then(|it| Some(it.last_transition_time.as_ref()?.0.as_second())),
+            };
+            Some((of_cluster(claim, names)?, volume))
         })
         .collect()
 }
@@ -207,10 +235,10 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
     // By its name: a sidecar may stand before it.
     let server = |statuses: &'_ Vec<ContainerStatus>| {
         let mut statuses = statuses.iter();
-        statuses.find(|status| status.name == SERVER_CONTAINER)?.state.clone()
+        statuses.find(|status| status.name == SERVER_CONTAINER).cloned()
     };
-    let state = statuses.and_then(server);
-    let state = state.as_ref();
+    let server = statuses.and_then(server);
+    let state = server.as_ref().and_then(|status| status.state.as_ref());
     Pod {
         uid: pod.uid().unwrap_or_default(),
         ours: labelled(pod, names),
@@ -220,8 +248,11 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
         running: state.is_some_and(|state| state.running.is_some()),
         config_hash: pod.annotations().get(CONFIG_HASH).cloned(),
         image: pod.annotations().get(IMAGE).cloned(),
-        role: pod.labels().get(ROLE_LABEL).cloned(),
+        transport: pod.annotations().get(TRANSPORT).and_then(|word| Transport::parse(word)),
+        labels: pod.labels().clone(),
         trouble: trouble(pod, state),
+        restarts: server.as_ref().map_or(0, |status| status.restart_count),
+        created: pod.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     }
 }
 
@@ -329,17 +360,29 @@ fn leads(answer: &StatusResponse) -> bool {
     answer.header.is_some_and(|header| header.member_id == answer.leader)
 }
 
+/// Where the operator talks to the member: in what it speaks, in TLS rather than in plaintext.
+pub fn url(names: &Names, pods: &BTreeMap<u32, Pod>, ordinal: u32, credentials: Option<&Credentials>) -> String {
+    let secure = match pods.get(&ordinal).and_then(|pod| pod.transport) {
+        Some(Transport::Plain) => false,
+        Some(Transport::Both) => credentials.is_some(),
+        Some(Transport::Tls) => true,
+        None => names.tls,
+    };
+    names.client_url_by(ordinal, secure)
+}
+
 /// The way to the members of a cluster.
 struct Door<'a> {
     names: &'a Names,
+    pods: &'a BTreeMap<u32, Pod>,
     credentials: Option<&'a Credentials>,
     root: &'a Root<'a>,
 }
 
 impl Door<'_> {
     fn client(&self, ordinal: u32) -> Result<MemberClient, member::Error> {
-        let client = MemberClient::new(&self.names.client_url(ordinal), self.credentials)?;
-        Ok(client.with_token(self.root.token()))
+        let url = url(self.names, self.pods, ordinal, self.credentials);
+        Ok(MemberClient::new(&url, self.credentials)?.with_token(self.root.token()))
     }
 
     /// Whether authentication is on, by the first member that tells; and why root is not let in, if it is not.
@@ -399,7 +442,7 @@ async fn who_trusts(
     if next.is_none() {
         return BTreeSet::new();
     }
-    let door = Door { names, credentials: next, root };
+    let door = Door { names, pods, credentials: next, root };
     let serving = pods.iter().filter(|(_, pod)| pod.serves());
     let asked = join_all(serving.map(|(ordinal, _)| door.ask(*ordinal))).await;
     asked.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(ordinal, _)| ordinal).collect()
@@ -428,9 +471,11 @@ fn assemble(names: &Names, list: &MemberList, answers: &Answers) -> Store {
         .map(|member| {
             let answer = answer_of(member.id);
             let mut urls = member.peer_ur_ls.iter();
+            let known = urls.find_map(|url| Some((names.ordinal_of_peer_url(url)?, url.starts_with("https://"))));
             Member {
                 id: member.id,
-                ordinal: urls.find_map(|url| names.ordinal_of_peer_url(url)),
+                ordinal: known.map(|(ordinal, _)| ordinal),
+                secure: known.is_some_and(|(_, secure)| secure),
                 started: !member.name.is_empty() || answer.is_some(),
                 learner: member.is_learner,
                 answer,

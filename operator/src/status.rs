@@ -6,11 +6,11 @@ use k8s_openapi::jiff::Timestamp;
 use crate::build;
 use crate::crd::{
     AuthStatus, CertificateStatus, EtcdCluster, EtcdClusterStatus, MemberStatus, NextAction, OperationKind, Phase,
-    Replacement, Role, TlsStatus,
+    Replacement, Role, RolloutStage, TlsStatus, bytes,
 };
 use crate::names::Names;
 use crate::plan::tls::Write;
-use crate::plan::{Action, Member, Observed, Plan, Store, healthy, hex, quorum};
+use crate::plan::{Action, Member, Observed, Plan, Store, healthy, hex, quorum, tag};
 
 /// How many replacements are remembered: as many as `spec.repair.limit` may say.
 const REPLACEMENTS_KEPT: usize = 16;
@@ -49,6 +49,9 @@ pub fn render(
         members,
         next_action: next_action(&names, plan, error),
         operation: plan.operation.clone(),
+        template: plan.template.clone(),
+        rollout: plan.rollout.clone(),
+        volume_size: volume_size(observed).or(recorded.volume_size.clone()),
         alarms: alarms(&names, observed),
         replacements: replacements(&recorded, plan, now),
         space: plan.space.clone(),
@@ -70,17 +73,6 @@ fn server_version(members: &[MemberStatus]) -> Option<String> {
         }
     }
     (!tags.is_empty()).then(|| tags.join(", "))
-}
-
-/// The tag of an image reference; without one its digest, and without either what Kubernetes then takes.
-fn tag(image: &str) -> &str {
-    let (name, digest) = match image.split_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (image, None),
-    };
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let tag = last.split_once(':').map(|(_, tag)| tag);
-    tag.or(digest).unwrap_or("latest")
 }
 
 /// Whether `new` says anything that a person or a program would miss. Values that move all the time do not count: the log index
@@ -106,6 +98,14 @@ pub fn worth_writing(old: Option<&EtcdClusterStatus>, new: &EtcdClusterStatus) -
         }
     }
     calm != *old
+}
+
+/// The largest size that a member's volume was asked to have.
+fn volume_size(observed: &Observed) -> Option<String> {
+    let members = observed.store.members().iter().filter_map(|member| member.ordinal);
+    let volumes = members.filter_map(|ordinal| observed.volumes.get(&ordinal));
+    let sizes = volumes.filter_map(|volume| Some((bytes(&volume.requested)?, &volume.requested)));
+    sizes.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, size)| size.clone())
 }
 
 /// Alarms in a person's words.
@@ -208,6 +208,10 @@ pub fn describe(names: &Names, action: &Action) -> String {
         }
         Action::DeleteClaim { ordinal, .. } => format!("delete claim {}", names.claim(*ordinal)),
         Action::RestartPod { ordinal, .. } => format!("restart {}", names.member(*ordinal)),
+        Action::ExpandClaim { ordinal, size, .. } => format!("expand claim {} to {size}", names.claim(*ordinal)),
+        Action::MovePeer { ordinal, secure, .. } => {
+            format!("have others reach {} at {}", names.member(*ordinal), names.peer_url_by(*ordinal, *secure))
+        }
         Action::FreeSpace { ordinal, .. } => format!("compact, and defragment {}", names.member(*ordinal)),
         other => other.to_string(),
     }
@@ -234,6 +238,7 @@ fn conditions(
             | Phase::ScalingIn
             | Phase::Repairing
             | Phase::RollingOut
+            | Phase::Expanding
             | Phase::Recovering
             | Phase::Parking
             | Phase::Resuming
@@ -248,7 +253,11 @@ fn conditions(
     let degraded = error.is_some() || troubled || (up < voters && !forming && !deleting);
     let parked = matches!(plan.phase, Phase::Parking | Phase::Parked);
     let at_rest = matches!(plan.phase, Phase::Running | Phase::Parked);
-    let reason = format!("{:?}", plan.phase);
+    let reason = match (plan.phase, plan.rollout.as_ref().map(|rollout| rollout.stage)) {
+        (Phase::Blocked, Some(RolloutStage::Stopped)) => "ProgressDeadlineExceeded".to_string(),
+        (Phase::Blocked, Some(RolloutStage::RolledBack)) => "RolledBack".to_string(),
+        (phase, _) => format!("{phase:?}"),
+    };
     let availability = match (serving, formed) {
         _ if deleting => "the cluster is being deleted".to_string(),
         _ if parked => "no member is asked for".to_string(),

@@ -1,7 +1,7 @@
 //! Checks a stored resource by the rules of the definition once more: it may be older than a rule, and CEL rules cannot name the
 //! very entry that is wrong.
 
-use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS, seconds};
+use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS, bytes, seconds};
 
 /// Everything that is wrong with a resource, each with the field's name; empty when nothing is.
 pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
@@ -19,7 +19,7 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
     if spec.image.is_some() && spec.version.is_some() {
         problems.push("spec.version: spec.image already names a version".into());
     }
-    if !is_size(&spec.storage.size) {
+    if bytes(&spec.storage.size).is_none_or(|bytes| bytes == 0.0) {
         let size = &spec.storage.size;
         problems.push(format!("spec.storage.size: {size:?} is not a size such as 8Gi"));
     }
@@ -27,6 +27,10 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         if seconds(time).is_none() {
             problems.push(format!("spec.repair.{field}: {time:?} is not a time such as 10m"));
         }
+    }
+    if seconds(&spec.rollout.progress_deadline).is_none() {
+        let time = &spec.rollout.progress_deadline;
+        problems.push(format!("spec.rollout.progressDeadline: {time:?} is not a time such as 10m"));
     }
     problems.extend(tls(cluster));
     for flag in spec.options.keys() {
@@ -50,6 +54,9 @@ fn tls(cluster: &EtcdCluster) -> Vec<String> {
     let Some(tls) = &cluster.spec.tls else {
         return problems;
     };
+    if tls.plaintext {
+        problems.push("spec.tls.plaintext: members cannot serve both yet".into());
+    }
     if tls.issuer_ref.is_some() && tls.secrets.is_some() {
         problems.push("spec.tls.secrets: spec.tls.issuerRef names another source of certificates".into());
     }
@@ -71,13 +78,6 @@ fn is_dns_label(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('-')
         && name.as_bytes().iter().all(inner)
-}
-
-fn is_size(size: &str) -> bool {
-    let digits = size.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
-    let unit = &size[digits.len()..];
-    let known = ["", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    digits.parse::<f64>().is_ok_and(|number| number > 0.0) && known.contains(&unit)
 }
 
 fn is_flag(flag: &str) -> bool {

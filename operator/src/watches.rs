@@ -2,7 +2,7 @@
 
 use futures::stream::{BoxStream, SelectAll, Stream};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, PartialObjectMeta};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
@@ -37,7 +37,7 @@ impl Watches {
             caches: Caches {
                 statefulsets: source.metadata(),
                 pods: source.objects(trim_pod),
-                claims: source.metadata(),
+                claims: source.objects(trim_metadata::<PersistentVolumeClaim>),
                 services: source.metadata(),
                 budgets: source.metadata(),
                 secrets: source.objects(trim_metadata::<Secret>),

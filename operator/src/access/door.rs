@@ -33,9 +33,9 @@ impl<'a> Door<'a> {
             Ok(None) => Err(format!("Secret {name} to be there")),
             Err(error) => Err(format!("Secret {name} to be readable: {error}")),
         };
-        let credentials = match cluster.spec.tls {
-            None => None,
-            Some(_) => {
+        let credentials = match member.endpoint.starts_with("https://") {
+            false => None,
+            true => {
                 let secret = secret(names.operator_secret()).await?;
                 let [certificate, key] = CLIENT.map(|key| pem(&secret, key));
                 let credentials = Credentials::new(pem(&secret, BUNDLE), certificate, key);

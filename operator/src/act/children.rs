@@ -39,14 +39,20 @@ impl Actor<'_> {
                 self.nobody_else(*ordinal).await?;
             }
             let role = self.observed.role(*ordinal);
-            let member = build::stateful_set(cluster, *ordinal, start, role);
-            let known = self.known(&caches.statefulsets, &member.name_any()).await?;
+            let known = self.known(&caches.statefulsets, &self.names.member(*ordinal)).await?;
+            let template = plan.templates.get(ordinal);
+            let mut wanted = template.map_or_else(|| cluster.clone(), |it| build::with_template(cluster, it));
+            // A StatefulSet's claim template cannot be changed, and is not looked at while there is a claim.
+            if let Some(size) = known.as_ref().and_then(|known| known.volume_size.clone()) {
+                wanted.spec.storage.size = size;
+            }
+            let member = build::stateful_set(&wanted, *ordinal, start, role);
             if known.is_none() {
                 self.claim_is_ours(*ordinal).await?;
             }
             self.apply(member, known).await?;
         }
-        self.label_pods().await?;
+        self.label_pods(plan).await?;
         match plan.auth.as_ref().and_then(|auth| auth.write) {
             Some(write) => self.authenticate(write).await,
             None => Ok(()),

@@ -111,6 +111,9 @@ impl World {
         let plan = Plan {
             apply_children: true,
             members: BTreeMap::from([(0, Start::Settled)]),
+            templates: BTreeMap::new(),
+            template: None,
+            rollout: None,
             action: None,
             waiting_for: None,
             operation: None,

@@ -160,7 +160,7 @@ impl Pass<'_> {
             return None;
         }
         let path = backup_path(self.backup);
-        self.status.image = Some(self.backup.spec.pod.image.clone().unwrap_or_else(|| found.spec.server_image()));
+        self.status.image = Some(self.backup.spec.pod.image.clone().unwrap_or_else(|| found.settled_image()));
         self.status.location = Some(self.backup.spec.store.location(&path));
         self.status.path = Some(path);
         self.status.start_time.get_or_insert(Time(self.now));

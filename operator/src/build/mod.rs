@@ -25,7 +25,7 @@ pub use root::{APPLIED, PASSWORD, root_secret};
 pub use services::{client_service, members_service};
 pub use statefulset::stateful_set;
 
-use crate::crd::EtcdCluster;
+use crate::crd::{EtcdCluster, MemberTemplate};
 use crate::names::{APPLIED_HASH, Names};
 use crate::plan::Start;
 
@@ -37,14 +37,25 @@ pub fn hash(value: &impl Serialize) -> String {
 }
 
 /// The hash of the part of the pod template whose change needs a restart: without the image, which is an upgrade, and without
-/// what only matters to an empty data directory.
+/// what only matters to an empty data directory. Labels are changed on pods that run; how the image is pulled and how long a
+/// member may take to stop count from its next start. Annotations need a restart: it is what they are changed for.
 pub fn config_hash(cluster: &EtcdCluster) -> String {
     let mut cluster = cluster.clone();
-    cluster.spec.image = Some(String::new());
-    cluster.spec.version = None;
+    let spec = &mut cluster.spec;
+    spec.image = Some(String::new());
+    spec.version = None;
+    spec.image_pull_policy = None;
+    spec.pod_template.image_pull_secrets.clear();
+    spec.pod_template.termination_grace_period_seconds = None;
     let names = Names::of(&cluster);
-    hash(&pod::spec(&cluster, &names, 0, &Start::Settled))
-        + &hash(&(&cluster.spec.pod_template.labels, &cluster.spec.pod_template.annotations))[..4]
+    hash(&pod::spec(&cluster, &names, 0, &Start::Settled)) + &hash(&cluster.spec.pod_template.annotations)[..4]
+}
+
+/// The cluster, if its members were asked to run this; without its status.
+pub fn with_template(cluster: &EtcdCluster, template: &MemberTemplate) -> EtcdCluster {
+    let (metadata, mut spec) = (cluster.metadata.clone(), cluster.spec.clone());
+    template.put_into(&mut spec);
+    EtcdCluster { metadata, spec, status: None }
 }
 
 /// How the hash of a pod ends whose member goes on alone: it is never that of a usual pod.

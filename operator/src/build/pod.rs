@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::certificates::{BUNDLE, PEER, SERVER};
 use super::statefulset::VOLUME;
 use super::store::{self, Access};
-use crate::crd::{EtcdCluster, PullPolicy};
+use crate::crd::{EtcdCluster, PullPolicy, Transport};
 use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
 use crate::plan::{Recovery, Start};
 
@@ -165,15 +165,28 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         Start::Join(members) => ("existing", members),
         Start::Settled | Start::Parked | Start::Alone => ("existing", &alone),
     };
+    let own = members.iter().find(|(name, _)| *name == names.member(ordinal));
+    let own = own.map_or_else(|| names.peer_url(ordinal), |(_, url)| url.clone());
+    let transport = cluster.spec.transport();
+    let schemes: &[&str] = match transport {
+        Transport::Plain => &["http"],
+        Transport::Both => &["http", "https"],
+        Transport::Tls => &["https"],
+    };
+    let listen = |port: i32| {
+        let urls: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://0.0.0.0:{port}")).collect();
+        urls.join(",")
+    };
     let initial_cluster: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
     let mut flags = vec![
         ("name", names.member(ordinal)),
         ("data-dir", DATA_DIR.to_string()),
-        ("listen-client-urls", format!("{}://0.0.0.0:{CLIENT_PORT}", names.scheme())),
-        ("listen-peer-urls", format!("{}://0.0.0.0:{PEER_PORT}", names.scheme())),
+        ("listen-client-urls", listen(CLIENT_PORT)),
+        ("listen-peer-urls", listen(PEER_PORT)),
         ("listen-metrics-urls", format!("http://0.0.0.0:{METRICS_PORT}")),
-        ("advertise-client-urls", names.client_url(ordinal)),
-        ("initial-advertise-peer-urls", names.peer_url(ordinal)),
+        // Clients that go by it need no certificate while plaintext is served.
+        ("advertise-client-urls", names.client_url_by(ordinal, transport == Transport::Tls)),
+        ("initial-advertise-peer-urls", own),
         ("initial-cluster", initial_cluster.join(",")),
         ("initial-cluster-state", state.to_string()),
         ("initial-cluster-token", names.cluster_token()),

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::{metadata, pod, pod_hash};
 use crate::crd::EtcdCluster;
-use crate::names::{CONFIG_HASH, IMAGE, MEMBER_LABEL, Names, ROLE_LABEL, UID_LABEL};
+use crate::names::{CONFIG_HASH, IMAGE, MEMBER_LABEL, Names, ROLE_LABEL, TRANSPORT, UID_LABEL, VOLUME_SIZE};
 use crate::plan::{PodRole, Start};
 
 /// The name of the volume, and the first part of its claim's.
@@ -22,6 +22,7 @@ pub fn stateful_set(cluster: &EtcdCluster, ordinal: u32, start: &Start, role: Po
     let names = Names::of(cluster);
     let mut metadata = metadata(&names, names.member(ordinal));
     metadata.labels = Some(names.member_labels(ordinal));
+    metadata.annotations = Some([(VOLUME_SIZE.into(), cluster.spec.storage.size.clone())].into());
     let mut selector = names.selector();
     selector.insert(MEMBER_LABEL.into(), names.member(ordinal));
     selector.insert(UID_LABEL.into(), names.uid.clone());
@@ -50,6 +51,7 @@ fn template(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start, r
     let mut annotations = wanted.annotations.clone();
     annotations.insert(CONFIG_HASH.into(), pod_hash(cluster, start));
     annotations.insert(IMAGE.into(), cluster.spec.server_image());
+    annotations.insert(TRANSPORT.into(), cluster.spec.transport().as_str().into());
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),
         spec: Some(pod::spec(cluster, names, ordinal, start)),

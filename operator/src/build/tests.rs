@@ -211,6 +211,10 @@ fn the_configuration_hash_changes_with_what_needs_a_restart() {
     assert!(changed(|it| it.spec.pod_template.env.clear()));
     assert!(changed(|it| it.spec.pod_template.annotations.clear()));
     assert!(changed(|it| it.spec.tls = Some(Default::default())));
+    assert!(!changed(|it| it.spec.pod_template.labels.clear()));
+    assert!(!changed(|it| it.spec.pod_template.image_pull_secrets.clear()));
+    assert!(!changed(|it| it.spec.pod_template.termination_grace_period_seconds = None));
+    assert!(!changed(|it| it.spec.image_pull_policy = None));
     assert!(!changed(|it| it.spec.size = 1));
     assert!(!changed(|it| it.spec.version = None));
     assert!(!changed(|it| it.spec.service.annotations.clear()));
@@ -225,6 +229,23 @@ fn a_member_that_goes_on_alone_is_told_so_and_its_pod_is_known_by_its_hash() {
     assert!(!arguments(&cluster, &Start::Settled).contains("force-new-cluster"));
     let hash = pod_hash(&cluster, &Start::Alone);
     assert!(is_alone(&hash) && !is_alone(&config_hash(&cluster)));
+}
+
+/// While TLS is turned on or off: both are served at the ports that clients and members know.
+#[test]
+fn members_that_speak_both_listen_for_both_and_are_known_to_clients_by_plaintext() {
+    let cluster = cluster(json!({"tls": {"plaintext": true}}));
+    let peers = ["demo-0", "demo-1"].map(|name| (name.to_string(), format!("http://{name}:2380")));
+    let joins = arguments(&cluster, &Start::Join(peers.to_vec()));
+    for expected in [
+        "--listen-client-urls=http://0.0.0.0:2379,https://0.0.0.0:2379 ",
+        "--listen-peer-urls=http://0.0.0.0:2380,https://0.0.0.0:2380 ",
+        "--advertise-client-urls=http://demo-1-0.demo-members.ns.svc:2379 ",
+        "--initial-advertise-peer-urls=http://demo-1:2380 ",
+        "--cert-file=",
+    ] {
+        assert!(joins.contains(expected), "{expected} is not in {joins}");
+    }
 }
 
 /// Nothing but the number of replicas tells a parked member from one that runs, so that it comes back as it was.

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::options::{owned_flags_message, owned_flags_rule};
-use super::{AuthSpec, BootstrapSpec, EtcdClusterStatus, RepairSpec, TlsSpec};
+use super::{AuthSpec, BootstrapSpec, EtcdClusterStatus, RepairSpec, RolloutSpec, TlsSpec, Transport};
 
 /// The server version that a cluster gets when it names none: the one released together with this operator.
 pub const DEFAULT_VERSION: &str = "v0.1.0";
@@ -51,6 +51,7 @@ pub const MAX_NAME_LENGTH: usize = 48;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 48").message("metadata.name must have at most 48 characters: pods, volumes and DNS names are made from it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must start with a letter and have only lower-case letters, digits and dashes: Services are named after it"),
+    validation = Rule::new("self.spec.storage.size == oldSelf.spec.storage.size || !has(self.status) || !has(self.status.volumeSize) || !quantity(self.spec.storage.size).isLessThan(quantity(self.status.volumeSize))").message("spec.storage.size cannot be smaller than the volumes (status.volumeSize): volumes do not shrink"),
 )]
 #[x_kube(
     validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
@@ -117,6 +118,10 @@ pub struct EtcdClusterSpec {
     #[serde(default)]
     pub repair: RepairSpec,
 
+    /// How another version, options, resources or pod template come to the members: one member at a time.
+    #[serde(default)]
+    pub rollout: RolloutSpec,
+
     /// How the cluster begins. Left out: empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<BootstrapSpec>,
@@ -138,6 +143,33 @@ impl EtcdClusterSpec {
             (None, Some(version)) => format!("{DEFAULT_REPOSITORY}:{version}"),
             (None, None) => format!("{DEFAULT_REPOSITORY}:{DEFAULT_VERSION}"),
         }
+    }
+
+    /// What members are to speak.
+    pub fn transport(&self) -> Transport {
+        match &self.tls {
+            None => Transport::Plain,
+            Some(tls) if tls.plaintext => Transport::Both,
+            Some(_) => Transport::Tls,
+        }
+    }
+}
+
+impl EtcdCluster {
+    /// Whether all members speak TLS, and are to be spoken to in it: what they run counts, not yet what the spec asks for.
+    pub fn speaks_tls(&self) -> bool {
+        let settled = self.status.as_ref().and_then(|status| status.template.as_ref());
+        match settled.map(|template| template.transport) {
+            Some(Transport::Plain) => false,
+            Some(Transport::Tls) => true,
+            Some(Transport::Both) | None => self.spec.tls.is_some(),
+        }
+    }
+
+    /// The image of whatever else works on the cluster's data: what members run, whatever is being rolled out to them.
+    pub fn settled_image(&self) -> String {
+        let settled = self.status.as_ref().and_then(|status| status.template.as_ref());
+        settled.map_or_else(|| self.spec.server_image(), |template| template.image.clone())
     }
 }
 
@@ -163,12 +195,11 @@ impl PullPolicy {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.size == oldSelf.size").message("spec.storage.size cannot be changed: volumes are not expanded yet"),
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("spec.storage.storageClassName cannot be changed: a volume keeps its class for life"),
     validation = Rule::new("self.accessModes == oldSelf.accessModes").message("spec.storage.accessModes cannot be changed: a volume keeps its modes for life"),
 )]
 pub struct StorageSpec {
-    /// The size of each volume, such as `8Gi`.
+    /// The size of each volume, such as `8Gi`. It may grow if the StorageClass allows it; members are not restarted for that.
     #[serde(default = "default_storage_size")]
     #[schemars(length(max = 32), regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"))]
     pub size: String,
@@ -249,11 +280,12 @@ impl RetentionPolicy {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
-    /// Labels added to each pod. Those of the operator win.
+    /// Labels added to each pod. Those of the operator win. A change restarts nothing; what is removed here stays on pods until
+    /// their next start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations added to each pod.
+    /// Annotations added to each pod. A change restarts the members one at a time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
@@ -278,10 +310,10 @@ pub struct PodTemplate {
     /// The ServiceAccount. Members need no access to the API server, and its token is not mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
-    /// Secrets for pulling the image.
+    /// Secrets for pulling the image. A change counts from the next start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// How long a member may take to stop, in seconds.
+    /// How long a member may take to stop, in seconds. A change counts from its next start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_period_seconds: Option<i64>,

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AuthStatus, Replacement, SpaceStatus, TlsStatus};
+use super::{AuthStatus, MemberTemplate, Replacement, RolloutStatus, SpaceStatus, TlsStatus};
 
 /// What the operator reports of a cluster.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,16 @@ pub struct EtcdClusterStatus {
     /// The change of membership that is under way. Edits of `spec.size` wait until it is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+    /// What all members ran when they were last all the same and healthy; at first, what the first member was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<MemberTemplate>,
+    /// The rollout of another template that is under way, or was stopped or taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// The size that the members' volumes were asked to have; of several the largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub volume_size: Option<String>,
     /// Alarms of the store, such as "NOSPACE of demo-1".
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<String>,
@@ -82,6 +92,8 @@ pub enum Phase {
     Recovering,
     /// Members are being restarted, one at a time.
     RollingOut,
+    /// Volumes are growing.
+    Expanding,
     /// All is as asked for.
     Running,
     /// Some members do not answer; the others have quorum.

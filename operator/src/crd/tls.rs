@@ -41,6 +41,10 @@ pub struct TlsSpec {
     #[serde(default = "default_domain")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub cluster_domain: String,
+    /// Members serve plaintext as well, to clients that show no certificate. It is for the time in which clients are moved to TLS, or away
+    /// from it. Not supported yet.
+    #[serde(default)]
+    pub plaintext: bool,
     /// What becomes of the Secrets with certificates when the EtcdCluster is deleted. `Retain` keeps all of them, for members that
     /// are started by hand on volumes that were kept; they must be removed before a cluster of the same name.
     #[serde(default = "RetentionPolicy::delete")]
@@ -69,6 +73,7 @@ impl Default for TlsSpec {
             overlap: default_overlap(),
             extra_names: Vec::new(),
             cluster_domain: default_domain(),
+            plaintext: false,
             when_deleted: RetentionPolicy::Delete,
         }
     }

@@ -69,8 +69,11 @@ pub async fn certificates(
     now: i64,
 ) -> (Tls, Identities) {
     let mut tls = Tls { now, ..Default::default() };
+    let operator = secret(cache, names, &names.operator_secret());
     if cluster.spec.tls.is_none() {
-        return (tls, Identities::default());
+        // Members may still speak it, until it is turned off everywhere.
+        let current = operator.and_then(|operator| identities(&operator, None, "").current);
+        return (tls, Identities { current, ..Default::default() });
     }
     let authority = secret(cache, names, &names.authority_secret());
     let bundle = authority.as_deref().map(bundle).unwrap_or_default();
@@ -91,13 +94,12 @@ pub async fn certificates(
             tls.held.insert(holder, held_view(&found, holder, &bundle));
         }
     }
-    let operator = secret(cache, names, &names.operator_secret());
     let next = match (&given, authority.as_deref()) {
         (Some(given), _) => next_given(&tls, given),
         (None, Some(authority)) if tls.source.is_none() => next_identity(cluster, authority, now),
         _ => None,
     };
-    let mut identities = operator.map(|it| identities(cluster, &it, next.as_ref(), &bundle)).unwrap_or_default();
+    let mut identities = operator.map(|it| identities(&it, next.as_ref(), &bundle)).unwrap_or_default();
     identities.given = given;
     (tls, identities)
 }
@@ -139,7 +141,7 @@ fn held_view(secret: &Secret, holder: Holder, bundle: &str) -> Held {
     }
 }
 
-fn identities(cluster: &EtcdCluster, operator: &Secret, next: Option<&Pair>, bundle: &str) -> Identities {
+fn identities(operator: &Secret, next: Option<&Pair>, bundle: &str) -> Identities {
     let roots = format!("{bundle}{}", pem(operator, build::BUNDLE));
     let [certificate, key] = build::keys(Holder::Operator)[0];
     let own = Pair { certificate: pem(operator, certificate).into(), key: pem(operator, key).into() };

@@ -6,7 +6,8 @@ use thiserror::Error;
 use super::auth::AuthWrite;
 use super::tls::{Held, Holder, Write};
 use super::{Action, Alarm, AlarmKind, Member, Observed, Plan, Start, Store};
-use crate::crd::{EtcdCluster, OperationKind};
+use crate::build;
+use crate::crd::{EtcdCluster, MemberTemplate, OperationKind, RolloutStage, RolloutStatus, Transport, bytes};
 use crate::names::RECOVER_FROM;
 
 /// A plan that must not be carried out.
@@ -54,6 +55,18 @@ pub enum Violation {
     /// Members would be stopped although some are asked for.
     #[error("members would be parked although some are asked for")]
     Parked,
+    /// What is rolled out would change while it is.
+    #[error("the target of a rollout would change before it has ended")]
+    Target,
+    /// A member would get a template before it is its turn.
+    #[error("member {0} would get another template although it is not its turn")]
+    Turn(u32),
+    /// Others could not reach the member, or it could not reach them.
+    #[error("member {0} would speak what others do not")]
+    Transport(u32),
+    /// A claim would ask for less than it has.
+    #[error("the volume of member {0} would shrink")]
+    Shrink(u32),
     /// Something would be changed while paused.
     #[error("{0} while paused")]
     Paused(String),
@@ -70,6 +83,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
     starts(cluster, observed, plan)?;
     certificates(observed, plan)?;
     authentication(observed, plan)?;
+    templates(cluster, observed, plan)?;
     let Some(action) = &plan.action else {
         return Ok(());
     };
@@ -92,6 +106,17 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             majority(observed, action, members, |_| true)
         }
         Action::Promote { id, .. } => promotion(cluster, observed, action, *id),
+        Action::MovePeer { ordinal, .. } => {
+            let members = confirmed(cluster, observed, action)?;
+            let both = |member: &Member| {
+                let pod = member.ordinal.and_then(|ordinal| observed.pods.get(&ordinal));
+                pod.is_some_and(|pod| pod.transport == Some(Transport::Both))
+            };
+            match members.iter().all(both) {
+                true => majority(observed, action, members, |_| true),
+                false => Err(Violation::Transport(*ordinal)),
+            }
+        }
         Action::MoveLeader { to, .. } => {
             let members = confirmed(cluster, observed, action)?;
             let able = |member: &Member| member.id == *to && !member.learner && up(observed, member);
@@ -121,6 +146,14 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         Action::RestartPod { ordinal, .. } if ends_solitude(observed, *ordinal) => Ok(()),
         Action::RestartPod { ordinal, .. } if asked_for(cluster, observed, plan, *ordinal) => Ok(()),
         Action::RestartPod { ordinal, .. } => restart(cluster, observed, action, *ordinal),
+        Action::ExpandClaim { ordinal, size, .. } => {
+            ours(observed.claims.get(ordinal).is_some_and(|it| it.ours), action)?;
+            let has = observed.volumes.get(ordinal).and_then(|volume| bytes(&volume.requested));
+            match has < bytes(size) {
+                true => Ok(()),
+                false => Err(Violation::Shrink(*ordinal)),
+            }
+        }
         Action::FreeSpace { id, .. } => {
             let members = confirmed(cluster, observed, action)?;
             let victim = members.iter().find(|member| member.id == *id && up(observed, member));
@@ -339,6 +372,60 @@ fn authentication(observed: &Observed, plan: &Plan) -> Result<(), Violation> {
         }
         _ => Ok(()),
     }
+}
+
+/// A rollout that has begun keeps its target, unless it was stopped, or what there was before comes back. And no member gets it
+/// unless it is written down that it was restarted for it.
+fn templates(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(), Violation> {
+    let Some(recorded) = &cluster.status else {
+        return Ok(());
+    };
+    let in_flight = |it: &&RolloutStatus| matches!(it.stage, RolloutStage::Progressing | RolloutStage::RollingBack);
+    if let Some(before) = recorded.rollout.as_ref().filter(in_flight) {
+        let target = plan.rollout.as_ref().map(|rollout| &rollout.target);
+        let goes_on = target == Some(&before.target);
+        let goes_back = target.is_some() && target == recorded.template.as_ref();
+        let complete = plan.template.as_ref() == Some(&before.target);
+        if !goes_on && !goes_back && !complete {
+            return Err(Violation::Target);
+        }
+    }
+    let cluster_name = cluster.metadata.name.as_deref().unwrap_or_default();
+    let name = |ordinal: &u32| format!("{cluster_name}-{ordinal}");
+    let is_member = |ordinal: &u32| match observed.store {
+        Store::Listed { .. } => observed.store.by_ordinal(*ordinal).is_some(),
+        _ => recorded.members.iter().any(|member| member.name == name(ordinal)),
+    };
+    for (ordinal, template) in &plan.templates {
+        // With the one that is to be replaced, all others must be able to talk.
+        let others = observed.pods.iter().filter(|(other, _)| *other != ordinal && is_member(other));
+        let mut others = others.map(|(_, pod)| pod.transport);
+        let mut members = observed.store.members().iter().filter(|member| member.ordinal.is_some());
+        let cut_off = match template.transport {
+            Transport::Plain => members.any(|it| it.secure) || others.any(|it| it == Some(Transport::Tls)),
+            Transport::Both => false,
+            Transport::Tls => members.any(|it| !it.secure) || others.any(|it| it == Some(Transport::Plain)),
+        };
+        if cut_off {
+            return Err(Violation::Transport(*ordinal));
+        }
+    }
+    let Some(settled) = &plan.template else {
+        return Ok(());
+    };
+    let voters = observed.store.voters().count();
+    for (ordinal, template) in plan.templates.iter().filter(|_| voters >= 3) {
+        let named = |it: &RolloutStatus| it.members.contains(&name(ordinal)) && it.target == *template;
+        let turn = plan.rollout.as_ref().is_some_and(named);
+        let alike = |one: &MemberTemplate, other: &MemberTemplate| {
+            let hash = |template| build::config_hash(&build::with_template(cluster, template));
+            one == other || (one.image == other.image && hash(one) == hash(other))
+        };
+        if !turn && !alike(template, settled) {
+            return Err(Violation::Turn(*ordinal));
+        }
+    }
+    Ok(())
 }
 
 /// How members would start: as new only before a cluster id is known, and never empty once they have started.

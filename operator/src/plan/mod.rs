@@ -6,6 +6,8 @@
 pub mod auth;
 mod bootstrap;
 mod check;
+mod course;
+mod expansion;
 mod learner;
 mod leftovers;
 mod observed;
@@ -16,19 +18,26 @@ mod quorum_loss;
 mod repair;
 mod rollout;
 mod scale;
+mod skew;
 mod space;
 mod teardown;
 pub mod tls;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 pub use check::{Violation, check};
-pub use observed::{Alarm, AlarmKind, Answer, Child, Member, Observed, Pod, PodRole, Recovery, RecoverySource, Store};
+pub use observed::{
+    Alarm, AlarmKind, Answer, Child, Member, Observed, Pod, PodRole, Recovery, RecoverySource, Store, Volume,
+};
 pub use quorum::{healthy, quorum};
+pub use skew::tag;
 
-use crate::build;
-use crate::crd::{EtcdCluster, EtcdClusterStatus, Operation, OperationKind, Phase, Role, SpaceStatus};
+use self::course::Course;
+use crate::crd::{
+    EtcdCluster, EtcdClusterStatus, MemberTemplate, Operation, OperationKind, Phase, Role, RolloutStatus, SpaceStatus,
+};
 use crate::names::{FINALIZER, Names, RECOVER_FROM};
 
 /// The outcome of a pass: what must exist, the one step to take, and what it all waits for.
@@ -38,6 +47,12 @@ pub struct Plan {
     pub apply_children: bool,
     /// The StatefulSets that must exist, by number, and how each member starts.
     pub members: BTreeMap<u32, Start>,
+    /// What the pod of each of these is made from.
+    pub templates: BTreeMap<u32, MemberTemplate>,
+    /// What all members ran at last; stored as [`Plan::operation`] is.
+    pub template: Option<MemberTemplate>,
+    /// The rollout that is under way; stored as [`Plan::operation`] is.
+    pub rollout: Option<RolloutStatus>,
     /// The one step to take.
     pub action: Option<Action>,
     /// What must happen before the next step.
@@ -98,6 +113,8 @@ pub enum Action {
     AddLearner { ordinal: u32 },
     /// Give a learner its vote.
     Promote { ordinal: u32, id: u64 },
+    /// Have the others reach a member by TLS (`secure`) or by plaintext.
+    MovePeer { ordinal: u32, id: u64, secure: bool },
     /// Have another voter lead.
     MoveLeader { from: u64, to: u64 },
     /// Take a member out of the member list.
@@ -108,6 +125,8 @@ pub enum Action {
     DeleteClaim { ordinal: u32, uid: String },
     /// Delete a pod, so that it comes back from the current template.
     RestartPod { ordinal: u32, uid: String },
+    /// Ask for a larger volume.
+    ExpandClaim { ordinal: u32, uid: String, size: String },
     /// Compact the history up to this revision, and defragment a member.
     FreeSpace { ordinal: u32, id: u64, revision: i64 },
     /// End an alarm.
@@ -126,6 +145,9 @@ impl fmt::Display for Action {
             Self::Park => write!(f, "stop all members"),
             Self::AddLearner { ordinal } => write!(f, "add member {ordinal} as a learner"),
             Self::Promote { ordinal, .. } => write!(f, "promote member {ordinal}"),
+            Self::MovePeer { ordinal, secure, .. } => {
+                write!(f, "reach member {ordinal} by {}", if *secure { "TLS" } else { "plaintext" })
+            }
             Self::MoveLeader { from, to } => write!(f, "move leadership from {from:x} to {to:x}"),
             Self::RemoveMember { ordinal, .. } => write!(f, "remove member {ordinal}"),
             Self::DeleteStatefulSet { ordinal, .. } => {
@@ -133,6 +155,7 @@ impl fmt::Display for Action {
             }
             Self::DeleteClaim { ordinal, .. } => write!(f, "delete the claim of member {ordinal}"),
             Self::RestartPod { ordinal, .. } => write!(f, "restart member {ordinal}"),
+            Self::ExpandClaim { ordinal, size, .. } => write!(f, "expand the volume of member {ordinal} to {size}"),
             Self::FreeSpace { ordinal, .. } => write!(f, "compact, and defragment member {ordinal}"),
             Self::Disarm { member, kind } => write!(f, "disarm {} of member {member:x}", kind.as_str()),
             Self::ForgetRequest => write!(f, "remove the annotation {RECOVER_FROM}"),
@@ -148,8 +171,8 @@ struct Situation<'a> {
     names: Names,
     /// The status as stored.
     recorded: EtcdClusterStatus,
-    config_hash: String,
-    image: String,
+    /// What members are to run.
+    course: Course,
 }
 
 /// The planner's decision, before the parts that every plan shares.
@@ -227,24 +250,31 @@ pub fn hex(id: u64) -> String {
 
 impl<'a> Situation<'a> {
     fn new(cluster: &'a EtcdCluster, observed: &'a Observed) -> Self {
-        Self {
-            cluster,
-            observed,
-            names: Names::of(cluster),
-            recorded: cluster.status.clone().unwrap_or_default(),
-            config_hash: build::config_hash(cluster),
-            image: cluster.spec.server_image(),
-        }
+        let recorded = cluster.status.clone().unwrap_or_default();
+        let course = Course::of(cluster, &recorded, observed);
+        Self { cluster, observed, names: Names::of(cluster), recorded, course }
     }
 
     /// A plan that applies nothing beside its step.
     fn hands_off(&self, step: Step) -> Plan {
-        self.with_members(step, BTreeMap::new(), false)
+        let (template, rollout) = (self.recorded.template.clone(), self.recorded.rollout.clone());
+        Plan { template, rollout, ..self.with_members(step, BTreeMap::new(), false) }
     }
 
     fn with_members(&self, step: Step, members: BTreeMap<u32, Start>, apply: bool) -> Plan {
+        let mut course = match &step.action {
+            Some(Action::RestartPod { ordinal, .. }) if step.phase == Phase::RollingOut => {
+                self.course.with_restarted(&self.names.member(*ordinal))
+            }
+            _ => self.course.clone(),
+        };
+        course.rest(&self.recorded, step.phase);
+        let template = |ordinal: &u32| (*ordinal, course.template_of(&self.names.member(*ordinal)).clone());
         Plan {
             apply_children: apply,
+            templates: members.keys().map(template).collect(),
+            template: course.settled.clone(),
+            rollout: course.rollout.clone(),
             tls: apply.then(|| tls::plan(self, &members)).flatten(),
             auth: apply.then(|| auth::plan(self)).flatten(),
             members,
@@ -270,10 +300,12 @@ impl<'a> Situation<'a> {
         let step = leftovers::step(self)
             .or_else(|| obstacles::unknown_member(self))
             .or_else(|| learner::step(self))
-            .or_else(|| rollout::configuration_now(self))
+            .or_else(|| transport::step(self))
+            .or_else(|| rollout::now(self))
             .or_else(|| scale::step(self))
-            .or_else(|| rollout::configuration(self))
-            .or_else(|| rollout::upgrade(self))
+            .or_else(|| rollout::step(self))
+            .or_else(|| expansion::step(self))
+            .or_else(|| transport::wait(self))
             .unwrap_or_else(|| self.at_rest());
         self.with_members(step, self.listed_members(), true)
     }
@@ -296,7 +328,7 @@ impl<'a> Situation<'a> {
                 (Phase::Unavailable, reason)
             }
         };
-        let step = rollout::of_stopped_pods(self, &ordinals).unwrap_or_else(|| {
+        let step = rollout::of_stopped_pods(self, &ordinals).or_else(|| expansion::ask(self)).unwrap_or_else(|| {
             let members = ordinals.iter().map(|n| self.member_and_trouble(*n));
             let members: Vec<String> = members.collect();
             let waiting_for = match members.is_empty() {
@@ -314,8 +346,8 @@ impl<'a> Situation<'a> {
         let members = self.observed.store.members();
         let everybody: Vec<(String, String)> = members
             .iter()
-            .filter_map(|member| member.ordinal)
-            .map(|ordinal| (self.names.member(ordinal), self.names.peer_url(ordinal)))
+            .filter_map(|member| Some((member.ordinal?, member.secure)))
+            .map(|(ordinal, secure)| (self.names.member(ordinal), self.names.peer_url_by(ordinal, secure)))
             .collect();
         members
             .iter()
@@ -336,6 +368,9 @@ impl<'a> Situation<'a> {
         let count = store.voters().count();
         if let Some(note) = repair::note(self).or_else(|| space::note(self)) {
             return Step::wait("a person", Phase::Degraded, note);
+        }
+        if let Some((waiting_for, note)) = rollout::note(self) {
+            return Step::wait(waiting_for, Phase::Blocked, note).during(self.recorded.operation.clone());
         }
         if silent.is_empty() {
             return Step {
@@ -408,9 +443,14 @@ impl<'a> Situation<'a> {
 
     /// Whether the member's pod was replaced by the operator, and has not come back yet.
     fn is_restarting(&self, ordinal: u32) -> bool {
+        let name = self.names.member(ordinal);
+        let mut rollouts = self.course.rollout.iter().chain(&self.recorded.rollout);
+        if rollouts.any(|rollout| rollout.members.contains(&name)) {
+            return true;
+        }
         let operation = self.recorded.operation.as_ref();
         let restart = operation.filter(|operation| operation.kind == OperationKind::RestartMember);
-        restart.is_some_and(|operation| operation.member == self.names.member(ordinal))
+        restart.is_some_and(|operation| operation.member == name)
     }
 
     /// The round of clearing that was begun, while the store is full.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::StoredFile;
+use crate::crd::{StoredFile, Transport};
 
 /// Everything that one pass saw.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Observed {
     pub pods: BTreeMap<u32, Pod>,
     /// Volume claims by the number of their member.
     pub claims: BTreeMap<u32, Child>,
+    /// Volumes by the number of their member.
+    pub volumes: BTreeMap<u32, Volume>,
     /// Certificates.
     pub tls: super::tls::Tls,
     /// Authentication, with `spec.auth`.
@@ -60,6 +62,17 @@ pub struct Child {
     pub deleting: bool,
 }
 
+/// What a claim asks for, and what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// The size asked for, as Kubernetes writes it.
+    pub requested: String,
+    /// The size of the volume, once there is one.
+    pub capacity: Option<String>,
+    /// Since when the volume has been large enough and waits for its file system to grow, in Unix time.
+    pub file_system_pending: Option<i64>,
+}
+
 /// A pod, as far as the planner looks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pod {
@@ -79,10 +92,16 @@ pub struct Pod {
     pub config_hash: Option<String>,
     /// The image that its template asked for.
     pub image: Option<String>,
-    /// The `keelson.dev/role` label.
-    pub role: Option<String>,
+    /// What its member speaks; unknown for one that an earlier operator made.
+    pub transport: Option<Transport>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// Why its process does not run, such as `CrashLoopBackOff`.
     pub trouble: Option<String>,
+    /// How often its process was started again.
+    pub restarts: i32,
+    /// When it was made, in Unix time.
+    pub created: i64,
 }
 
 /// What the members of the store said.
@@ -113,6 +132,8 @@ pub struct Member {
     pub started: bool,
     /// Whether it has no vote.
     pub learner: bool,
+    /// Whether others reach it by TLS.
+    pub secure: bool,
     /// What it said of itself, if it answered.
     pub answer: Option<Answer>,
 }

@@ -24,7 +24,9 @@ pub(super) fn plan(situation: &Situation) -> Option<Plan> {
             Phase::Unavailable,
             format!("{name} cannot go on alone"),
         );
-        return Some(situation.hands_off(step));
+        // What can be done for the others is done meanwhile.
+        let others = under_way.is_none().then(|| situation.unavailable()).filter(|plan| plan.action.is_some());
+        return Some(others.unwrap_or_else(|| situation.hands_off(step)));
     };
     let operation = situation.operation(OperationKind::RecoverQuorum, survivor, id);
     let (step, start) = match others(situation, survivor) {
@@ -92,12 +94,20 @@ fn go_on_alone(situation: &Situation, survivor: u32) -> Step {
     let reason = format!("{name} goes on alone");
     match situation.observed.pods.get(&survivor) {
         Some(pod) if pod.deleting => Step::wait(format!("{name} to stop"), Phase::Recovering, reason),
-        Some(pod) if !is_alone(pod) => {
+        // One that does not start may do so with what the spec asks for by now.
+        Some(pod) if !is_alone(pod) || (!pod.running && !is_current(situation, survivor, pod)) => {
             let action = Action::RestartPod { ordinal: survivor, uid: pod.uid.clone() };
             Step::act(action, Phase::Recovering, reason)
         }
         _ => Step::wait(situation.expect(&[survivor], "to answer"), Phase::Recovering, reason),
     }
+}
+
+/// Whether the pod is as a member that goes on alone would have it now.
+fn is_current(situation: &Situation, survivor: u32, pod: &Pod) -> bool {
+    let template = situation.course.template_of(&situation.names.member(survivor));
+    let hash = build::pod_hash(&build::with_template(situation.cluster, template), &Start::Alone);
+    pod.config_hash.as_ref() == Some(&hash) && pod.image.as_ref() == Some(&template.image)
 }
 
 /// Whether the pod tells its member to go on alone.

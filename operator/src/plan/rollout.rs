@@ -1,57 +1,98 @@
 //! Restarts of members whose pod was made from an older template: one at a time, followers first, the leader last after its
-//! leadership moved, each only when all the others are healthy.
+//! leadership moved, each only when all the others are healthy. What they are restarted with is in [`course`](super::course).
 
 use super::quorum::survives_restart;
 use super::{Action, Member, Pod, Situation, Step};
-use crate::crd::{OperationKind, Phase};
+use crate::crd::{OperationKind, Phase, RolloutStage};
 
-/// A restart for changed configuration that is under way or possible at once, which goes before a change of size. One that
-/// only waits does not: the change of size may be what it waits for, or what a person needs meanwhile.
-pub(super) fn configuration_now(situation: &Situation) -> Option<Step> {
+/// A rollout that has begun, or one for changed configuration, if it is possible at once or under way: it goes before a change of
+/// size. One that only waits does not: the change of size may be what it waits for, or what a person needs meanwhile.
+pub(super) fn now(situation: &Situation) -> Option<Step> {
+    let step = match &situation.course.rollout {
+        Some(_) => step(situation),
+        None => restart_one(situation, |pod| another_configuration(situation, pod)),
+    };
     // A wait without an operation has not begun.
-    configuration(situation).filter(|step| step.action.is_some() || step.operation.is_some())
+    step.filter(|step| step.action.is_some() || step.operation.is_some())
 }
 
-/// A restart for changed configuration.
-pub(super) fn configuration(situation: &Situation) -> Option<Step> {
-    step(situation, |pod| another_configuration(situation, pod))
-}
-
-/// A restart for another image, which comes last.
-pub(super) fn upgrade(situation: &Situation) -> Option<Step> {
-    step(situation, |pod| another_image(situation, pod))
-}
-
-// Both compare what was rendered then with what is rendered now, never with what admission made of it.
-
-fn another_configuration(situation: &Situation, pod: &Pod) -> bool {
-    pod.config_hash.as_deref() != Some(situation.config_hash.as_str())
-}
-
-fn another_image(situation: &Situation, pod: &Pod) -> bool {
-    pod.image.as_deref() != Some(situation.image.as_str())
+/// A restart for changed configuration, and then one for another image alone, which comes last.
+pub(super) fn step(situation: &Situation) -> Option<Step> {
+    restart_one(situation, |pod| another_configuration(situation, pod))
+        .or_else(|| restart_one(situation, |pod| is_outdated(situation, pod)))
 }
 
 /// Restarts the first of these members whose process does not run and whose pod is outdated: a wrong option or image that was
 /// corrected. It serves nobody, so this is safe without a quorum.
 pub(super) fn of_stopped_pods(situation: &Situation, ordinals: &[u32]) -> Option<Step> {
+    if is_stopped(situation) {
+        return None;
+    }
     ordinals.iter().find_map(|ordinal| {
         let pod = situation.observed.pods.get(ordinal)?;
-        let outdated = another_configuration(situation, pod) || another_image(situation, pod);
-        let stuck = !pod.running && !pod.deleting && outdated;
+        let stuck = !pod.running && !pod.deleting && is_outdated(situation, pod) && may_follow(situation, *ordinal);
         stuck.then(|| restart(situation, *ordinal, pod, None))
+    })
+}
+
+/// Why members do not run what the spec asks for, when that needs a person.
+pub(super) fn note(situation: &Situation) -> Option<(&'static str, String)> {
+    let course = &situation.course;
+    if let Some(refusal) = &course.refusal {
+        return Some(("another spec.version", refusal.clone()));
+    }
+    let rollout = course.rollout.as_ref()?;
+    let reason = rollout.reason.as_deref().unwrap_or("no progress");
+    match rollout.stage {
+        RolloutStage::Stopped => Some((
+            "the spec to be changed or put back, or spec.rollout.progressDeadline to be raised",
+            format!("the rollout was stopped: {reason}"),
+        )),
+        RolloutStage::RolledBack => Some(("the spec to be changed", format!("the rollout was taken back: {reason}"))),
+        RolloutStage::Progressing | RolloutStage::RollingBack => None,
+    }
+}
+
+// Both compare what was rendered then with what is rendered now, never with what admission made of it.
+
+fn another_configuration(situation: &Situation, pod: &Pod) -> bool {
+    pod.config_hash.as_deref() != Some(situation.course.config_hash.as_str())
+}
+
+fn is_outdated(situation: &Situation, pod: &Pod) -> bool {
+    another_configuration(situation, pod) || pod.image.as_deref() != Some(situation.course.target.image.as_str())
+}
+
+fn is_stopped(situation: &Situation) -> bool {
+    let rollout = situation.course.rollout.as_ref();
+    rollout.is_some_and(|rollout| rollout.stage == RolloutStage::Stopped)
+}
+
+/// Whether the members that were restarted before this one do not speak against going on: none of them fails with its new
+/// template. One that only waits for the others does not.
+fn may_follow(situation: &Situation, ordinal: u32) -> bool {
+    let name = situation.names.member(ordinal);
+    let before = situation.course.rollout.iter().flat_map(|rollout| &rollout.members);
+    let mut before = before.filter(|other| **other != name).filter_map(|other| situation.names.ordinal_of(other));
+    !before.any(|other| {
+        let healthy = situation.observed.store.by_ordinal(other).is_some_and(Member::healthy);
+        let pod = situation.observed.pods.get(&other);
+        !healthy && pod.is_some_and(|pod| !pod.running || pod.restarts > 0)
     })
 }
 
 fn restart(situation: &Situation, ordinal: u32, pod: &Pod, id: Option<u64>) -> Step {
     let name = situation.names.member(ordinal);
     let action = Action::RestartPod { ordinal, uid: pod.uid.clone() };
-    let reason = format!("{name} is restarted with the current template");
+    let reason = format!("{name} is restarted with the current template{}", situation.course.edits_wait());
     let operation = situation.operation(OperationKind::RestartMember, ordinal, id);
     Step::act(action, Phase::RollingOut, reason).during(operation)
 }
 
-fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> {
+fn restart_one(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> {
+    if is_stopped(situation) {
+        return None;
+    }
     let store = &situation.observed.store;
     let mut candidates: Vec<(&Member, u32, &Pod)> = store
         .voters()
@@ -65,13 +106,13 @@ fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> 
     candidates.sort_by_key(|(voter, ordinal, _)| (voter.healthy(), Some(voter.id) == leader, *ordinal));
     let (voter, ordinal, pod) = *candidates.first()?;
     let name = situation.names.member(ordinal);
-    let reason = "members are restarted one at a time";
+    let reason = format!("members are restarted one at a time{}", situation.course.edits_wait());
     let operation = situation.operation(OperationKind::RestartMember, ordinal, Some(voter.id));
     if pod.deleting {
         let step = Step::wait(format!("{name} to stop"), Phase::RollingOut, reason);
         return Some(step.during(operation));
     }
-    if !pod.running {
+    if !pod.running && may_follow(situation, ordinal) {
         return Some(restart(situation, ordinal, pod, Some(voter.id)));
     }
     if !survives_restart(store.voters(), voter.id) {
@@ -87,7 +128,8 @@ fn step(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option<Step> 
 }
 
 fn refused(situation: &Situation, ordinal: u32) -> Step {
-    let reason = "members are restarted one at a time, and only while all others are healthy";
+    let edits = situation.course.edits_wait();
+    let reason = format!("members are restarted one at a time, and only while all others are healthy{edits}");
     let name = situation.names.member(ordinal);
     let mut silent = situation.silent_voters();
     silent.retain(|other| *other != ordinal);

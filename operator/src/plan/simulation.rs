@@ -8,7 +8,8 @@ use kube::ResourceExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::crd::{EtcdClusterSpec, RepairSpec};
+use crate::build;
+use crate::crd::{EtcdClusterSpec, RepairSpec, RolloutStage, TlsSpec, Transport};
 use crate::status::render;
 
 const CLUSTER_ID: u64 = 0xc1;
@@ -35,9 +36,17 @@ enum Event {
     Recover(usize),
     /// The spec asks for this size.
     Resize(i32),
-    /// The spec gets another option.
+    /// The spec gets another option; with [`BAD`] no member starts.
     Configure(u8),
+    /// The spec asks for plaintext, TLS, or both.
+    Speak(Transport),
+    /// The spec asks again for what all members ran.
+    PutBack,
 }
+
+/// A value with which no member starts.
+const BAD: u8 = 13;
+const OPTION: &str = "snapshot-count";
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Crash {
@@ -53,12 +62,16 @@ struct Listed {
     learner: bool,
     started: bool,
     caught_up: bool,
+    /// Others reach it by TLS.
+    secure: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Template {
     start: Start,
     config_hash: String,
+    bad: bool,
+    transport: Transport,
 }
 
 #[derive(Debug, Clone)]
@@ -185,6 +198,7 @@ impl World {
                 ready: pod.running,
                 config_hash: Some(pod.template.config_hash.clone()),
                 image: image.clone(),
+                transport: Some(pod.template.transport),
                 trouble: (!pod.running).then(|| "CrashLoopBackOff".into()),
                 ..Default::default()
             };
@@ -195,6 +209,7 @@ impl World {
             ordinal: Some(member.ordinal),
             started: member.started,
             learner: member.learner,
+            secure: member.secure,
             answer: self.up(*id).then(|| Answer {
                 leader: self.leader,
                 raft_index: if member.learner && !member.caught_up { 1 } else { 5000 },
@@ -208,10 +223,7 @@ impl World {
             statefulsets: children(self.statefulsets.keys().map(|n| (*n, format!("s{n}"))).collect()),
             pods: pods.collect(),
             claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
-            tls: Default::default(),
-            auth: Default::default(),
-            recovery: None,
-            silence: BTreeMap::new(),
+            tls: self.certificates(),
             alarms: match self.leader {
                 0 => Vec::new(),
                 _ => self.corrupt.iter().map(|id| Alarm { member: *id, kind: AlarmKind::Corrupt }).collect(),
@@ -220,6 +232,30 @@ impl World {
                 0 => Store::Silent,
                 _ => Store::Listed { cluster_id: CLUSTER_ID, members },
             },
+            ..Default::default()
+        }
+    }
+
+    /// All that there could be: how they come about is not of interest here.
+    fn certificates(&self) -> tls::Tls {
+        use tls::{Authority, Held, Holder, Leaf};
+        let members = self.statefulsets.keys().map(|ordinal| Holder::Member(*ordinal));
+        let held = || Held { leaves: vec![Leaf::default()], ..Default::default() };
+        let held = members.chain([Holder::Operator, Holder::Client]).map(|holder| (holder, held()));
+        tls::Tls { authority: Some(Authority::default()), held: held.collect(), ..Default::default() }
+    }
+
+    /// Every member that runs can reach every other one.
+    fn all_reach_each_other(&self) {
+        let running = self.members.values().filter_map(|member| {
+            let pod = self.pods.get(&member.ordinal).filter(|pod| pod.running && !pod.deleting)?;
+            Some((member, pod.template.transport))
+        });
+        let running: Vec<_> = running.collect();
+        for (to, speaks) in &running {
+            let serves = *speaks != if to.secure { Transport::Plain } else { Transport::Tls };
+            let can_all = running.iter().all(|(_, from)| !to.secure || *from != Transport::Plain);
+            assert!(serves && can_all, "c-{} cannot be reached: {self:#?}", to.ordinal);
         }
     }
 
@@ -253,6 +289,7 @@ impl World {
             // A member that went on alone is restarted once, before others join it.
             let alone = |ordinal: &u32| build::is_alone(&self.pods[ordinal].template.config_hash);
             let ends_solitude = matches!(action, Action::RestartPod { ordinal, .. } if alone(ordinal));
+            self.does_not_spread(&plan, action);
             let before = self.has_quorum() && !ends_solitude;
             self.act(action);
             assert!(!before || self.has_quorum(), "{action} cost the quorum");
@@ -262,9 +299,27 @@ impl World {
 
     fn apply(&mut self, plan: &Plan) {
         for (ordinal, start) in &plan.members {
-            let template = Template { start: start.clone(), config_hash: build::pod_hash(&self.cluster, start) };
-            self.statefulsets.insert(*ordinal, template);
+            let template = &plan.templates[ordinal];
+            let bad = template.options.get(OPTION) == Some(&BAD.to_string());
+            let config_hash = build::pod_hash(&build::with_template(&self.cluster, template), start);
+            self.statefulsets
+                .insert(*ordinal, Template { start: start.clone(), config_hash, bad, transport: template.transport });
         }
+    }
+
+    /// What a rollout brings does not spread from a member that does not start with it.
+    fn does_not_spread(&self, plan: &Plan, action: &Action) {
+        let (Action::RestartPod { ordinal, .. }, Some(rollout)) = (action, &plan.rollout) else {
+            return;
+        };
+        let failing = self.pods.iter().filter(|(other, pod)| {
+            let named = rollout.members.contains(&format!("c-{other}"));
+            *other != ordinal && named && pod.template.bad && !pod.running && self.statefulsets[other].bad
+        });
+        assert!(
+            !self.statefulsets[ordinal].bad || failing.count() == 0,
+            "{action} spreads what does not start: {plan:#?}"
+        );
     }
 
     fn act(&mut self, action: &Action) {
@@ -276,7 +331,8 @@ impl World {
             Action::ForgetRequest => drop(self.cluster.annotations_mut().remove(RECOVER_FROM)),
             Action::AddLearner { ordinal } => {
                 let id = self.fresh();
-                let member = Listed { ordinal: *ordinal, learner: true, started: false, caught_up: false };
+                let secure = self.cluster.speaks_tls();
+                let member = Listed { ordinal: *ordinal, learner: true, started: false, caught_up: false, secure };
                 self.members.insert(id, member);
                 let learners = self.members.values().filter(|member| member.learner);
                 assert!(learners.count() <= 1, "a second learner");
@@ -285,6 +341,8 @@ impl World {
                 let member = self.members.get_mut(id).unwrap();
                 member.learner = !member.caught_up;
             }
+            Action::MovePeer { id, secure, .. } => self.members.get_mut(id).unwrap().secure = *secure,
+            Action::ExpandClaim { .. } => {}
             Action::MoveLeader { to, .. } => self.leader = *to,
             Action::RemoveMember { id, .. } => {
                 self.members.remove(id);
@@ -334,12 +392,13 @@ impl World {
                 deleting: false,
                 stuck: false,
             });
-            let start = pod.template.start.clone();
-            let runs = self.start(ordinal, &start);
+            let (start, bad) = (pod.template.start.clone(), pod.template.bad);
+            let runs = !bad && self.start(ordinal, &start);
             if let Some(pod) = self.pods.get_mut(&ordinal) {
                 pod.running = runs;
             }
         }
+        self.all_reach_each_other();
         self.elect();
         for member in self.members.values_mut() {
             member.caught_up = member.started;
@@ -363,7 +422,8 @@ impl World {
                 assert!(!self.recorded(), "a cluster was founded although there is one");
                 self.members.clear();
                 let id = self.fresh();
-                let member = Listed { ordinal, learner: false, started: true, caught_up: true };
+                let secure = self.statefulsets[&ordinal].transport != Transport::Plain;
+                let member = Listed { ordinal, learner: false, started: true, caught_up: true, secure };
                 self.members.insert(id, member);
                 id
             }
@@ -442,8 +502,15 @@ impl World {
             }
             Event::Resize(size) => self.cluster.spec.size = *size,
             Event::Configure(value) => {
-                let value = value.to_string();
-                self.cluster.spec.options.insert("snapshot-count".into(), value);
+                self.cluster.spec.options.insert(OPTION.into(), value.to_string());
+            }
+            Event::Speak(transport) => {
+                let tls = TlsSpec { plaintext: *transport == Transport::Both, ..Default::default() };
+                self.cluster.spec.tls = (*transport != Transport::Plain).then_some(tls);
+            }
+            Event::PutBack => {
+                let template = self.cluster.status.as_ref().and_then(|status| status.template.clone());
+                self.cluster.spec.options = template.unwrap_or_default().options;
             }
         }
     }
@@ -467,7 +534,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..9usize).prop_map(Event::LoseNode),
         1 => (0..9usize).prop_map(Event::Recover),
         2 => (0..=7i32).prop_map(Event::Resize),
-        1 => any::<u8>().prop_map(Event::Configure),
+        2 => prop_oneof![0..3u8, Just(BAD)].prop_map(Event::Configure),
+        1 => Just(Event::PutBack),
+        2 => prop_oneof![Just(Transport::Plain), Just(Transport::Both), Just(Transport::Tls)].prop_map(Event::Speak),
     ]
 }
 
@@ -483,6 +552,17 @@ proptest! {
             world.happen(event);
         }
         let mut last = world.rest();
+        if world.cluster.spec.options.get(OPTION) == Some(&BAD.to_string()) {
+            let past = last.phase != Phase::RollingOut || world.voters().len() < 3;
+            prop_assert!(past, "a rollout without progress goes on: {last:#?}");
+            world.happen(&Event::Configure(1));
+            last = world.rest();
+        }
+        if last.rollout.as_ref().is_some_and(|rollout| rollout.stage == RolloutStage::Stopped) {
+            // Members were away for longer than its deadline.
+            world.cluster.spec.rollout.progress_deadline = "999h".into();
+            last = world.rest();
+        }
         if world.cluster.spec.size == 0 {
             let is_stuck = world.pods.values().any(|pod| pod.stuck);
             prop_assert!(last.phase == Phase::Parked || is_stuck, "{last:#?}");
@@ -506,10 +586,17 @@ proptest! {
         let complete = world.voters().len() == asked_for
             && world.members.len() == asked_for
             && world.members.keys().all(|id| world.up(*id));
-        if world.recoverable() {
+        // A recovery that a person asked for waits until that person is sure of a node that is lost.
+        let waits_for_node = last.phase == Phase::Recovering && world.pods.values().any(|pod| pod.stuck);
+        if world.recoverable() && !waits_for_node {
             let too_small = asked_for < 3 && last.phase == Phase::RollingOut;
             prop_assert!(complete, "not complete: {last:#?}\n{world:#?}");
             prop_assert!(last.phase == Phase::Running || too_small, "{last:#?}");
+            if last.phase == Phase::Running {
+                let speaks = world.cluster.spec.transport();
+                let odd = world.pods.values().find(|pod| !pod.stuck && pod.template.transport != speaks);
+                prop_assert!(odd.is_none(), "{odd:#?} does not speak {speaks:?}: {world:#?}");
+            }
             let ending = world.pods.values().filter(|pod| !pod.stuck);
             prop_assert_eq!(ending.count(), asked_for, "pods are left over");
         } else {

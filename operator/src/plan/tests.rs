@@ -6,18 +6,22 @@
 //! `f` full. `+7spc` is what member 7 left behind (StatefulSet, pod, claim); in capitals it belongs to somebody else. `-` is a store
 //! that does not answer.
 
+mod expansion;
+mod life;
 mod lifecycle;
 mod membership;
 mod repair;
 mod rollout;
 mod safety;
 mod start;
+mod transport;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::crd::{EtcdClusterSpec, MemberStatus, Role};
+use crate::build;
+use crate::crd::{EtcdClusterSpec, MemberStatus, Role, RolloutStage};
 
 const CLUSTER_ID: u64 = 0xc1;
 /// When the scenes are seen.
@@ -91,8 +95,8 @@ impl Scene {
                 ready: !is('x') && !is('d'),
                 config_hash: Some(config_hash),
                 image,
-                role: None,
                 trouble: is('s').then(|| "CrashLoopBackOff".into()),
+                ..Default::default()
             },
         );
         let learner = is('l') || is('b') || is('n');
@@ -124,6 +128,7 @@ impl Scene {
             ordinal: Some(ordinal),
             started: !is('n'),
             learner,
+            secure: false,
             answer: (!silent).then_some(answer),
         }
     }

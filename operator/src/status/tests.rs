@@ -21,6 +21,7 @@ fn scene(size: i32, members: u32, index: u64) -> (EtcdCluster, Observed) {
         ordinal: Some(ordinal),
         started: true,
         learner: false,
+        secure: false,
         answer: Some(Answer {
             leader: 0x10,
             raft_index: index,

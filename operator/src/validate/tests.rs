@@ -1,5 +1,8 @@
 //! The same resources are judged by the definition's rules, evaluated as an API server does, and by [`validate`].
 
+use std::sync::Arc;
+
+use cel::extractors::This;
 use cel::{Context, Program, Value as CelValue};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,6 +49,8 @@ fn walk(schema: &Value, new: &Value, old: Option<&Value>, path: &str, problems: 
             continue;
         }
         let mut context = Context::default();
+        context.add_function("quantity", |text: Arc<String>| crd::bytes(&text).unwrap_or(f64::NAN)).unwrap();
+        context.add_function("isLessThan", |This(one): This<f64>, other: f64| one < other).unwrap();
         context.add_variable("self", new).unwrap();
         context.add_variable("oldSelf", old.unwrap_or(&Value::Null)).unwrap();
         let outcome = Program::compile(text).unwrap().execute(&context);
@@ -154,7 +159,6 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
 fn what_a_volume_keeps_for_life_cannot_be_changed() {
     let before = json!({"storage": {"size": "1Gi", "storageClassName": "fast"}});
     let changes = [
-        (json!({"storage": {"size": "2Gi", "storageClassName": "fast"}}), "spec.storage.size"),
         (json!({"storage": {"size": "1Gi", "storageClassName": "slow"}}), "spec.storage.storageClassName"),
         (json!({"storage": {"size": "1Gi"}}), "spec.storage.storageClassName"),
         (
@@ -171,6 +175,22 @@ fn what_a_volume_keeps_for_life_cannot_be_changed() {
     let mut resized = before;
     resized["size"] = json!(5);
     assert_eq!(refused_by_definition(resource("demo", resized), Some(old)), [""; 0]);
+}
+
+#[test]
+fn volumes_may_grow_and_not_shrink() {
+    let of = |size: &str, has: Option<&str>| {
+        let mut resource = resource("demo", json!({"storage": {"size": size}}));
+        resource["status"] = has.map_or(json!({}), |has| json!({"volumeSize": has}));
+        resource
+    };
+    for (before, after, has) in [("1Gi", "2Gi", Some("1Gi")), ("2Gi", "1Gi", Some("1Gi")), ("2Gi", "1Gi", None)] {
+        assert_eq!(refused_by_definition(of(after, has), Some(of(before, has))), [""; 0], "{before} to {after}");
+    }
+    let problems = refused_by_definition(of("1023Mi", Some("1Gi")), Some(of("1Gi", Some("1Gi"))));
+    assert!(problems[0].contains("volumes do not shrink"), "{problems:?}");
+    // A size that is not changed is no reason to refuse what is.
+    assert_eq!(refused_by_definition(of("1Gi", Some("2Gi")), Some(of("1Gi", Some("2Gi")))), [""; 0]);
 }
 
 #[test]

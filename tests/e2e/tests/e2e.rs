@@ -11,6 +11,8 @@ mod lifecycle;
 mod repair;
 #[path = "e2e/tls.rs"]
 mod tls;
+#[path = "e2e/upgrades.rs"]
+mod upgrades;
 
 use std::time::{Duration, Instant};
 

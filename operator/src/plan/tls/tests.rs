@@ -58,20 +58,18 @@ pub(super) fn observed(cluster: &EtcdCluster, ordinals: &[u32], tls: Tls) -> Obs
         ordinal: Some(ordinal),
         started: true,
         learner: false,
+        secure: true,
         answer: tls.served.contains_key(&ordinal).then(|| Answer { leader: 1, raft_index: 9, ..Default::default() }),
     };
     let each = ordinals.iter().copied();
     Observed {
         now: tls.now,
-        alarms: Vec::new(),
-        auth: Default::default(),
         statefulsets: each.clone().map(|n| (n, child(format!("s{n}")))).collect(),
         pods: each.clone().map(|n| (n, pod(n))).collect(),
         claims: each.clone().map(|n| (n, child(format!("c{n}")))).collect(),
         store: Store::Listed { cluster_id: 0xc1, members: each.map(member).collect() },
         tls,
-        recovery: None,
-        silence: BTreeMap::new(),
+        ..Default::default()
     }
 }
 

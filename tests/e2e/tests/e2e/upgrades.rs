@@ -1,0 +1,73 @@
+//! Rollouts, one that fails, and larger volumes, by the very lines of docs/upgrades.md.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use keelson_e2e::{cluster::Cluster, page::Page, writer::Writer};
+use kube::ResourceExt;
+use serde_json::json;
+
+fn arguments(pod: &Pod) -> String {
+    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    containers.iter().flat_map(|container| container.args.iter().flatten()).cloned().collect::<Vec<_>>().join(" ")
+}
+
+/// The uids of the members' pods.
+async fn pods(cluster: &Cluster) -> Result<Vec<String>> {
+    Ok(cluster.pods().await?.iter().filter_map(ResourceExt::uid).collect())
+}
+
+#[tokio::test]
+async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> Result<()> {
+    let cluster = Cluster::apply("demo", 3).await?;
+    cluster.settled(3).await?;
+    let page = Page::open("upgrades.md", &cluster.namespace).await?;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+
+    let before = pods(&cluster).await?;
+    page.run("v0.1.1").await?;
+    let told = page.run("=RollingOut");
+    let edited = async {
+        cluster.in_phase("RollingOut").await?;
+        cluster
+            .patch(json!({"podTemplate": {"labels": {"team": "storage"}}, "options": {"snapshot-count": "30000"}}))
+            .await?;
+        let target = cluster.get().await?["status"]["rollout"]["target"]["options"].clone();
+        ensure!(target == json!({"snapshot-count": "20000"}), "the target is {target}");
+        Ok(())
+    };
+    let (told, edited) = tokio::join!(told, edited);
+    edited?;
+    ensure!(told?.contains("demo-"), "no member was named");
+    cluster.settled(3).await?;
+    let after = cluster.pods().await?;
+    for pod in &after {
+        ensure!(!before.contains(&pod.uid().unwrap_or_default()), "{} was not restarted", pod.name_any());
+        ensure!(arguments(pod).contains("--snapshot-count=30000"), "{} has not the last option", pod.name_any());
+        ensure!(pod.labels().get("team").is_some_and(|team| team == "storage"), "{} has no label", pod.name_any());
+    }
+    ensure!(cluster.get().await?["status"]["serverVersion"] == "v0.1.1", "another version runs");
+    writer.progress(50).await?;
+
+    let before = pods(&cluster).await?;
+    page.run("no-such-flag\":\"1").await?;
+    let why = page.run("condition=Stalled").await?;
+    ensure!(why.contains("no progress within 5s, waiting for demo-"), "{why}");
+    let same = pods(&cluster).await?.iter().filter(|uid| before.contains(uid)).count();
+    ensure!(same == 2, "{same} members were left alone");
+    writer.progress(50).await?;
+    page.run("no-such-flag\":null").await?;
+    cluster.settled(3).await?;
+    let back = pods(&cluster).await?;
+    ensure!(back.iter().filter(|uid| before.contains(uid)).count() == 2, "more than the one was restarted");
+
+    page.run("\"size\":\"2Gi\"").await?;
+    cluster.patch(json!({"podTemplate": {"labels": {"team": "data"}}})).await?;
+    cluster.settled(3).await?;
+    ensure!(pods(&cluster).await? == back, "members were restarted for larger volumes or a label");
+    let smaller = cluster.patch(json!({"storage": {"size": "1Gi"}})).await;
+    let refusal = smaller.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(refusal.contains("volumes do not shrink"), "{refusal}");
+    println!("{} acknowledged writes are there", writer.verify().await?);
+    cluster.remove().await
+}
