@@ -9,6 +9,7 @@ use kube::api::{Api, PostParams};
 use kube::runtime::controller::{Action as Requeue, Config, applier};
 use kube::runtime::events::Recorder;
 use kube::{Client, ResourceExt};
+use tracing::Instrument;
 
 use crate::act::{self, Actor};
 use crate::crd::{EtcdCluster, EtcdClusterStatus, Phase};
@@ -143,14 +144,15 @@ fn error_policy(cluster: Arc<EtcdCluster>, error: &Error, context: Arc<Context>)
 /// One pass over one cluster, measured; a failure is logged and remembered for the status of the next pass.
 async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<Requeue, Error> {
     let started = Instant::now();
-    let uid = cluster.uid().unwrap_or_default();
-    let result = pass(&cluster, &context).await;
-    context.metrics.pass(started.elapsed().as_secs_f64());
+    let (uid, name) = (cluster.uid().unwrap_or_default(), cluster.name_any());
+    let span = crate::pass::span("cluster", &*cluster, &name);
+    let result = pass(&cluster, &context).instrument(span.clone()).await;
+    context.metrics.pass("cluster", started.elapsed().as_secs_f64());
     match &result {
         Ok(_) => context.memory.succeeded(&uid),
         Err(error) if error.is_conflict() => {}
         Err(error) => {
-            tracing::warn!(%error, cluster = cluster.name_any(), "the pass failed");
+            span.in_scope(|| tracing::warn!(%error, "the pass failed"));
             context.metrics.failure(error.kind());
             context.memory.failed(&uid, error.to_string());
         }
@@ -169,6 +171,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
         context.sessions.forget(&names.uid);
         context.metrics.set_certificates(&names, &Tls::default());
         context.metrics.set_phase(&names, None);
+        context.metrics.backups.forget(&names.namespace, &names.cluster);
         return Ok(Requeue::await_change());
     };
     let problems = validate(&cluster);
@@ -319,12 +322,11 @@ impl Pass<'_> {
     /// Tells what was done, in the log, in a metric, and as an Event.
     async fn announce(&self, plan: &Plan, action: &Action, outcome: Change) {
         let what = describe(&Names::of(&self.cluster), action);
-        let name = self.cluster.name_any();
         if outcome == Change::NotYet {
-            tracing::debug!(cluster = name, action = what, "not yet");
+            tracing::debug!(action = what, "not yet");
             return;
         }
-        tracing::info!(cluster = name, action = what, reason = plan.reason, "done");
+        tracing::info!(action = what, reason = plan.reason, "done");
         self.context.metrics.action(events::word(action));
         let note = format!("{what}: {}", plan.reason);
         let recorder = &self.context.recorder;
@@ -364,7 +366,7 @@ async fn record(
         .map_err(|error| Error::Kube("storing the status", Box::new(error)))?;
     context.metrics.status_written();
     if before != Some(phase) {
-        tracing::info!(cluster = cluster.name_any(), ?phase, reason, "phase");
+        tracing::info!(?phase, reason, "phase");
         events::phase(&context.recorder, cluster, phase, reason).await;
     }
     Ok(Some(written))

@@ -1,5 +1,7 @@
 //! The operator's own metrics, and the listener for them and for probes.
 
+mod backups;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,12 +18,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::backups::Backups;
 use crate::build;
 use crate::crd::Phase;
 use crate::names::Names;
 use crate::plan::tls::Tls;
 
-/// The kind of a step or of a failure.
+/// The kind of a step, of a failure, or of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
     kind: String,
@@ -43,21 +46,14 @@ pub struct InPhase {
     phase: String,
 }
 
-/// A cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Cluster {
-    namespace: String,
-    cluster: String,
-}
-
 /// The kinds of failures.
 pub const FAILURES: [&str; 8] = ["api", "act", "unsafe", "stale", "backup", "schedule", "user", "role"];
 
 /// The operator's metrics; `keelson_operator_` goes before each name.
 pub struct Metrics {
     registry: Registry,
-    passes: Counter,
-    pass_seconds: Histogram,
+    passes: Family<Kind, Counter>,
+    pass_seconds: Family<Kind, Histogram>,
     failures: Family<Kind, Counter>,
     actions: Family<Kind, Counter>,
     status_writes: Counter,
@@ -68,16 +64,21 @@ pub struct Metrics {
     /// The phase of each cluster that is shown, by the cluster's uid.
     phases: Mutex<BTreeMap<String, InPhase>>,
     expiry: Family<Certificates, Gauge<i64, AtomicI64>>,
-    backups: Family<Cluster, Gauge<i64, AtomicI64>>,
+    /// Backups and schedules.
+    pub backups: Backups,
     /// Those of each cluster that have a value, by the cluster's uid.
     certificates: Mutex<BTreeMap<String, Vec<Certificates>>>,
+}
+
+fn pass_seconds() -> Histogram {
+    Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0])
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("keelson_operator");
-        let passes = Counter::default();
-        let pass_seconds = Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]);
+        let passes = Family::<Kind, Counter>::default();
+        let pass_seconds = Family::new_with_constructor(pass_seconds as fn() -> Histogram);
         let failures = Family::<Kind, Counter>::default();
         // From zero, or Prometheus would not see the first one as an increase.
         for kind in FAILURES {
@@ -89,8 +90,8 @@ impl Default for Metrics {
         let clusters = Gauge::default();
         let phase = Family::<InPhase, Gauge<i64, AtomicI64>>::default();
         let expiry = Family::<Certificates, Gauge<i64, AtomicI64>>::default();
-        registry.register("reconcile_passes", "Passes over a cluster", passes.clone());
-        registry.register("reconcile_seconds", "Duration of a pass", pass_seconds.clone());
+        registry.register("reconcile_passes", "Passes, by the kind of the object", passes.clone());
+        registry.register("reconcile_seconds", "Duration of a pass, by the kind of the object", pass_seconds.clone());
         registry.register("reconcile_failures", "Passes that failed, by kind", failures.clone());
         registry.register("actions", "Steps taken, by kind", actions.clone());
         registry.register("status_writes", "Writes of a status", status_writes.clone());
@@ -99,9 +100,8 @@ impl Default for Metrics {
         registry.register("cluster_phase", "1 for the phase that a cluster is in", phase.clone());
         let help = "When the first certificate in a Secret expires, in Unix time";
         registry.register("certificate_expiry_timestamp_seconds", help, expiry.clone());
-        let backups = Family::<Cluster, Gauge<i64, AtomicI64>>::default();
-        let help = "When the newest backup of a cluster that succeeded was complete, in Unix time";
-        registry.register("backup_timestamp_seconds", help, backups.clone());
+        let backups = Backups::default();
+        backups.register(&mut registry);
         Self {
             registry,
             passes,
@@ -122,10 +122,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A pass ended after this many seconds.
-    pub fn pass(&self, seconds: f64) {
-        self.passes.inc();
-        self.pass_seconds.observe(seconds);
+    /// A pass over an object of this kind ended after this many seconds.
+    pub fn pass(&self, kind: &str, seconds: f64) {
+        let kind = Kind { kind: kind.into() };
+        self.passes.get_or_create(&kind).inc();
+        self.pass_seconds.get_or_create(&kind).observe(seconds);
     }
 
     /// A pass failed.
@@ -198,13 +199,6 @@ impl Metrics {
         if !expiring.is_empty() {
             known.insert(names.uid.clone(), expiring.iter().map(|(secret, _)| labels(secret)).collect());
         }
-    }
-
-    /// A backup of a cluster was complete at this time; only the newest counts.
-    pub fn set_backup(&self, namespace: &str, cluster: &str, seconds: i64) {
-        let labels = Cluster { namespace: namespace.into(), cluster: cluster.into() };
-        let gauge = self.backups.get_or_create(&labels);
-        gauge.set(gauge.get().max(seconds));
     }
 
     /// The API server was reached; from now on the operator is ready, as leader or as stand-by.

@@ -170,6 +170,11 @@ metadata: {name: $name}
 spec: {cluster: $name, store: {volume: {claimName: backups}}}
 ---
 apiVersion: keelson.dev/v1alpha1
+kind: EtcdBackupSchedule
+metadata: {name: yearly}
+spec: {schedule: "@yearly", backup: {cluster: $name, store: {volume: {claimName: backups}}}}
+---
+apiVersion: keelson.dev/v1alpha1
 kind: EtcdCluster
 metadata: {name: guarded}
 spec: {size: 1, tls: {}}
@@ -178,7 +183,7 @@ kubectl -n team-a wait etcdbackup/$name --for=condition=Ready --timeout=2m >/dev
 
 step="metrics"
 operator_metrics() { curl -sSf "http://$(kubectl -n keelson-system get service keelson-operator -o 'jsonpath={.spec.clusterIP}'):8080/metrics"; }
-for metric in backup certificate_expiry; do
+for metric in backup backup_due certificate_expiry; do
   until_true "the metrics tell of $metric" eval "operator_metrics | grep -q '^keelson_operator_${metric}_timestamp_seconds{'"
 done
 used=$(grep -ohE '\b(keelson_operator|etcd|grpc_server|process)_[a-z_]+' charts/keelson/files/alerts.yaml charts/keelson/files/dashboards/* |
@@ -200,7 +205,7 @@ writer=
 ETCDCTL_API=3 etcdctl --endpoints="$(endpoint)" get --prefix n/ --print-value-only | sed '/^$/d' | sort >"$scratch/stored"
 missing=$(comm -13 "$scratch/stored" <(sort "$scratch/acknowledged") | head)
 [ -z "$missing" ] || fail "acknowledged and not there: $missing"
-kubectl -n team-a delete etcdbackup "$name" --timeout=1m >/dev/null
+kubectl -n team-a delete etcdbackup/"$name" etcdbackupschedule/yearly --timeout=1m >/dev/null
 kubectl -n team-a delete pvc backups >/dev/null
 kubectl -n team-a delete etcdcluster guarded "$name" --timeout=2m >/dev/null
 

@@ -1,22 +1,18 @@
 //! Passes over EtcdUsers and EtcdRoles: all their reads and writes. The store is looked at again every now and then, so that what
 //! others change there does not stay.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::core::NamespaceResourceScope;
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::{Action as Requeue, Controller};
 use kube::runtime::events::{Event, EventType, Recorder};
-use kube::runtime::reflector::Store as Cache;
+use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::runtime::watcher;
-use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::declared::{Declared, Entry, Request};
@@ -27,15 +23,17 @@ use crate::member::{self, Sessions};
 use crate::metrics::Metrics;
 use crate::names::ACCESS_FINALIZER;
 use crate::observe::certificates::pem;
-use crate::pass::{Error, RETRY, failed};
+use crate::pass::{Error, RETRY, failed, measured};
 use crate::watches::scoped;
 
 /// A pass while something is waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// A pass over what is as declared: Secrets are not watched, and others may change the store.
-const AT_REST: Duration = Duration::from_secs(15);
+/// A pass over what is as declared: others may change the store, and Secrets without the label are not watched.
+const AT_REST: Duration = Duration::from_secs(60);
+/// The Secrets that are watched for passwords: people label them with the name of the cluster. The operator's own have that label, too.
+const WATCHED_SECRETS: &str = "keelson.dev/cluster,app.kubernetes.io/managed-by!=keelson-operator";
 
-struct Context<K: Resource<DynamicType = ()> + 'static> {
+struct Context<K: Declared> {
     client: Client,
     all: Cache<K>,
     recorder: Recorder,
@@ -44,52 +42,35 @@ struct Context<K: Resource<DynamicType = ()> + 'static> {
 }
 
 /// Runs passes over the resources of a kind of one namespace, or of all, until `stop` resolves.
-pub async fn run<K>(
+pub async fn run<K: Declared>(
     client: Client,
     namespace: Option<&str>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
     sessions: Arc<Sessions>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
-) where
-    K: Declared
-        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+) {
     let controller = Controller::new(scoped::<K>(&client, namespace), watcher::Config::default());
     let all = controller.store();
+    let controller = match K::ADD {
+        Request::AddUser => {
+            let (known, secrets) = (all.clone(), watcher::Config::default().labels(WATCHED_SECRETS));
+            let api = scoped::<PartialObjectMeta<Secret>>(&client, namespace);
+            controller.watches(api, secrets, move |secret| users_of(&known, &secret))
+        }
+        _ => controller,
+    };
     let context = Arc::new(Context { client, all, recorder, metrics, sessions });
     let passes = controller.graceful_shutdown_on(stop).run(reconcile, |_, _, _| Requeue::requeue(RETRY), context);
     passes.for_each(|_| std::future::ready(())).await;
 }
 
-async fn reconcile<K>(cached: Arc<K>, context: Arc<Context<K>>) -> Result<Requeue, Error>
-where
-    K: Declared
-        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned,
-{
-    pass(&*cached, &context).await.inspect_err(|error| error.tell(K::WORD, &*cached, &context.metrics))
+async fn reconcile<K: Declared>(cached: Arc<K>, context: Arc<Context<K>>) -> Result<Requeue, Error> {
+    let cluster = cached.common().cluster;
+    measured(K::WORD, &*cached, cluster, &context.metrics, pass(&*cached, &context)).await
 }
 
-async fn pass<K>(cached: &K, context: &Context<K>) -> Result<Requeue, Error>
-where
-    K: Declared
-        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned,
-{
+async fn pass<K: Declared>(cached: &K, context: &Context<K>) -> Result<Requeue, Error> {
     let namespace = cached.namespace().unwrap_or_default();
     let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
     let read = api.get_opt(&cached.name_any()).await.map_err(failed("reading the resource"))?;
@@ -97,7 +78,7 @@ where
         return Ok(Requeue::await_change());
     };
     let clusters: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &namespace);
-    let cluster = clusters.get_opt(declared.cluster()).await.map_err(failed("reading the EtcdCluster"))?;
+    let cluster = clusters.get_opt(declared.common().cluster).await.map_err(failed("reading the EtcdCluster"))?;
     let cluster = cluster.filter(stays);
     let door = match &cluster {
         Some(cluster) => Some(Door::open(&context.client, cluster, &context.sessions).await),
@@ -138,15 +119,20 @@ where
     Ok(Requeue::requeue(if phase == AccessPhase::Ready { AT_REST } else { LOOK_AGAIN }))
 }
 
+/// Those whose password is in this Secret.
+fn users_of<K: Declared>(all: &Cache<K>, secret: &PartialObjectMeta<Secret>) -> Vec<ObjectRef<K>> {
+    let named = |user: &K| user.common().password_secret.is_some_and(|it| it.name == secret.name_any());
+    let all = all.state().into_iter();
+    let users = all.filter(|user| user.namespace() == secret.namespace() && named(user));
+    users.map(|user| ObjectRef::from_obj(&*user)).collect()
+}
+
 /// An older resource that declares the same.
-fn twin<K>(all: &Cache<K>, declared: &K) -> Option<String>
-where
-    K: Declared + Resource<DynamicType = ()> + Clone,
-{
+fn twin<K: Declared>(all: &Cache<K>, declared: &K) -> Option<String> {
     let age = |it: &K| (it.creation_timestamp().map(|time| time.0), it.uid());
     let same = |other: &K| {
         other.namespace() == declared.namespace()
-            && other.cluster() == declared.cluster()
+            && other.common().cluster == declared.common().cluster
             && other.entry_name() == declared.entry_name()
             && other.uid() != declared.uid()
             && other.meta().deletion_timestamp.is_none()
@@ -159,7 +145,7 @@ where
 /// What the store has.
 async fn look<K: Declared>(declared: &K, door: &mut Door<'_>) -> Result<Option<Entry>, member::Error> {
     let name = declared.entry_name();
-    let is_user = K::add() == Request::AddUser;
+    let is_user = K::ADD == Request::AddUser;
     let mut found = entry(&name, is_user, door).await;
     if found.as_ref().is_err_and(member::Error::wants_login) {
         door.login().await?;
@@ -181,7 +167,7 @@ async fn password<K: Declared>(
     declared: &K,
     namespace: &str,
 ) -> Option<Result<(String, String), String>> {
-    let wanted = declared.password_secret()?;
+    let wanted = declared.common().password_secret?;
     let name = &wanted.name;
     let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await;
     Some(match found {
@@ -229,7 +215,7 @@ async fn act<K: Declared>(
     let name = declared.entry_name();
     let password = secret.as_ref().and_then(|it| it.as_ref().ok()).map(|(password, _)| password.as_str());
     for request in &plan.requests {
-        tracing::info!(cluster = declared.cluster(), kind = K::WORD, name, "{request}");
+        tracing::info!(entry = name, "{request}");
         let member = &mut door.member;
         let done = match request {
             Request::AddUser => member.add_user(&name, password).await,
@@ -247,30 +233,28 @@ async fn act<K: Declared>(
     Ok(())
 }
 
-async fn record<K>(context: &Context<K>, api: &Api<K>, declared: K, status: AccessStatus) -> Result<K, Error>
-where
-    K: Declared + Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
-{
+async fn record<K: Declared>(
+    context: &Context<K>,
+    api: &Api<K>,
+    declared: K,
+    status: AccessStatus,
+) -> Result<K, Error> {
     let before = declared.status().cloned().unwrap_or_default();
     if status == before {
         return Ok(declared);
     }
     let mut object = declared;
-    object.set_status(status.clone());
+    *object.status_mut() = Some(status.clone());
     let written = api.replace_status(&object.name_any(), &PostParams::default(), &object).await;
     let written = written.map_err(failed("storing the status"))?;
     if (before.phase, &before.reason) != (status.phase, &status.reason) {
-        let (name, cluster, phase) = (object.name_any(), object.cluster(), status.phase);
-        tracing::info!(kind = K::WORD, name, cluster, ?phase, reason = status.reason, "phase");
+        tracing::info!(phase = ?status.phase, reason = status.reason, "phase");
         tell(context, &object, &status).await;
     }
     Ok(written)
 }
 
-async fn set_finalizer<K>(api: &Api<K>, declared: &K, present: bool) -> Result<K, Error>
-where
-    K: Declared + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-{
+async fn set_finalizer<K: Declared>(api: &Api<K>, declared: &K, present: bool) -> Result<K, Error> {
     let mut finalizers = declared.finalizers().to_vec();
     finalizers.retain(|finalizer| finalizer != ACCESS_FINALIZER);
     if present {
@@ -283,10 +267,7 @@ where
     changed.map_err(failed("changing the finalizer"))
 }
 
-async fn tell<K>(context: &Context<K>, declared: &K, status: &AccessStatus)
-where
-    K: Declared + Resource<DynamicType = ()>,
-{
+async fn tell<K: Declared>(context: &Context<K>, declared: &K, status: &AccessStatus) {
     let type_ = if status.phase == AccessPhase::Blocked { EventType::Warning } else { EventType::Normal };
     let event = Event {
         type_,

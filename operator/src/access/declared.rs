@@ -1,9 +1,13 @@
 //! PURE: what an EtcdUser and an EtcdRole have in common, and what makes the store's entry equal to one of them.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Debug};
 
-use kube::ResourceExt;
+use kube::core::NamespaceResourceScope;
+use kube::core::object::HasStatus;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::crd::{Access, AccessStatus, EtcdRole, EtcdUser, KeyPermission, PasswordSecret, RetentionPolicy};
 use crate::member::{AccessKind, KeyRange};
@@ -56,69 +60,63 @@ impl fmt::Display for Request {
     }
 }
 
+/// What both kinds say in their spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Common<'a> {
+    /// The EtcdCluster's name.
+    pub cluster: &'a str,
+    /// Its name in the store, if it is not the resource's.
+    pub name: Option<&'a str>,
+    /// What a deletion means.
+    pub deletion_policy: RetentionPolicy,
+    /// Where its password is.
+    pub password_secret: Option<&'a PasswordSecret>,
+}
+
 /// An EtcdUser or an EtcdRole.
-pub trait Declared: ResourceExt {
+pub trait Declared:
+    ResourceExt
+    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + HasStatus<Status = AccessStatus>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
     /// The word for it in logs and metrics.
     const WORD: &'static str;
-
-    /// The EtcdCluster's name.
-    fn cluster(&self) -> &str;
-    /// Its name in the store, if it is not the resource's.
-    fn given_name(&self) -> Option<&String>;
-    /// What a deletion means.
-    fn deletion_policy(&self) -> RetentionPolicy;
-    /// Where its password is.
-    fn password_secret(&self) -> Option<&PasswordSecret>;
-    /// What is recorded of it.
-    fn status(&self) -> Option<&AccessStatus>;
-    /// Records it.
-    fn set_status(&mut self, status: AccessStatus);
     /// What adds it to the store.
-    fn add() -> Request;
+    const ADD: Request;
     /// What deletes it.
-    fn delete() -> Request;
+    const DELETE: Request;
+
+    /// What it says as both kinds do.
+    fn common(&self) -> Common<'_>;
     /// What makes `entry` equal to what is declared; one that was just added is `None`.
     fn differences(&self, entry: Option<&Entry>) -> Vec<Request>;
 
     /// Its name in the store.
     fn entry_name(&self) -> String {
-        self.given_name().cloned().unwrap_or_else(|| self.name_any())
+        self.common().name.map_or_else(|| self.name_any(), str::to_string)
     }
 }
 
 impl Declared for EtcdUser {
     const WORD: &'static str = "user";
+    const ADD: Request = Request::AddUser;
+    const DELETE: Request = Request::DeleteUser;
 
-    fn cluster(&self) -> &str {
-        &self.spec.cluster
-    }
-
-    fn given_name(&self) -> Option<&String> {
-        self.spec.name.as_ref()
-    }
-
-    fn deletion_policy(&self) -> RetentionPolicy {
-        self.spec.deletion_policy
-    }
-
-    fn password_secret(&self) -> Option<&PasswordSecret> {
-        self.spec.password_secret.as_ref()
-    }
-
-    fn status(&self) -> Option<&AccessStatus> {
-        self.status.as_ref()
-    }
-
-    fn set_status(&mut self, status: AccessStatus) {
-        self.status = Some(status);
-    }
-
-    fn add() -> Request {
-        Request::AddUser
-    }
-
-    fn delete() -> Request {
-        Request::DeleteUser
+    fn common(&self) -> Common<'_> {
+        let spec = &self.spec;
+        Common {
+            cluster: &spec.cluster,
+            name: spec.name.as_deref(),
+            deletion_policy: spec.deletion_policy,
+            password_secret: spec.password_secret.as_ref(),
+        }
     }
 
     fn differences(&self, entry: Option<&Entry>) -> Vec<Request> {
@@ -136,37 +134,17 @@ impl Declared for EtcdUser {
 
 impl Declared for EtcdRole {
     const WORD: &'static str = "role";
+    const ADD: Request = Request::AddRole;
+    const DELETE: Request = Request::DeleteRole;
 
-    fn cluster(&self) -> &str {
-        &self.spec.cluster
-    }
-
-    fn given_name(&self) -> Option<&String> {
-        self.spec.name.as_ref()
-    }
-
-    fn deletion_policy(&self) -> RetentionPolicy {
-        self.spec.deletion_policy
-    }
-
-    fn password_secret(&self) -> Option<&PasswordSecret> {
-        None
-    }
-
-    fn status(&self) -> Option<&AccessStatus> {
-        self.status.as_ref()
-    }
-
-    fn set_status(&mut self, status: AccessStatus) {
-        self.status = Some(status);
-    }
-
-    fn add() -> Request {
-        Request::AddRole
-    }
-
-    fn delete() -> Request {
-        Request::DeleteRole
+    fn common(&self) -> Common<'_> {
+        let spec = &self.spec;
+        Common {
+            cluster: &spec.cluster,
+            name: spec.name.as_deref(),
+            deletion_policy: spec.deletion_policy,
+            password_secret: None,
+        }
     }
 
     fn differences(&self, entry: Option<&Entry>) -> Vec<Request> {

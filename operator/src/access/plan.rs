@@ -91,13 +91,16 @@ fn keep(declared: &impl Declared, seen: &Seen, plan: &mut Plan) -> (AccessPhase,
     if let Some(twin) = &seen.twin {
         return (AccessPhase::Blocked, format!("{twin} declares {} {name} of the same cluster", word(declared)));
     }
-    let wanted = declared.deletion_policy() == RetentionPolicy::Delete;
+    let wanted = declared.common().deletion_policy == RetentionPolicy::Delete;
     if is_held(declared) != wanted {
         plan.finalizer = Some(wanted);
     }
     let entry = match &seen.store {
         Store::Gone => {
-            return (AccessPhase::Pending, format!("waiting for EtcdCluster {} to be there", declared.cluster()));
+            return (
+                AccessPhase::Pending,
+                format!("waiting for EtcdCluster {} to be there", declared.common().cluster),
+            );
         }
         Store::Silent(what) => return (AccessPhase::Pending, format!("waiting for {what}")),
         Store::Has(entry) => entry.as_ref(),
@@ -118,7 +121,7 @@ fn requests<D: Declared>(declared: &D, entry: Option<&Entry>, password: &Passwor
     let mut requests = Vec::new();
     let recorded = declared.status().and_then(|status| status.password_version.as_ref());
     match (entry, password) {
-        (None, _) => requests.push(D::add()),
+        (None, _) => requests.push(D::ADD),
         (Some(_), Password::Known { version, right }) if Some(version) != recorded && !right => {
             requests.push(Request::ChangePassword);
         }
@@ -136,10 +139,10 @@ fn leave<D: Declared>(declared: &D, seen: &Seen, plan: &mut Plan) -> (AccessPhas
     }
     // What was never written, or is somebody else's, is left alone.
     let ours = declared.status().is_some_and(|status| status.name.is_some()) && seen.twin.is_none();
-    if declared.deletion_policy() == RetentionPolicy::Delete && ours {
+    if declared.common().deletion_policy == RetentionPolicy::Delete && ours {
         match &seen.store {
             Store::Silent(what) => return deleting(&format!("waiting for {what}")),
-            Store::Has(Some(_)) => plan.requests.push(D::delete()),
+            Store::Has(Some(_)) => plan.requests.push(D::DELETE),
             Store::Has(None) | Store::Gone => {}
         }
     }

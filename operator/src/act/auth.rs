@@ -18,7 +18,7 @@ const PASSWORD_BYTES: usize = 16;
 impl Actor<'_> {
     /// Does what the plan says of authentication.
     pub(super) async fn authenticate(&self, write: AuthWrite) -> Result<(), Error> {
-        tracing::info!(cluster = self.names.cluster, "{write}");
+        tracing::info!("{write}");
         match write {
             AuthWrite::Keep => self.keep_root_secret().await,
             AuthWrite::Enable => {

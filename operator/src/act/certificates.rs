@@ -23,7 +23,7 @@ impl Actor<'_> {
     pub(super) async fn write_certificates(&self, plan: &TlsPlan) -> Result<(), Error> {
         let mut authority = self.cached(&self.names.authority_secret());
         for write in &plan.writes {
-            tracing::info!(cluster = self.names.cluster, "{write}");
+            tracing::info!("{write}");
             match write {
                 Write::Found => authority = Some(self.found().await?),
                 Write::Introduce | Write::Promote | Write::Drop => {

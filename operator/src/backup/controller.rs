@@ -21,7 +21,7 @@ use crate::build::{BACKUP_CONTAINER, backup_job};
 use crate::crd::{BackupPhase, EtcdBackup, EtcdBackupStatus, EtcdCluster};
 use crate::metrics::Metrics;
 use crate::names::{BACKUP_FINALIZER, BACKUP_LABEL};
-use crate::pass::{Error, RETRY, failed};
+use crate::pass::{Error, RETRY, failed, measured};
 use crate::watches::scoped;
 
 /// A pass while something is waited for that no watch tells of.
@@ -49,7 +49,8 @@ pub async fn run(
 }
 
 async fn reconcile(cached: Arc<EtcdBackup>, context: Arc<Context>) -> Result<Requeue, Error> {
-    pass(&cached, &context).await.inspect_err(|error| error.tell("backup", &*cached, &context.metrics))
+    let cluster = &cached.spec.cluster;
+    measured("backup", &*cached, cluster, &context.metrics, pass(&cached, &context)).await
 }
 
 async fn pass(cached: &EtcdBackup, context: &Context) -> Result<Requeue, Error> {
@@ -58,12 +59,14 @@ async fn pass(cached: &EtcdBackup, context: &Context) -> Result<Requeue, Error> 
     // Read anew: a backup that is complete must not be taken again because a cache lags behind.
     let read = api.get_opt(&cached.name_any()).await.map_err(failed("reading the EtcdBackup"))?;
     let Some(backup) = read.filter(|backup| backup.uid() == cached.uid()) else {
+        let backups = &context.metrics.backups;
+        backups.set_complete(&namespace, &cached.spec.cluster, &cached.name_any(), None);
         return Ok(Requeue::await_change());
     };
     let hands = Hands { context, namespace, api, backup };
     let seen = hands.observe().await?;
     let plan = plan(&hands.backup, &seen, Timestamp::now());
-    hands.record(&plan).await?;
+    hands.record(&plan, &seen).await?;
     if let Some(action) = &plan.action {
         hands.act(action, &plan, &seen).await?;
     }
@@ -134,14 +137,12 @@ impl Hands<'_> {
         Ok(last.and_then(|end| end.message).map(|message| message.trim().to_string()))
     }
 
-    async fn record(&self, plan: &Plan) -> Result<(), Error> {
+    async fn record(&self, plan: &Plan, seen: &Seen) -> Result<(), Error> {
         let before = self.backup.status.clone().unwrap_or_default();
         let (phase, name) = (plan.status.phase, self.backup.name_any());
-        if phase == BackupPhase::Succeeded
-            && let Some(time) = &plan.status.completion_time
-        {
-            self.context.metrics.set_backup(&self.namespace, &self.backup.spec.cluster, time.0.as_second());
-        }
+        let counts = phase == BackupPhase::Succeeded && seen.cluster.is_some();
+        let complete = plan.status.completion_time.as_ref().filter(|_| counts).map(|time| time.0.as_second());
+        self.context.metrics.backups.set_complete(&self.namespace, &self.backup.spec.cluster, &name, complete);
         if plan.status == before {
             return Ok(());
         }
@@ -150,7 +151,7 @@ impl Hands<'_> {
         let written = self.api.replace_status(&name, &PostParams::default(), &object).await;
         written.map_err(failed("storing the status"))?;
         if before.phase != phase {
-            tracing::info!(backup = name, ?phase, reason = plan.status.reason, "phase");
+            tracing::info!(?phase, reason = plan.status.reason, "phase");
             self.tell(&plan.status).await;
         }
         Ok(())
@@ -179,7 +180,7 @@ impl Hands<'_> {
             Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
             // Nothing can be started there any more, and a namespace must not be held up by data in a store.
             Err(kube::Error::Api(answer)) if task == Task::Delete && answer.message.contains("being terminated") => {
-                tracing::warn!(backup = self.backup.name_any(), "the namespace goes: the data stays in the store");
+                tracing::warn!("the namespace goes: the data stays in the store");
                 self.set_finalizer(false).await
             }
             Err(error) => Err(failed("making a Job")(error)),

@@ -38,8 +38,8 @@ pub struct EtcdUserSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
-    /// The password. When the Secret changes, so does the password. Left out: the user has none, and is known by the Common Name of
-    /// its certificate (`spec.tls` of the cluster).
+    /// The password. When the Secret changes, so does the password: at once if it has the label `keelson.dev/cluster`, else within a
+    /// minute. Left out: the user has none, and is known by the Common Name of its certificate (`spec.tls` of the cluster).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret: Option<PasswordSecret>,
     /// The roles that the user has, and no others.

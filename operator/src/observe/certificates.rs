@@ -148,7 +148,7 @@ fn identities(operator: &Secret, next: Option<&Pair>, bundle: &str) -> Identitie
     let credentials = |pair: &Pair| match Credentials::new(&roots, &pair.certificate, &pair.key) {
         Ok(credentials) => Some(credentials),
         Err(error) => {
-            tracing::warn!(%error, cluster = cluster.name_any(), "the operator's certificate cannot be used");
+            tracing::warn!(%error, "the operator's certificate cannot be used");
             None
         }
     };

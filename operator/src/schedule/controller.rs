@@ -16,7 +16,7 @@ use super::plan::{Plan, plan};
 use crate::crd::{EtcdBackup, EtcdBackupSchedule};
 use crate::metrics::Metrics;
 use crate::names::SCHEDULE_LABEL;
-use crate::pass::{Error, RETRY, failed};
+use crate::pass::{Error, RETRY, failed, measured};
 use crate::watches::scoped;
 
 struct Context {
@@ -43,7 +43,8 @@ pub async fn run(
 }
 
 async fn reconcile(cached: Arc<EtcdBackupSchedule>, context: Arc<Context>) -> Result<Requeue, Error> {
-    pass(&cached, &context).await.inspect_err(|error| error.tell("schedule", &*cached, &context.metrics))
+    let cluster = &cached.spec.backup.cluster;
+    measured("schedule", &*cached, cluster, &context.metrics, pass(&cached, &context)).await
 }
 
 async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue, Error> {
@@ -52,13 +53,19 @@ async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue,
     let backups: Api<EtcdBackup> = Api::namespaced(context.client.clone(), &namespace);
     let read = api.get_opt(&cached.name_any()).await.map_err(failed("reading the EtcdBackupSchedule"))?;
     let found = read.filter(|it| it.uid() == cached.uid() && it.metadata.deletion_timestamp.is_none());
+    let due = |due: Option<Timestamp>| {
+        let (name, cluster) = (cached.name_any(), &cached.spec.backup.cluster);
+        context.metrics.backups.set_due(&namespace, &name, cluster, due.map(|due| due.as_second()));
+    };
     let Some(schedule) = found else {
+        due(None);
         return Ok(Requeue::await_change());
     };
     let made = ListParams::default().labels(&format!("{SCHEDULE_LABEL}={}", schedule.name_any()));
     let made = backups.list(&made).await.map_err(failed("listing the backups of a schedule"))?;
     let now = Timestamp::now();
     let plan = plan(&schedule, &made.items, now);
+    due(plan.due);
     act(&schedule, &backups, &plan).await?;
     if schedule.status.as_ref() != Some(&plan.status) {
         let mut object = schedule.clone();
@@ -71,7 +78,7 @@ async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue,
 
 async fn act(schedule: &EtcdBackupSchedule, backups: &Api<EtcdBackup>, plan: &Plan) -> Result<(), Error> {
     for (name, uid) in &plan.delete {
-        tracing::info!(schedule = schedule.name_any(), backup = name, "a backup is not kept any longer");
+        tracing::info!(backup = name, "a backup is not kept any longer");
         let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
         match backups.delete(name, &DeleteParams::default().preconditions(preconditions)).await {
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {}

@@ -20,6 +20,8 @@ pub struct Plan {
     pub create: Option<String>,
     /// Stored after that.
     pub status: EtcdBackupScheduleStatus,
+    /// The first time after the newest success: by then, or soon after, there should be another one. None while suspended.
+    pub due: Option<Timestamp>,
     /// When to look again, if nothing happens before.
     pub wake: Option<Timestamp>,
 }
@@ -41,6 +43,7 @@ pub fn plan(schedule: &EtcdBackupSchedule, backups: &[EtcdBackup], now: Timestam
         }
         Ok(clock) => {
             begin(schedule, &clock, &active, now, &mut plan);
+            plan.due = due(schedule, &clock, &mine);
             None
         }
     };
@@ -81,6 +84,15 @@ fn begin(schedule: &EtcdBackupSchedule, clock: &Clock, active: &[&EtcdBackup], n
     plan.status.last_time = Some(Time(due));
 }
 
+fn due(schedule: &EtcdBackupSchedule, clock: &Clock, mine: &[&EtcdBackup]) -> Option<Timestamp> {
+    let since = newest(mine).and_then(completed).or(schedule.creation_timestamp().map(|time| time.0))?;
+    clock.next(since).filter(|_| !schedule.spec.suspend)
+}
+
+fn newest<'a>(mine: &[&'a EtcdBackup]) -> Option<&'a EtcdBackup> {
+    mine.iter().find(|backup| backup.phase() == BackupPhase::Succeeded).copied()
+}
+
 /// Deletes what is not kept. The newest backup that succeeded is, whatever its age.
 fn forget(schedule: &EtcdBackupSchedule, mine: &[&EtcdBackup], now: Timestamp, plan: &mut Plan) {
     let retention = &schedule.spec.retention;
@@ -106,7 +118,7 @@ fn report(
     now: Timestamp,
     plan: &mut Plan,
 ) {
-    let newest = mine.iter().find(|backup| backup.phase() == BackupPhase::Succeeded);
+    let newest = newest(mine);
     let ended = mine.iter().find(|backup| is_over(backup));
     let failed = ended.filter(|backup| backup.phase() == BackupPhase::Failed);
     let status = &mut plan.status;

@@ -43,7 +43,7 @@ fn password(version: &str, right: bool) -> Password {
 /// One pass in which everything that is planned succeeds.
 fn pass<D: Declared>(declared: &mut D, seen: &Seen) -> Plan {
     let plan = plan(declared, seen, Timestamp::UNIX_EPOCH);
-    declared.set_status(plan.status.clone());
+    *declared.status_mut() = Some(plan.status.clone());
     if let Some(present) = plan.finalizer {
         declared.meta_mut().finalizers = Some(present.then(|| ACCESS_FINALIZER.to_string()).into_iter().collect());
     }

@@ -127,3 +127,14 @@ fn the_status_tells_of_the_last_good_backup_and_of_what_is_wrong() {
     assert!(holds(&wrong, "Stalled") && wrong.status.reason.contains("spec.timeZone"));
     assert_eq!(wrong.create, None);
 }
+
+/// By this an alert knows what is late, whatever the schedule.
+#[test]
+fn a_success_is_due_at_the_first_time_after_the_last_one() {
+    let nightly = schedule(json!({}));
+    let due = |backups: &[EtcdBackup]| plan(&nightly, backups, at("09T12:00")).due;
+    assert_eq!(due(&[]), Some(at("02T00:00")), "the schedule was made at noon before");
+    assert_eq!(due(&[backup(2, "Succeeded"), backup(3, "Failed"), backup(4, "Running")]), Some(at("03T00:00")));
+    let suspended = schedule(json!({"suspend": true}));
+    assert_eq!(plan(&suspended, &[], at("09T12:00")).due, None);
+}

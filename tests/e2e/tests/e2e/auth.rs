@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use etcd_client::{Client as Etcd, ConnectOptions, Error as EtcdError};
 use keelson_e2e::{
-    cluster::{Cluster, PATIENCE, clusters, manifest, resources},
+    cluster::{Cluster, PATIENCE, clusters, condition, manifest, resources},
     page::Page,
     wait_for,
 };
+use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn as_user(cluster: &Cluster, user: &str, password: &str) -> Result<Etcd, EtcdError> {
     let endpoints = cluster.endpoints().await.unwrap_or_default();
@@ -43,7 +44,8 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     .await?;
 
     page.run("kubectl patch secret").await?;
-    wait_for("the new password", PATIENCE, || async {
+    // Its label is why the operator is told at once.
+    wait_for("the new password", Duration::from_secs(20), || async {
         as_user(&cluster, "app", "two").await?;
         Ok(Some(()))
     })
@@ -56,6 +58,64 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     page.run("kubectl delete etcduser/app").await?;
     ensure!(as_user(&cluster, "app", "two").await.is_err(), "the user is still there");
     restored(&cluster, &password).await?;
+    cluster.remove().await
+}
+
+/// Applies an EtcdUser or an EtcdRole.
+async fn declare(cluster: &Cluster, kind: &str, name: &str, spec: Value) -> Result<()> {
+    let object = json!({"apiVersion": "keelson.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let api = resources(&cluster.client, &cluster.namespace, kind);
+    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    Ok(())
+}
+
+async fn auth_is(cluster: &Cluster, enabled: bool) -> Result<()> {
+    wait_for("authentication to be as asked for", PATIENCE, || async {
+        let status = cluster.get().await?["status"].clone();
+        let ready = status["auth"]["enabled"] == enabled && condition(&status, "AuthReady") == "True";
+        ensure!(ready, "status is {status}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// The client's certificate is for `client`; the operator's is for nobody that the store knows.
+#[tokio::test]
+async fn certificates_say_who_clients_are_and_authentication_may_be_turned_off() -> Result<()> {
+    let mut cluster = Cluster::unborn("known").await?;
+    cluster.tls = true;
+    let mut object = manifest("known", 3);
+    (object["spec"]["tls"], object["spec"]["auth"]) = (json!({}), json!({}));
+    let api = clusters(&cluster.client, &cluster.namespace);
+    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    cluster.settled(3).await?;
+    auth_is(&cluster, true).await?;
+    let permissions = json!([{"key": "/app/", "prefix": true, "access": "ReadWrite"}]);
+    declare(&cluster, "EtcdRole", "app", json!({"cluster": "known", "permissions": permissions})).await?;
+    declare(&cluster, "EtcdUser", "client", json!({"cluster": "known", "roles": ["app"]})).await?;
+    wait_for("the client to be known", PATIENCE, || async {
+        let mut client = cluster.connect(&cluster.endpoints().await?[0]).await?;
+        client.put("/app/a", "1", None).await?;
+        Ok(Some(()))
+    })
+    .await?;
+    for endpoint in cluster.endpoints().await? {
+        let mut client = cluster.connect(&endpoint).await?;
+        ensure!(client.get("/app/a", None).await?.kvs().len() == 1, "{endpoint} has not what was written");
+        ensure!(client.put("/other", "1", None).await.is_err(), "client wrote where it may not, by {endpoint}");
+    }
+
+    // Who was started again knows nobody's token, root's neither.
+    let pods: Vec<String> = cluster.pods().await?.iter().map(ResourceExt::name_any).collect();
+    cluster.kill(&pods[..1]).await?;
+    cluster.settled(3).await?;
+
+    cluster.patch(json!({"auth": {"enabled": false}})).await?;
+    auth_is(&cluster, false).await?;
+    cluster.connect(&cluster.endpoints().await?[0]).await?.put("/other", "1", None).await?;
+    cluster.patch(json!({"auth": null})).await?;
+    cluster.scale(1).await?;
+    cluster.settled(1).await?;
     cluster.remove().await
 }
 
