@@ -15,7 +15,7 @@ SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
 
-.PHONY: help run clean build images test unit differential clients e2e apiserver faults crashes soak verify fix generate bench
+.PHONY: help run clean build images test unit instructions bounds differential clients e2e apiserver faults crashes soak verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,10 +35,17 @@ images: build ## container images of server and operator, for a real Kubernetes
 
 test: ## everything that CI runs
 	@deploy/prerequisites.sh test
-	$(MAKE) --no-print-directory verify build unit e2e
+	$(MAKE) --no-print-directory verify build unit instructions e2e
 
 unit: ## tests of each crate, servers as processes and the local Kubernetes included
 	$(cargo) test $(profile) --workspace
+
+instructions: ## what the pure rooms and the codecs take, counted by callgrind; fails where it is 5 % more than written down
+	@deploy/prerequisites.sh test
+	$(cargo) bench --profile release --locked --workspace --bench instructions
+
+bounds: ## memory under 1,000 ranges of 100 MiB and 10,000 watchers that do not read
+	$(cargo) test $(profile) --workspace --test bounds -- --ignored --nocapture --test-threads=1
 
 clients: ## etcdctl and client libraries, each against a server; T=NAME for one line of docs/clients.md
 	@deploy/prerequisites.sh test

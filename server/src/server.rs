@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,12 @@ enum State {
 ///
 /// Needs a tokio runtime. Neither the global logger nor anything else global is touched, so several members may live
 /// in one process.
-pub async fn start(mut config: Config) -> anyhow::Result<Server> {
+pub fn start(config: Config) -> BoxFuture<'static, anyhow::Result<Server>> {
+    // Boxed here, the server is compiled with this crate, and not again with each program that starts it.
+    Box::pin(wire(config))
+}
+
+async fn wire(mut config: Config) -> anyhow::Result<Server> {
     config.check()?;
     let peer_tls = peer_tls(&mut config)?;
     let client_tls = client_tls(&mut config)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -137,10 +137,15 @@ impl Gate {
             return call.refuse(Status::from(error));
         }
         let request = request.map(|body| Reread::new(Counting::new(body, received)));
-        // The client has given up by then, but what was not answered in time is counted as that.
-        let response = tokio::select! {
-            response = answer(api, services, service, call.counted.unary, request) => response,
-            () = over(call.begun, time_left) => return call.refuse(late()),
+        // Pinned here, it is not moved again.
+        let answering = pin!(answer(api, services, service, call.counted.unary, request));
+        let response = match time_left {
+            None => answering.await,
+            // The client has given up by then, but what was not answered in time is counted as that.
+            Some(_) => tokio::select! {
+                response = answering => response,
+                () = over(call.begun, time_left) => return call.refuse(late()),
+            },
         };
         match response {
             Ok(Answered::Unary(answer)) => call.answer_unary(answer),

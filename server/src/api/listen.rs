@@ -229,15 +229,15 @@ impl Settings {
                 request.extensions_mut().insert(name.clone());
             }
             let (request, unread) = unread::lend(request);
-            let answered = answer(request);
             // On the heap: on its way to a task of its own it is moved several times.
-            Box::pin(async {
+            let answered = Box::pin(answer(request));
+            async {
                 let answered = answered.await;
                 if let Some(unread) = unread {
                     Box::pin(unread.drain()).await;
                 }
                 answered
-            })
+            }
         };
         let turns = Turns::default();
         let stream = TokioIo::new(LateFlush::new(stream, turns.clone()));

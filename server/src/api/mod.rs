@@ -29,6 +29,7 @@ mod validate;
 mod watch;
 mod workers;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -153,7 +154,7 @@ impl Api {
         }
         let mut pending = Pending::begin(&self.metrics);
         let timed = self.timed(command.op.as_ref().map_or("Unknown", op_name));
-        let outcome = timed.until(self.node.propose(command)).await;
+        let outcome = timed.until(pin!(self.node.propose(command))).await;
         pending.failed = matches!(&outcome, Err(error) if error.code() == crate::error::Code::Unavailable);
         match outcome.map(|outcome| outcome.result) {
             Ok(Some(result)) => Ok(result),

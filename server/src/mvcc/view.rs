@@ -205,11 +205,9 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// A new store: what everything in memory begins on.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy)]
 pub struct Nothing;
 
-#[cfg(test)]
 impl View for Nothing {
     fn revision(&self) -> i64 {
         1

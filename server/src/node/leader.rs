@@ -44,8 +44,7 @@ impl Clock {
 impl Inner {
     /// This member's view now. A leader that lost its quorum, and one that went silent, are no leaders.
     pub fn current_status(&self) -> NodeStatus {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.raft_metrics.borrow_watched();
         let members = metrics.membership_config.membership();
         let known = self.status.borrow();
         let leader = self.leader_of(&metrics);
@@ -80,7 +79,7 @@ impl Inner {
 
     /// Whether more was committed than is applied here, by more than so many entries.
     pub fn is_behind(&self, entries: u64) -> bool {
-        let committed = self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
+        let committed = self.raft_metrics.borrow_watched().local_committed.map_or(0, |id| id.index);
         committed > *self.shared.applied_index.borrow() + entries
     }
 
@@ -95,14 +94,18 @@ impl Inner {
     }
 
     fn leader_now(&self) -> Option<Leader> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.raft_metrics.borrow_watched();
         let id = self.leader_of(&metrics)?;
         if id == self.member_id {
             return Some(Leader::Here);
         }
         let node = metrics.membership_config.membership().get_node(&id)?;
         Some(Leader::There(Box::new(self.peers.caller(id, &node.peer_urls))))
+    }
+
+    /// Whether this member leads now.
+    pub fn leads(&self) -> bool {
+        self.leader_of(&self.raft_metrics.borrow_watched()) == Some(self.member_id)
     }
 
     /// Waits until there is a leader.
@@ -142,8 +145,15 @@ impl Inner {
         };
         match tokio::time::timeout_at((start + self.request_timeout()).into(), trying).await {
             Ok(answer) => answer,
-            Err(_) if self.status.borrow().leader_changes != changes => Err(EtcdError::TimeoutDueToLeaderFail),
-            Err(_) => Err(EtcdError::Timeout),
+            Err(_) => Err(self.late(changes)),
+        }
+    }
+
+    /// Why there was no answer in time, by how many changes of the leader there were at the beginning.
+    pub fn late(&self, changes: u64) -> EtcdError {
+        match self.status.borrow().leader_changes == changes {
+            true => EtcdError::Timeout,
+            false => EtcdError::TimeoutDueToLeaderFail,
         }
     }
 

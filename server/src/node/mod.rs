@@ -28,6 +28,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use openraft::RaftMetrics;
+use openraft::type_config::alias::WatchReceiverOf;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +49,7 @@ use crate::raft::Raft;
 use crate::raft::log::LogThread;
 use crate::raft::network::Peers;
 use crate::raft::state_machine::Shared;
+use crate::raft::types::TypeConfig;
 use crate::storage::{ReadView, Store};
 use crate::watch::Hub;
 
@@ -66,6 +69,7 @@ struct Inner {
     cluster_id: u64,
     member_id: u64,
     raft: Raft,
+    raft_metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     peers: Arc<Peers>,
     shared: Arc<Shared>,
     lessor: Arc<Lessor>,

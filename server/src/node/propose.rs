@@ -1,5 +1,6 @@
 //! Writes.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,22 +34,16 @@ impl Inner {
             return Err(EtcdError::RequestTooManyRequests);
         }
         let bytes = Bytes::from(command.encode_to_vec());
-        let (index, outcome) = self
-            .with_leader(|leader| {
-                let bytes = bytes.clone();
-                async move {
-                    match leader {
-                        Leader::Here => self.propose_here(bytes).await,
-                        Leader::There(mut caller) => {
-                            let answer = caller.propose(pb::ProposeRequest { command: bytes }).await;
-                            let answer = answer.map_err(|status| miss(&status))?.into_inner();
-                            told(&answer.error)?;
-                            Ok((answer.index, answer.outcome.unwrap_or_default()))
-                        }
-                    }
-                }
-            })
-            .await?;
+        let here = match self.leads() {
+            true => self.propose_here(bytes.clone()).await,
+            false => Err(Miss::Retry),
+        };
+        let (index, outcome) = match here {
+            Ok(answer) => answer,
+            Err(Miss::Fail(error)) => return Err(error),
+            // On the heap: it is larger than all else.
+            Err(Miss::Retry) => Box::pin(self.propose_to_leader(bytes)).await?,
+        };
         self.wait_applied(index).await?;
         match outcome.refusal() {
             Some(error) => Err(error),
@@ -56,7 +51,25 @@ impl Inner {
         }
     }
 
-    /// Proposes as the leader. Answers once the command is applied.
+    async fn propose_to_leader(self: &Arc<Self>, command: Bytes) -> Result<(u64, Outcome), EtcdError> {
+        self.with_leader(|leader| {
+            let command = command.clone();
+            async move {
+                match leader {
+                    Leader::Here => self.propose_here(command).await,
+                    Leader::There(mut caller) => {
+                        let answer = caller.propose(pb::ProposeRequest { command }).await;
+                        let answer = answer.map_err(|status| miss(&status))?.into_inner();
+                        told(&answer.error)?;
+                        Ok((answer.index, answer.outcome.unwrap_or_default()))
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Proposes as the leader. Answers once the command is applied, or when a request's time is over.
     pub async fn propose_here(self: &Arc<Self>, command: Bytes) -> Result<(u64, Outcome), Miss> {
         let (answer, answered) = oneshot::channel();
         if let Some(batch) = self.gathered_proposals.add((command, answer)) {
@@ -66,19 +79,31 @@ impl Inner {
         answered.await.unwrap_or(Err(Miss::Fail(EtcdError::Stopped)))
     }
 
+    /// They share a time limit: a timer for each would cost more than the rest of its way.
     async fn propose_all(&self, proposals: Vec<Proposal>) {
+        let changes = self.status.borrow().leader_changes;
+        let mut over = pin!(tokio::time::sleep(self.request_timeout()));
         let (commands, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
-        let Ok(mut results) = self.raft.client_write_many(commands.into_iter().map(Request)).await else {
-            // Whoever waits hears that nobody will answer.
-            return;
+        let mut results = tokio::select! {
+            biased;
+            proposed = self.raft.client_write_many(commands.into_iter().map(Request)) => match proposed {
+                Ok(results) => results.right_stream(),
+                // Whoever waits hears that nobody will answer.
+                Err(_) => return,
+            },
+            () = over.as_mut() => futures::stream::pending().left_stream(),
         };
         for answer in answers {
-            let result = match results.next().await {
-                Some(Ok(Ok(response))) => Ok((response.log_id.index, response.response)),
-                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(Miss::Retry),
-                // Another leader took over; it may or may not have the entry.
-                Some(Ok(Err(_))) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
-                Some(Err(_)) | None => Err(Miss::Fail(EtcdError::Stopped)),
+            let result = tokio::select! {
+                biased;
+                result = results.next() => match result {
+                    Some(Ok(Ok(response))) => Ok((response.log_id.index, response.response)),
+                    Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(Miss::Retry),
+                    // Another leader took over; it may or may not have the entry.
+                    Some(Ok(Err(_))) => Err(Miss::Fail(EtcdError::TimeoutDueToLeaderFail)),
+                    Some(Err(_)) | None => Err(Miss::Fail(EtcdError::Stopped)),
+                },
+                () = over.as_mut() => Err(Miss::Fail(self.late(changes))),
             };
             // A client that went away no longer wants to know.
             let _ = answer.send(result);

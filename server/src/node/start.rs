@@ -139,6 +139,7 @@ async fn open(
         config,
         cluster_id,
         member_id,
+        raft_metrics: raft.metrics(),
         raft,
         peers,
         shared,
