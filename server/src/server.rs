@@ -121,8 +121,12 @@ async fn bind(
     reuse_port: bool,
 ) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
-    for url in urls {
-        let listener = Listener::bind(url, traffic, tls.clone(), reuse_port).await;
+    let twin = |url: &ListenUrl, tls| ListenUrl { tls, ..url.clone() };
+    // Both at one address are one listener, unless the system chooses the ports.
+    let shared =
+        |url: &ListenUrl| url.is_fixed_tcp() && urls.contains(&twin(url, true)) && urls.contains(&twin(url, false));
+    for url in urls.iter().filter(|url| url.tls || !shared(url)) {
+        let listener = Listener::bind(url, traffic, tls.clone(), shared(url), reuse_port).await;
         listeners.push(listener.with_context(|| format!("listening on {url}"))?);
     }
     Ok(listeners)
@@ -157,13 +161,13 @@ async fn open_doors(
             Traffic::Http => "http",
         };
         let address = listener.url().host();
-        match listener.url().tls {
+        match listener.is_secure() {
             true => tracing::info!(traffic, address, "serving client traffic securely"),
             false => {
                 tracing::info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!")
             }
         }
-        let gate = gate.clone().behind(listener.traffic(), listener.url().tls);
+        let gate = gate.clone().behind(listener.traffic(), listener.is_secure());
         let answer = move |request| gate.clone().serve(request);
         serving.spawn(connections.clone().serve(listener, answer));
     }

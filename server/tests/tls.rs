@@ -195,6 +195,47 @@ async fn clients_are_served_and_refused_by_what_they_show() {
     assert!(curl(&files.curl("ca", "alice"), &format!("{metrics}/health")).is_err());
 }
 
+/// While TLS is being turned on: clients and members of both kinds come to one port.
+#[tokio::test]
+async fn plaintext_and_tls_share_an_address_where_both_are_asked_for() {
+    let (ca, files) = (Authority::new("ca"), Files::new());
+    files.write("ca", ca.pem());
+    files.pair("client", &ca.issue(&Leaf::new("client", &[])));
+    let member = secure(|member| {
+        let address = member.address();
+        files.pair("server", &ca.issue(&Leaf::new("server", &[&address.to_string()])));
+        vec![
+            format!("--listen-client-urls=http://{address}:2379,https://{address}:2379"),
+            format!("--listen-peer-urls=https://{address}:2380,http://{address}:2380"),
+            files.flag("cert-file", "server.crt"),
+            files.flag("key-file", "server.key"),
+            files.flag("trusted-ca-file", "ca"),
+            "--client-cert-auth".to_owned(),
+            files.flag("peer-cert-file", "server.crt"),
+            files.flag("peer-key-file", "server.key"),
+            files.flag("peer-trusted-ca-file", "ca"),
+        ]
+    })
+    .await;
+    let secure = member.client_url();
+    let plain = secure.replace("https://", "http://");
+    logs(&member, &["serving client traffic insecurely"]).await;
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        assert!(curl(&[version.to_owned()], &format!("{plain}/version")).expect("served").contains("3.7.1"));
+    }
+    let certified = files.curl("ca", "client");
+    assert!(curl(&certified, &format!("{secure}/version")).expect("served").contains("3.7.1"));
+    assert!(curl(&files.curl("ca", ""), &format!("{secure}/version")).is_err(), "TLS without a certificate");
+    // Who connects and says nothing keeps nobody out.
+    let _silent = tokio::net::TcpStream::connect((member.address(), 2379)).await.expect("connected");
+    assert!(curl(&[], &format!("{plain}/version")).is_ok());
+
+    let peers = format!("://{}:2380/", member.address());
+    assert!(curl(&["--http2-prior-knowledge".to_owned()], &format!("http{peers}")).is_ok());
+    assert!(curl(&[&certified[..], &["--http2".to_owned()]].concat(), &format!("https{peers}")).is_ok());
+    assert!(curl(&files.curl("ca", ""), &format!("https{peers}")).is_err(), "a peer without a certificate");
+}
+
 /// Changes a folder as Kubernetes changes a volume: all files at once, by moving a symlink.
 fn swap(folder: &Path, version: &str, files: &[(&str, &str)]) {
     let versioned = folder.join(version);

@@ -49,6 +49,8 @@ pub struct Listener {
     url: ListenUrl,
     traffic: Traffic,
     tls: Option<Handshakes>,
+    /// Plaintext is served as well, to whoever begins with it.
+    also_plain: bool,
 }
 
 enum Socket {
@@ -57,11 +59,13 @@ enum Socket {
 }
 
 impl Listener {
-    /// Binds; a Unix socket's file that nobody listens on any more is replaced. A URL that asks for TLS needs `tls`.
+    /// Binds; a Unix socket's file that nobody listens on any more is replaced. A URL that asks for TLS needs `tls`, and with
+    /// `also_plain` serves plaintext, too.
     pub async fn bind(
         url: &ListenUrl,
         traffic: Traffic,
         tls: Option<Handshakes>,
+        also_plain: bool,
         reuse_port: bool,
     ) -> io::Result<Self> {
         let tls = tls.filter(|_| url.tls);
@@ -77,12 +81,17 @@ impl Listener {
             }
             ListenAddress::Unix(path) => Socket::Unix(UnixSocket::listen(path)?),
         };
-        Ok(Listener { socket, url, traffic, tls })
+        Ok(Listener { socket, url, traffic, tls, also_plain })
     }
 
     /// Where it is bound, with the port that was given for port 0.
     pub fn url(&self) -> &ListenUrl {
         &self.url
+    }
+
+    /// Whether all that it serves is under TLS.
+    pub fn is_secure(&self) -> bool {
+        self.url.tls && !self.also_plain
     }
 
     /// What it serves.
@@ -115,6 +124,18 @@ impl Accepted {
             Accepted::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
             Accepted::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
         })
+    }
+
+    /// The same, where plaintext is served besides TLS: also whether it begins with a handshake.
+    async fn into_either(self, tls: &Handshakes) -> io::Result<(Box<dyn Stream>, bool)> {
+        match self {
+            Accepted::Tcp(stream) => {
+                let stream = TcpStream::from_std(stream)?;
+                let is_tls = tls.is_begun(&stream).await?;
+                Ok((Box::new(stream), is_tls))
+            }
+            unix => Ok((unix.into_stream()?, true)),
+        }
     }
 }
 
@@ -169,7 +190,12 @@ impl Connections {
             match accepted {
                 Ok((stream, remote)) => {
                     let (settings, tls, answer) = (settings.clone(), listener.tls.clone(), answer.clone());
+                    let also_plain = listener.also_plain;
                     let connection = async move {
+                        let tls = match tls {
+                            Some(tls) if also_plain => return settings.either(stream, remote, tls, answer).await,
+                            tls => tls,
+                        };
                         match (stream.into_stream(), tls) {
                             (Ok(stream), None) => settings.connection(stream, None, answer).await,
                             (Ok(stream), Some(tls)) => settings.secure(stream, remote, tls, answer).await,
@@ -202,6 +228,22 @@ impl Settings {
             _ => self.http,
         };
         self
+    }
+
+    async fn either<A, F>(self, stream: Accepted, remote: Remote, tls: Handshakes, answer: A)
+    where
+        A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
+        F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
+    {
+        let begun = tokio::select! {
+            begun = stream.into_either(&tls) => begun,
+            () = self.stop.cancelled() => return,
+        };
+        match begun {
+            Ok((stream, true)) => self.secure(stream, remote, tls, answer).await,
+            Ok((stream, false)) => self.connection(stream, None, answer).await,
+            Err(error) => tracing::debug!(%error, %remote, "a connection said nothing"),
+        }
     }
 
     async fn secure<A, F>(self, stream: Box<dyn Stream>, remote: Remote, tls: Handshakes, answer: A)

@@ -58,6 +58,11 @@ impl ListenUrl {
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         ListenUrl { address: ListenAddress::Unix(path.into()), tls: false }
     }
+
+    /// Whether it names a TCP port, and leaves none to the system.
+    pub fn is_fixed_tcp(&self) -> bool {
+        matches!(self.address, ListenAddress::Tcp(_, port) if port != 0)
+    }
 }
 
 impl FromStr for ListenUrl {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,6 +23,10 @@ use super::{LOCK, ServerTls, reason, verify};
 const LIMIT: Duration = Duration::from_secs(10);
 /// Handshakes of one listener at a time. The oldest makes room for a new one: silent connections cannot keep others out.
 pub(super) const MOST_PENDING: usize = 512;
+
+/// How a connection begins under TLS: with a record that holds a part of a handshake (RFC 8446, section 5.1). Neither HTTP/1 nor
+/// HTTP/2 begins with it.
+const HANDSHAKE_RECORD: u8 = 22;
 
 /// Who connects to a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +145,17 @@ impl Handshakes {
         accepted.inspect_err(|rejected| rejected.log(self.endpoint, remote)).ok()
     }
 
+    /// Whether a connection begins with a handshake, where plaintext is served, too. Nothing is taken from the stream.
+    pub async fn is_begun(&self, stream: &TcpStream) -> io::Result<bool> {
+        let evicted = self.enter();
+        let mut first = [0];
+        let peeked = tokio::select! {
+            peeked = tokio::time::timeout(self.limit, stream.peek(&mut first)) => peeked.unwrap_or_else(|late| Err(late.into())),
+            _ = evicted => Err(io::Error::other(format!("more than {MOST_PENDING} handshakes at once"))),
+        };
+        Ok(peeked? == 1 && first[0] == HANDSHAKE_RECORD)
+    }
+
     /// Takes a place among the pending handshakes; the receiver ends when another one needs it.
     fn enter(&self) -> oneshot::Receiver<()> {
         let (place, evicted) = oneshot::channel();
@@ -159,7 +176,7 @@ impl Handshakes {
     {
         let failed = |server_name: &str| {
             let server_name = server_name.to_owned();
-            move |error: std::io::Error| Rejected::new(reason::words(&error), &server_name)
+            move |error: io::Error| Rejected::new(reason::words(&error), &server_name)
         };
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(failed(""))?;
         let server_name = start.client_hello().server_name().unwrap_or_default().to_owned();

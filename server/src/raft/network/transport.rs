@@ -206,7 +206,8 @@ pub fn channel(urls: Urls, tls: Option<PeerTls>) -> Channel {
         }))
 }
 
-/// Listens on every URL. The connections come out of the receiver until it is dropped.
+/// Listens on every URL; `http` and `https` at one address are served by one listener. The connections come out of the receiver
+/// until it is dropped.
 pub async fn listen(
     urls: &[String],
     tls: Option<PeerTls>,
@@ -215,6 +216,10 @@ pub async fn listen(
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for url in urls {
         let (address, wants_tls) = address(url)?;
+        let is_shared = matches!(address, Address::Tcp(at) if !at.ends_with(":0") && has_both(urls, at));
+        if is_shared && !wants_tls {
+            continue;
+        }
         let handshakes = tls.as_ref().and_then(|tls| tls.server.clone()).filter(|_| wants_tls);
         if wants_tls && handshakes.is_none() {
             return Err(missing_tls(url));
@@ -225,9 +230,14 @@ pub async fn listen(
         };
         let listener = listener
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen for peers on {url}: {error}")))?;
-        tokio::spawn(accept(listener, handshakes, accepted.clone()));
+        tokio::spawn(accept(listener, handshakes, is_shared, accepted.clone()));
     }
     Ok(connections)
+}
+
+/// Whether plaintext and TLS are both to be served at `host:port`.
+fn has_both(urls: &[String], at: &str) -> bool {
+    ["http", "https"].iter().all(|scheme| urls.contains(&format!("{scheme}://{at}")))
 }
 
 /// A bound socket.
@@ -237,20 +247,50 @@ enum Listener {
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Connection, Remote)> {
+    async fn accept(&self) -> io::Result<(Stream, Remote)> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, remote) = listener.accept().await?;
                 // An option that only speeds things up.
                 drop(stream.set_nodelay(true));
-                Ok((Box::new(stream), Remote::tcp(remote)))
+                Ok((Stream::Tcp(stream), Remote::tcp(remote)))
             }
-            Listener::Unix(socket) => Ok((Box::new(socket.accept().await?), Remote::Unix)),
+            Listener::Unix(socket) => Ok((Stream::Unix(socket.accept().await?), Remote::Unix)),
         }
     }
 }
 
-async fn accept(listener: Listener, tls: Option<Handshakes>, accepted: mpsc::Sender<io::Result<Connection>>) {
+/// A connection that was just accepted.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Whether it begins with a handshake, where plaintext is served, too.
+    async fn begins_with(&self, tls: &Handshakes) -> io::Result<bool> {
+        match self {
+            Stream::Tcp(stream) => tls.is_begun(stream).await,
+            Stream::Unix(_) => Ok(true),
+        }
+    }
+}
+
+impl From<Stream> for Connection {
+    fn from(stream: Stream) -> Self {
+        match stream {
+            Stream::Tcp(stream) => Box::new(stream),
+            Stream::Unix(stream) => Box::new(stream),
+        }
+    }
+}
+
+async fn accept(
+    listener: Listener,
+    tls: Option<Handshakes>,
+    also_plain: bool,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+) {
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
@@ -258,12 +298,12 @@ async fn accept(listener: Listener, tls: Option<Handshakes>, accepted: mpsc::Sen
         };
         match stream {
             Ok((stream, remote)) => match &tls {
-                None => drop(accepted.send(Ok(stream)).await),
+                None => drop(accepted.send(Ok(stream.into())).await),
                 Some(tls) => {
                     let (tls, accepted) = (tls.clone(), accepted.clone());
                     tokio::spawn(async move {
-                        if let Some(shaken) = tls.accept(stream, remote).await {
-                            drop(accepted.send(Ok(Box::new(shaken.stream) as Connection)).await);
+                        if let Some(connection) = begin(stream, remote, &tls, also_plain).await {
+                            drop(accepted.send(Ok(connection)).await);
                         }
                     });
                 }
@@ -275,4 +315,16 @@ async fn accept(listener: Listener, tls: Option<Handshakes>, accepted: mpsc::Sen
             }
         }
     }
+}
+
+/// A connection that has passed.
+async fn begin(stream: Stream, remote: Remote, tls: &Handshakes, also_plain: bool) -> Option<Connection> {
+    if also_plain {
+        let begun = stream.begins_with(tls).await;
+        let begun = begun.inspect_err(|error| tracing::debug!(%error, %remote, "a connection said nothing"));
+        if !begun.ok()? {
+            return Some(stream.into());
+        }
+    }
+    Some(Box::new(tls.accept(Connection::from(stream), remote).await?.stream))
 }
