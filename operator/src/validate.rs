@@ -46,17 +46,9 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
 
 fn tls(cluster: &EtcdCluster) -> Vec<String> {
     let mut problems = Vec::new();
-    let recorded = cluster.status.as_ref().filter(|status| status.cluster_id.is_some());
-    if recorded.is_some_and(|status| status.tls.is_some() != cluster.spec.tls.is_some()) {
-        let text = "spec.tls: turning TLS on or off on a cluster that exists is not supported yet";
-        problems.push(text.into());
-    }
     let Some(tls) = &cluster.spec.tls else {
         return problems;
     };
-    if tls.plaintext {
-        problems.push("spec.tls.plaintext: members cannot serve both yet".into());
-    }
     if tls.issuer_ref.is_some() && tls.secrets.is_some() {
         problems.push("spec.tls.secrets: spec.tls.issuerRef names another source of certificates".into());
     }

@@ -57,7 +57,6 @@ pub const MAX_NAME_LENGTH: usize = 48;
     validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
     validation = Rule::new("has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)").message("spec.bootstrap cannot be changed: it says how a cluster begins; make another EtcdCluster to restore a backup"),
     validation = Rule::new("!has(oldSelf.auth) || has(self.auth) || !oldSelf.auth.enabled").message("spec.auth cannot be removed while it is enabled: the operator would not get in any more; set spec.auth.enabled to false first"),
-    validation = Rule::new("has(self.tls) == has(oldSelf.tls)").message("spec.tls cannot be added or removed: turning TLS on or off on a cluster that exists is not supported yet"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdClusterSpec {
@@ -106,7 +105,7 @@ pub struct EtcdClusterSpec {
     #[serde(default)]
     pub service: ServiceSpec,
 
-    /// TLS between members and towards clients. Left out: plaintext.
+    /// TLS between members and towards clients. Left out: plaintext. It may be added and removed while a cluster serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
 

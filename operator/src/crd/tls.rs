@@ -42,7 +42,7 @@ pub struct TlsSpec {
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub cluster_domain: String,
     /// Members serve plaintext as well, to clients that show no certificate. It is for the time in which clients are moved to TLS, or away
-    /// from it. Not supported yet.
+    /// from it.
     #[serde(default)]
     pub plaintext: bool,
     /// What becomes of the Secrets with certificates when the EtcdCluster is deleted. `Retain` keeps all of them, for members that

@@ -151,6 +151,36 @@ async fn given_certificates_are_replaced_by_those_of_another_authority_and_by_th
     cluster.remove().await
 }
 
+#[tokio::test]
+async fn tls_is_turned_on_and_off_under_clients_that_write() -> Result<()> {
+    let mut cluster = Cluster::apply("plain", 3).await?;
+    cluster.settled(3).await?;
+    let page = Page::open("operator-tls.md", &cluster.namespace).await?;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+    page.run("\"plaintext\":true").await?;
+    cluster.settled(3).await?;
+    writer.progress(50).await?;
+    println!("{} acknowledged writes in plaintext are there", writer.verify().await?);
+
+    cluster.tls = true;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+    page.run("\"plaintext\":false").await?;
+    cluster.settled(3).await?;
+    strangers_are_refused(&cluster).await?;
+    writer.progress(50).await?;
+    println!("{} acknowledged writes under TLS are there", writer.verify().await?);
+
+    page.run("\"tls\":null").await?;
+    cluster.tls = false;
+    cluster.settled(3).await?;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+    println!("{} acknowledged writes in plaintext are there", writer.verify().await?);
+    cluster.remove().await
+}
+
 /// Plaintext, and clients without a certificate.
 async fn strangers_are_refused(cluster: &Cluster) -> Result<()> {
     for endpoint in cluster.endpoints().await? {
