@@ -111,8 +111,12 @@ async fn a_backup_of_a_cluster_with_tls_goes_to_a_bucket_and_what_fails_is_told(
     cluster.tls = true;
     credentials(&cluster).await?;
     take(&cluster, "early", s3.store(), json!({"verify": true, "deletionPolicy": "Delete"})).await?;
-    let waits = reaches(&cluster, "early", "Pending").await?;
-    ensure!(waits["reason"] == "waiting for EtcdCluster secure to be there", "{waits}");
+    wait_for("a word on what is missing", PATIENCE, || async {
+        let told = status(&cluster, "early").await?;
+        ensure!(told["reason"] == "waiting for EtcdCluster secure to be there", "{told}");
+        Ok(Some(()))
+    })
+    .await?;
     let mut object = manifest("secure", 1);
     object["spec"]["tls"] = json!({});
     clusters(&cluster.client, &cluster.namespace)
