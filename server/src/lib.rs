@@ -32,6 +32,7 @@ pub mod server;
 mod budget;
 mod codec;
 pub mod error;
+mod newcomers;
 pub mod proto;
 mod socket;
 

@@ -87,7 +87,7 @@ async fn wire(mut config: Config) -> anyhow::Result<Server> {
     for listener in probes {
         let router = crate::api::metrics_router(api.clone());
         let answer = move |request| crate::api::answer(router.clone(), request);
-        serving.push(tokio::spawn(connections.clone().serve(listener, answer)));
+        serving.push(tokio::spawn(connections.for_probes().serve(listener, answer)));
     }
     serving.push(tokio::spawn(compaction::run(config.auto_compaction, node.clone(), stop.clone())));
     let (report, state) = watch::channel(State::Starting);

@@ -5,10 +5,26 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, UnixListener, UnixStream, lookup_host};
 
 /// As many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// Files that a member has open beside its clients' connections, at most: the store's, the log's, peers.
+const FILES: u64 = 1280;
+
+/// Lets this process have as many files open as it may, and tells how many of them can be connections of clients. Without
+/// a bound, a flood of them would leave none for the log.
+pub fn connections_at_once() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+        limit = raised;
+    }
+    let files = limit.current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(FILES).max(files / 2)).unwrap_or(usize::MAX)
+}
 
 /// Listens on the first address that can be bound. "All addresses" means those of IPv4 and IPv6, whichever was written;
 /// only IPv4's where the machine has no IPv6. With `reuse_port`, others that ask for it too may listen there as well.

@@ -5,16 +5,13 @@ mod common;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use common::authority::{Authority, Leaf, Pair};
+use common::secure::grpc;
 use common::{Member, eventually};
 use keelson_server::proto::etcdserverpb::kv_client::KvClient;
 use keelson_server::proto::etcdserverpb::{PutRequest, RangeRequest};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
 
 /// A folder of certificates.
 struct Files(TempDir);
@@ -100,32 +97,6 @@ fn lines(member: &Member, texts: &[&str]) -> usize {
 
 async fn logs(member: &Member, texts: &[&str]) {
     eventually(&format!("{} logs {texts:?}", member.name), || async { (lines(member, texts) > 0).then_some(()) }).await;
-}
-
-/// gRPC over TLS, by the library that the server itself is made with.
-async fn grpc(url: &str, ca: &str, pair: &Pair) -> Channel {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("PEM")).expect("an authority");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let chain = vec![CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("PEM")];
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
-    let builder = builder.expect("versions").with_root_certificates(roots);
-    let mut config = builder.with_client_auth_cert(chain, key).expect("a pair");
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let address = url.strip_prefix("https://").expect("TLS").to_owned();
-    let connect = move |_| {
-        let (connector, address) = (connector.clone(), address.clone());
-        async move {
-            let host = address.split(':').next().expect("a host").to_owned();
-            let stream = tokio::net::TcpStream::connect(address).await?;
-            let stream = connector.connect(ServerName::try_from(host).expect("a name"), stream).await?;
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-        }
-    };
-    let endpoint = Endpoint::from_static("http://member");
-    endpoint.connect_with_connector(tower::service_fn(connect)).await.expect("connected")
 }
 
 #[tokio::test]

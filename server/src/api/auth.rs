@@ -77,13 +77,13 @@ impl Auth for Api {
     async fn user_add(&self, request: Request<AuthUserAddRequest>) -> Result<Response<AuthUserAddResponse>, Status> {
         let (credentials, mut request) = self.open(request);
         check_name(&request.name)?;
+        let caller = self.caller(&credentials).await?;
         let password = std::mem::take(&mut request.password);
         if request.options.is_some_and(|options| options.no_password) {
             request.hashed_password.clear();
         } else if !password.is_empty() || request.hashed_password.is_empty() {
-            request.hashed_password = self.hash(password).await?;
+            request.hashed_password = self.new_hash(caller.as_ref(), password).await?;
         }
-        let caller = self.caller(&credentials).await?;
         let header = self.propose_change(Op::UserAdd(request), caller).await?;
         Ok(Response::new(AuthUserAddResponse { header }))
     }
@@ -116,12 +116,11 @@ impl Auth for Api {
         &self,
         request: Request<AuthUserChangePasswordRequest>,
     ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
-        let (credentials, mut request) = self.open(request);
+        let (caller, mut request) = self.opened(request).await?;
         let password = std::mem::take(&mut request.password);
         if !password.is_empty() {
-            request.hashed_password = self.hash(password).await?;
+            request.hashed_password = self.new_hash(caller.as_ref(), password).await?;
         }
-        let caller = self.caller(&credentials).await?;
         let header = self.propose_change(Op::UserChangePassword(request), caller).await?;
         Ok(Response::new(AuthUserChangePasswordResponse { header }))
     }
@@ -224,7 +223,12 @@ impl Api {
         if !auth.enabled {
             return Err(EtcdError::AuthNotEnabled.into());
         }
-        let user = &auth.user(name).ok_or(EtcdError::AuthFailed)?.user;
+        let Some(account) = auth.user(name) else {
+            // It must not take less time, or names could be tried out.
+            self.hash(password.chars().take(1).collect()).await?;
+            return Err(EtcdError::AuthFailed.into());
+        };
+        let user = &account.user;
         if user.options.is_some_and(|options| options.no_password) {
             return Err(EtcdError::NoPasswordUser.into());
         }
@@ -236,6 +240,13 @@ impl Api {
                 Err(EtcdError::AuthFailed.into())
             }
         }
+    }
+
+    /// The hash of a new password. It takes long, so it is made for those alone who may have it, while etcd makes it first.
+    async fn new_hash(&self, caller: Option<&Caller>, password: String) -> Result<String, Status> {
+        let auth = self.auth_now().await?;
+        Access::of(&auth, caller).map_or(Ok(()), |access| access.root())?;
+        self.hash(password).await
     }
 
     async fn hash(&self, password: String) -> Result<String, Status> {

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +23,8 @@ use super::unread::{self, Lent};
 use super::workers::Workers;
 use crate::auth::PeerCommonName;
 use crate::config::{Config, ListenAddress, ListenUrl};
-use crate::socket::UnixSocket;
+use crate::newcomers::Newcomers;
+use crate::socket::{UnixSocket, connections_at_once};
 use crate::tls::{Handshakes, Remote};
 
 /// Windows of HTTP/2 flow control, large enough for a stream of ranges or events over a slow network.
@@ -31,6 +33,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Pause after `accept` has failed, which it does when file descriptors run out.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Connections for probes and metrics at once.
+const PROBES: usize = 64;
 
 /// What a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,11 +132,11 @@ impl Accepted {
     }
 
     /// The same, where plaintext is served besides TLS: also whether it begins with a handshake.
-    async fn into_either(self, tls: &Handshakes) -> io::Result<(Box<dyn Stream>, bool)> {
+    async fn into_either(self, newcomers: &Newcomers) -> io::Result<(Box<dyn Stream>, bool)> {
         match self {
             Accepted::Tcp(stream) => {
                 let stream = TcpStream::from_std(stream)?;
-                let is_tls = tls.is_begun(&stream).await?;
+                let is_tls = Handshakes::are_begun(&stream, newcomers).await?;
                 Ok((Box::new(stream), is_tls))
             }
             unix => Ok((unix.into_stream()?, true)),
@@ -149,6 +154,9 @@ pub struct Connections {
     settings: Settings,
     workers: Arc<Workers>,
     tracker: TaskTracker,
+    /// One for each connection that stands.
+    places: Arc<Semaphore>,
+    newcomers: Newcomers,
 }
 
 /// What each connection needs. It does not keep the thread alive that it is served by.
@@ -172,7 +180,28 @@ impl Connections {
             .keep_alive_interval((!interval.is_zero()).then_some(interval))
             .keep_alive_timeout(config.keepalive.timeout);
         let workers = Arc::new(Workers::start()?);
-        Ok(Connections { settings: Settings { http, stop }, workers, tracker: TaskTracker::new() })
+        let most = connections_at_once().min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(most));
+        let newcomers = Newcomers::new(most / 2);
+        Ok(Connections { settings: Settings { http, stop }, workers, tracker: TaskTracker::new(), places, newcomers })
+    }
+
+    /// The same with a few places of their own, which clients cannot take.
+    pub fn for_probes(&self) -> Self {
+        let (places, newcomers) = (Arc::new(Semaphore::new(PROBES)), Newcomers::new(PROBES / 2));
+        Connections { places, newcomers, ..self.clone() }
+    }
+
+    /// A place for a connection. As in etcd, those for whom there is none wait to be accepted; but who has said nothing
+    /// yet makes room for them.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        let mut place = pin!(self.places.clone().acquire_owned());
+        let place = tokio::select! {
+            biased;
+            place = &mut place => place,
+            () = self.newcomers.make_room() => place.await,
+        };
+        place.expect("it is never closed")
     }
 
     /// Accepts until stopped. Each connection gets a clone of `answer`.
@@ -181,24 +210,31 @@ impl Connections {
         A: Fn(Request<Lent<Incoming>>) -> F + Clone + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
-        let settings = self.settings.speaking(&listener);
+        let settings = self.settings.clone().speaking(&listener);
         loop {
+            let accept = async {
+                let place = self.place().await;
+                listener.accept().await.map(|(stream, remote)| (stream, remote, place))
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = accept => accepted,
                 () = settings.stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, remote)) => {
+                Ok((stream, remote, place)) => {
                     let (settings, tls, answer) = (settings.clone(), listener.tls.clone(), answer.clone());
-                    let also_plain = listener.also_plain;
+                    let (newcomers, also_plain) = (self.newcomers.clone(), listener.also_plain);
                     let connection = async move {
+                        let _place = place;
                         let tls = match tls {
-                            Some(tls) if also_plain => return settings.either(stream, remote, tls, answer).await,
+                            Some(tls) if also_plain => {
+                                return settings.either(stream, (remote, tls), newcomers, answer).await;
+                            }
                             tls => tls,
                         };
                         match (stream.into_stream(), tls) {
-                            (Ok(stream), None) => settings.connection(stream, None, answer).await,
-                            (Ok(stream), Some(tls)) => settings.secure(stream, remote, tls, answer).await,
+                            (Ok(stream), None) => settings.connection(stream, None, newcomers, answer).await,
+                            (Ok(stream), Some(tls)) => settings.secure(stream, (remote, tls), newcomers, answer).await,
                             (Err(error), _) => tracing::warn!(%error, "a connection could not be taken over"),
                         }
                     };
@@ -230,42 +266,60 @@ impl Settings {
         self
     }
 
-    async fn either<A, F>(self, stream: Accepted, remote: Remote, tls: Handshakes, answer: A)
+    async fn either<A, F>(self, stream: Accepted, (remote, tls): (Remote, Handshakes), newcomers: Newcomers, answer: A)
     where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let begun = tokio::select! {
-            begun = stream.into_either(&tls) => begun,
+            begun = stream.into_either(&newcomers) => begun,
             () = self.stop.cancelled() => return,
         };
         match begun {
-            Ok((stream, true)) => self.secure(stream, remote, tls, answer).await,
-            Ok((stream, false)) => self.connection(stream, None, answer).await,
+            Ok((stream, true)) => self.secure(stream, (remote, tls), newcomers, answer).await,
+            Ok((stream, false)) => self.connection(stream, None, newcomers, answer).await,
             Err(error) => tracing::debug!(%error, %remote, "a connection said nothing"),
         }
     }
 
-    async fn secure<A, F>(self, stream: Box<dyn Stream>, remote: Remote, tls: Handshakes, answer: A)
-    where
+    async fn secure<A, F>(
+        self,
+        stream: Box<dyn Stream>,
+        (remote, tls): (Remote, Handshakes),
+        newcomers: Newcomers,
+        answer: A,
+    ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let accepted = tokio::select! {
-            accepted = tls.accept(stream, remote) => accepted,
+            accepted = tls.accept(stream, remote, &newcomers) => accepted,
             () = self.stop.cancelled() => return,
         };
         if let Some(accepted) = accepted {
             let name = accepted.common_name.map(PeerCommonName);
-            self.connection(Box::new(accepted.stream), name, answer).await;
+            self.connection(Box::new(accepted.stream), name, newcomers, answer).await;
         }
     }
 
-    async fn connection<A, F>(self, stream: Box<dyn Stream>, name: Option<PeerCommonName>, answer: A)
-    where
+    async fn connection<A, F>(
+        self,
+        stream: Box<dyn Stream>,
+        name: Option<PeerCommonName>,
+        newcomers: Newcomers,
+        answer: A,
+    ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
+        let greeted = tokio::select! {
+            greeted = newcomers.greet(stream) => greeted,
+            () = self.stop.cancelled() => return,
+        };
+        let stream = match greeted {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "a connection said nothing"),
+        };
         let answer = move |mut request: Request<Incoming>| {
             if let Some(name) = &name {
                 request.extensions_mut().insert(name.clone());

@@ -1,28 +1,21 @@
 //! Handshakes of connections that come in: bounded in time and number, refused in etcd's words.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::address::{self, AltNames};
-use super::{LOCK, ServerTls, reason, verify};
-
-/// Time that a handshake may take, and the check of addresses behind it.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Handshakes of one listener at a time. The oldest makes room for a new one: silent connections cannot keep others out.
-pub(super) const MOST_PENDING: usize = 512;
+use super::{ServerTls, reason, verify};
+use crate::newcomers::Newcomers;
 
 /// How a connection begins under TLS: with a record that holds a part of a handshake (RFC 8446, section 5.1). Neither HTTP/1 nor
 /// HTTP/2 begins with it.
@@ -77,14 +70,12 @@ pub struct Accepted<S> {
     pub common_name: Option<String>,
 }
 
-/// Handshakes of one listener; clones share the bound.
+/// Handshakes of one listener.
 #[derive(Clone)]
 pub struct Handshakes {
     tls: Arc<ServerTls>,
     endpoint: Endpoint,
     check_address: bool,
-    pub(super) limit: Duration,
-    pending: Arc<Mutex<VecDeque<oneshot::Sender<()>>>>,
 }
 
 /// Why a connection was refused.
@@ -128,46 +119,24 @@ impl Handshakes {
     /// Handshakes of a listener; `check_address` compares the addresses of those who connect with their certificates.
     pub fn new(tls: Arc<ServerTls>, endpoint: Endpoint, check_address: bool) -> Self {
         let check_address = check_address && !tls.settings.skip_client_san_verification;
-        Handshakes { tls, endpoint, check_address, limit: LIMIT, pending: Arc::default() }
+        Handshakes { tls, endpoint, check_address }
     }
 
-    /// Shakes hands; nothing, and a line in the log, if the connection is refused.
-    pub async fn accept<S>(&self, stream: S, remote: Remote) -> Option<Accepted<S>>
+    /// Shakes hands, as one of these newcomers; nothing, and a line in the log, if the connection is refused.
+    pub async fn accept<S>(&self, stream: S, remote: Remote, newcomers: &Newcomers) -> Option<Accepted<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let evicted = self.enter();
-        let handshake = tokio::time::timeout(self.limit, self.shake(stream, remote));
-        let accepted = tokio::select! {
-            shaken = handshake => shaken.unwrap_or_else(|_| Err(Rejected::new("i/o timeout", ""))),
-            _ = evicted => Err(Rejected::new(format!("more than {MOST_PENDING} handshakes at once"), "")),
-        };
-        accepted.inspect_err(|rejected| rejected.log(self.endpoint, remote)).ok()
+        let shaken = newcomers.during(self.shake(stream, remote)).await;
+        let shaken = shaken.unwrap_or_else(|late| Err(Rejected::new(late.to_string(), "")));
+        shaken.inspect_err(|rejected| rejected.log(self.endpoint, remote)).ok()
     }
 
     /// Whether a connection begins with a handshake, where plaintext is served, too. Nothing is taken from the stream.
-    pub async fn is_begun(&self, stream: &TcpStream) -> io::Result<bool> {
-        let evicted = self.enter();
+    pub async fn are_begun(stream: &TcpStream, newcomers: &Newcomers) -> io::Result<bool> {
         let mut first = [0];
-        let peeked = tokio::select! {
-            peeked = tokio::time::timeout(self.limit, stream.peek(&mut first)) => peeked.unwrap_or_else(|late| Err(late.into())),
-            _ = evicted => Err(io::Error::other(format!("more than {MOST_PENDING} handshakes at once"))),
-        };
-        Ok(peeked? == 1 && first[0] == HANDSHAKE_RECORD)
-    }
-
-    /// Takes a place among the pending handshakes; the receiver ends when another one needs it.
-    fn enter(&self) -> oneshot::Receiver<()> {
-        let (place, evicted) = oneshot::channel();
-        let mut pending = self.pending.lock().expect(LOCK);
-        if pending.len() >= MOST_PENDING {
-            pending.retain(|place| !place.is_closed());
-        }
-        if pending.len() >= MOST_PENDING {
-            pending.pop_front();
-        }
-        pending.push_back(place);
-        evicted
+        let peeked = newcomers.during(stream.peek(&mut first)).await??;
+        Ok(peeked == 1 && first[0] == HANDSHAKE_RECORD)
     }
 
     pub(super) async fn shake<S>(&self, stream: S, remote: Remote) -> Result<Accepted<S>, Rejected>

@@ -10,6 +10,7 @@ use tokio_rustls::TlsConnector;
 
 use super::authority::{Authority, Leaf, Pair, self_signed};
 use super::*;
+use crate::newcomers::Newcomers;
 
 const PEER: &str = "10.0.0.7:4000";
 
@@ -258,23 +259,19 @@ async fn versions_and_ciphers_are_as_chosen() {
 #[tokio::test]
 async fn silent_handshakes_end_and_make_room() {
     let authority = Authority::new("ca");
-    let files = Files::new(&authority);
-    let mut handshakes = clients(open(&files.settings()));
-    let silent = |handshakes: &Handshakes| {
+    let handshakes = clients(open(&Files::new(&authority).settings()));
+    let newcomers = Newcomers::new(1).within(Duration::from_secs(1));
+    let silent = || {
         let (here, there) = duplex(1 << 10);
-        let handshakes = handshakes.clone();
-        let refused = tokio::spawn(async move { handshakes.accept(here, remote()).await.is_none() });
-        (refused, there)
+        let (handshakes, newcomers) = (handshakes.clone(), newcomers.clone());
+        (tokio::spawn(async move { handshakes.accept(here, remote(), &newcomers).await.is_none() }), there)
     };
-    let mut pending: Vec<_> = (0..accept::MOST_PENDING + 3).map(|_| silent(&handshakes)).collect();
-    let still = pending.split_off(3);
-    for (refused, _there) in pending {
-        assert!(refused.await.expect("no panic"), "the oldest make room");
-    }
-    assert!(still.iter().all(|(refused, _)| !refused.is_finished()));
-    handshakes.limit = Duration::from_millis(1);
-    let (refused, _there) = silent(&handshakes);
-    assert!(refused.await.expect("no panic"), "its time is over");
+    let (evicted, _there) = silent();
+    tokio::task::yield_now().await;
+    let (late, _there) = silent();
+    tokio::task::yield_now().await;
+    assert!(evicted.await.expect("no panic") && !late.is_finished(), "the oldest makes room");
+    assert!(late.await.expect("no panic"), "its time is over");
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 #![allow(dead_code)]
 
 pub mod authority;
+pub mod secure;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -48,6 +50,8 @@ pub struct Member {
     pub folder: TempDir,
     /// Of the URLs for clients, and for peers.
     pub schemes: (&'static str, &'static str),
+    /// What is run: another program than ours, or one that runs it.
+    pub program: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -58,6 +62,7 @@ impl Member {
             address: address(),
             folder: tempfile::tempdir().expect("a folder"),
             schemes: ("http", "http"),
+            program: vec![PROGRAM.into()],
             child: None,
         }
     }
@@ -101,7 +106,9 @@ impl Member {
     /// The same, with variables.
     pub fn start_with(&mut self, flags: &[&str], variables: &[(&str, &str)]) {
         let log = File::options().create(true).append(true).open(self.log_file());
-        let child = Command::new(PROGRAM)
+        let (program, arguments) = self.program.split_first().expect("a program");
+        let child = Command::new(program)
+            .args(arguments)
             .env_clear()
             .envs(variables.iter().copied())
             .args([

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::newcomers::Newcomers;
 use crate::socket::UnixSocket;
 use crate::tls::{self, ClientTls, Handshakes, Remote};
 
@@ -48,6 +49,8 @@ impl Connected for Connection {
 
 /// Connections that were accepted but are not served yet.
 const BACKLOG: usize = 64;
+/// Connections from peers that begin at once.
+const NEWCOMERS: usize = 64;
 /// A peer that is connected but silent is given up after this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -268,9 +271,9 @@ enum Stream {
 
 impl Stream {
     /// Whether it begins with a handshake, where plaintext is served, too.
-    async fn begins_with(&self, tls: &Handshakes) -> io::Result<bool> {
+    async fn begins_with_handshake(&self, newcomers: &Newcomers) -> io::Result<bool> {
         match self {
-            Stream::Tcp(stream) => tls.is_begun(stream).await,
+            Stream::Tcp(stream) => Handshakes::are_begun(stream, newcomers).await,
             Stream::Unix(_) => Ok(true),
         }
     }
@@ -291,23 +294,24 @@ async fn accept(
     also_plain: bool,
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
+    let newcomers = Newcomers::new(NEWCOMERS);
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
             () = accepted.closed() => return,
         };
         match stream {
-            Ok((stream, remote)) => match &tls {
-                None => drop(accepted.send(Ok(stream.into())).await),
-                Some(tls) => {
-                    let (tls, accepted) = (tls.clone(), accepted.clone());
-                    tokio::spawn(async move {
-                        if let Some(connection) = begin(stream, remote, &tls, also_plain).await {
-                            drop(accepted.send(Ok(connection)).await);
-                        }
-                    });
-                }
-            },
+            Ok((stream, remote)) => {
+                let (tls, newcomers, accepted) = (tls.clone(), newcomers.clone(), accepted.clone());
+                tokio::spawn(async move {
+                    match begin(stream, remote, tls, also_plain, newcomers).await {
+                        Ok(Some(connection)) => drop(accepted.send(Ok(connection)).await),
+                        // Why it was refused is told already.
+                        Ok(None) => {}
+                        Err(error) => tracing::debug!(%error, %remote, "a connection said nothing"),
+                    }
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "accepting a peer's connection failed");
                 // Mostly too many open files: waiting is all that helps.
@@ -317,14 +321,21 @@ async fn accept(
     }
 }
 
-/// A connection that has passed.
-async fn begin(stream: Stream, remote: Remote, tls: &Handshakes, also_plain: bool) -> Option<Connection> {
-    if also_plain {
-        let begun = stream.begins_with(tls).await;
-        let begun = begun.inspect_err(|error| tracing::debug!(%error, %remote, "a connection said nothing"));
-        if !begun.ok()? {
-            return Some(stream.into());
-        }
-    }
-    Some(Box::new(tls.accept(Connection::from(stream), remote).await?.stream))
+/// A connection that has passed, and whose other end speaks; none if it was refused.
+async fn begin(
+    stream: Stream,
+    remote: Remote,
+    tls: Option<Handshakes>,
+    also_plain: bool,
+    newcomers: Newcomers,
+) -> io::Result<Option<Connection>> {
+    let is_plain = also_plain && !stream.begins_with_handshake(&newcomers).await?;
+    let stream: Connection = match tls.filter(|_| !is_plain) {
+        None => stream.into(),
+        Some(tls) => match tls.accept(Connection::from(stream), remote, &newcomers).await {
+            Some(shaken) => Box::new(shaken.stream),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Box::new(newcomers.greet(stream).await?)))
 }
