@@ -10,12 +10,12 @@ profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
 # Those of the definitions in crds/.
 kinds := etcdbackups etcdbackupschedules etcdclusters etcdroles etcdusers
-# What `make differential` runs, and the first seed of `make faults` and `make soak`.
+# What `make differential` runs, and the first seed of `make simulation`, `make faults` and `make soak`.
 SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
 
-.PHONY: help run clean build images test unit instructions bounds differential clients e2e apiserver faults crashes soak verify fix generate bench
+.PHONY: help run clean build images test unit instructions bounds differential simulation clients e2e apiserver faults crashes soak verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,11 @@ differential: ## random programs on ours and on a real etcd: SEED=0 COUNT=1000 S
 	@deploy/prerequisites.sh test
 	KEELSON_DIFFERENTIAL_SEED=$(SEED) KEELSON_DIFFERENTIAL_PROGRAMS=$(COUNT) KEELSON_DIFFERENTIAL_STEPS=$(STEPS) \
 		$(cargo) test $(profile) --workspace --test differential -- --nocapture
+
+simulation: ## Raft, log and state machine in simulated time, a run for each seed: SEED=0 RUNS=2000
+	@deploy/prerequisites.sh test
+	KEELSON_SIMULATION_SEED=$(SEED) KEELSON_SIMULATION_RUNS=$(or $(RUNS),2000) \
+		$(cargo) test $(profile) --workspace --test simulation what_raft_promises -- --nocapture
 
 faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 MEMBERS=3,5 ARGS="--faults kill"
 	@deploy/prerequisites.sh test

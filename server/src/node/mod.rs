@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use bootstrap::{cluster_id, member_id};
 pub use config::{InitialClusterState, NodeConfig, StartError};
 pub use restore::{Restored, check_vacant, holds_member, move_member, restore};
+pub use start::raft_config;
 pub use status::{NodeStatus, Role};
 
 use crate::error::EtcdError;

@@ -206,7 +206,8 @@ fn first_status(cluster_id: u64, member_id: u64) -> NodeStatus {
     }
 }
 
-fn raft_config(config: &NodeConfig) -> Result<Config, StartError> {
+/// What openraft is told of a member's settings.
+pub fn raft_config(config: &NodeConfig) -> Result<Config, StartError> {
     let millis = |duration: Duration| duration.as_millis() as u64;
     let heartbeat = millis(config.heartbeat_interval);
     // openraft waits for the leader's lease (the maximum) and then for a random time between the two: together that

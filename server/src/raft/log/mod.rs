@@ -25,7 +25,7 @@ use openraft::{OptionalSend, entry::RaftEntry};
 use tokio::sync::oneshot;
 
 use self::index::Index;
-use self::writer::{Change, Job, Waiter, Writer};
+use self::writer::{Change, Job, Queue, Waiter, Writer};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::telemetry::NodeMetrics;
 
@@ -107,6 +107,19 @@ pub struct LogStore {
     jobs: SyncSender<Job>,
 }
 
+/// What writes a log, where that is not a thread.
+pub struct LogWriter {
+    writer: Writer,
+    queue: Queue,
+}
+
+impl LogWriter {
+    /// Writes what waits as one batch, syncs it, and tells those who asked for it.
+    pub fn step(&mut self) {
+        self.writer.step(&self.queue);
+    }
+}
+
 /// Ends the writing thread once every [`LogStore`] is gone; waiting for it proves that the files are closed.
 pub struct LogThread(thread::JoinHandle<()>);
 
@@ -120,8 +133,15 @@ impl LogThread {
 }
 
 impl LogStore {
-    /// Opens the log in `dir`, creating it if there is none.
+    /// Opens the log in `dir`, creating it if there is none, and starts the thread that writes it.
     pub fn open(dir: &Path, options: LogOptions) -> Result<(LogStore, LogThread), LogError> {
+        let (log, LogWriter { writer, queue }) = LogStore::prepare(dir, options)?;
+        let thread = writer.spawn(queue).map_err(|source| LogError::Io { path: dir.into(), source })?;
+        Ok((log, LogThread(thread)))
+    }
+
+    /// Opens the log for somebody else to write it: nothing that is asked of it is done before [`LogWriter::step`].
+    pub fn prepare(dir: &Path, options: LogOptions) -> Result<(LogStore, LogWriter), LogError> {
         let fail = |source| LogError::Io { path: dir.into(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
         if let Some(parent) = dir.parent() {
@@ -152,12 +172,13 @@ impl LogStore {
             metrics: options.metrics,
             unsafe_no_sync: options.unsafe_no_sync,
             state,
+            failed: None,
         };
         if fresh || writer.open.offset == 0 {
             writer.begin().map_err(fail)?;
         }
-        let (jobs, thread) = writer.spawn().map_err(fail)?;
-        Ok((LogStore { index, jobs }, LogThread(thread)))
+        let (jobs, queue) = writer::queue();
+        Ok((LogStore { index, jobs }, LogWriter { writer, queue }))
     }
 
     /// Nothing was ever written: neither a vote nor an entry.

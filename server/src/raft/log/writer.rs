@@ -115,6 +115,17 @@ pub struct Writer {
     pub(super) unsafe_no_sync: bool,
     /// What a new segment must tell of the ones before it, as far as it was written.
     pub(super) state: pb::SegmentState,
+    /// Why a write or sync failed. Nobody knows what is on disk then, so nothing is promised any more.
+    pub(super) failed: Option<String>,
+}
+
+/// The jobs of a log, for whoever writes them.
+pub struct Queue(Receiver<Job>);
+
+/// A queue, and where jobs enter it.
+pub fn queue() -> (SyncSender<Job>, Queue) {
+    let (jobs, queue) = mpsc::sync_channel(QUEUE);
+    (jobs, Queue(queue))
 }
 
 /// Path of segment `number`.
@@ -129,41 +140,49 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 
 impl Writer {
     /// Starts the thread. It ends when every sender is gone.
-    pub fn spawn(self) -> io::Result<(SyncSender<Job>, thread::JoinHandle<()>)> {
-        let (jobs, queue) = mpsc::sync_channel(QUEUE);
-        let thread = thread::Builder::new().name("raft-log".into()).spawn(move || self.run(queue))?;
-        Ok((jobs, thread))
+    pub fn spawn(mut self, queue: Queue) -> io::Result<thread::JoinHandle<()>> {
+        let run = move || {
+            while let Some(jobs) = self.wait(&queue) {
+                self.work(jobs, &queue);
+            }
+        };
+        thread::Builder::new().name("raft-log".into()).spawn(run)
     }
 
-    fn run(mut self, queue: Receiver<Job>) {
-        let mut failed: Option<String> = None;
-        while let Some(mut jobs) = self.wait(&queue) {
-            let committed = self.unwritten_commit();
-            let mut size: usize = jobs.iter().map(weight).sum();
-            while size < BATCH_BYTES
-                && let Ok(job) = queue.try_recv()
-            {
-                size += weight(&job);
-                jobs.push(job);
-            }
-            // What was committed was in the queue before. Unless all of that is written now, the commit comes later.
-            let committed = committed.filter(|_| size < BATCH_BYTES);
-            // After a failed write or sync nobody knows what is on disk: nothing is promised any more.
-            if failed.is_none()
-                && let Err(error) = self.write(&jobs, committed)
-            {
-                tracing::error!(%error, "the raft log cannot be written");
-                failed = Some(error.to_string());
-            }
-            for job in jobs {
-                let result = failed.as_ref().map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())));
-                job.waiter.tell(result);
-            }
+    /// Writes what waits without waiting for more.
+    pub fn step(&mut self, queue: &Queue) {
+        let jobs: Vec<_> = queue.0.try_recv().into_iter().collect();
+        if !jobs.is_empty() || self.unwritten_commit().is_some() {
+            self.work(jobs, queue);
+        }
+    }
+
+    /// Writes these jobs and what waits behind them as one batch, and tells everyone.
+    fn work(&mut self, mut jobs: Vec<Job>, queue: &Queue) {
+        let committed = self.unwritten_commit();
+        let mut size: usize = jobs.iter().map(weight).sum();
+        while size < BATCH_BYTES
+            && let Ok(job) = queue.0.try_recv()
+        {
+            size += weight(&job);
+            jobs.push(job);
+        }
+        // What was committed was in the queue before. Unless all of that is written now, the commit comes later.
+        let committed = committed.filter(|_| size < BATCH_BYTES);
+        if self.failed.is_none()
+            && let Err(error) = self.write(&jobs, committed)
+        {
+            tracing::error!(%error, "the raft log cannot be written");
+            self.failed = Some(error.to_string());
+        }
+        for job in jobs {
+            let result = self.failed.as_ref().map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())));
+            job.waiter.tell(result);
         }
     }
 
     /// Waits for a job, or for a commit that nothing came along with; none when every sender is gone.
-    fn wait(&self, queue: &Receiver<Job>) -> Option<Vec<Job>> {
+    fn wait(&self, Queue(queue): &Queue) -> Option<Vec<Job>> {
         match queue.recv_timeout(COMMIT_DELAY) {
             Ok(job) => return Some(vec![job]),
             Err(RecvTimeoutError::Disconnected) => return None,
