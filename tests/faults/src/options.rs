@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
 use crate::bug::Bug;
+use crate::cluster::Clock;
 use crate::crash::{self, Scenario};
 use crate::fault::Kind;
 use crate::network::Network;
@@ -84,6 +85,10 @@ impl Options {
         };
         if network.switch().is_none() {
             kinds.retain(|kind| !kind.needs_network());
+        }
+        if Clock::library().is_none() {
+            anyhow::ensure!(!self.faults.contains(&Kind::Clock), "clocks that jump need Debian's package libfaketime");
+            kinds.retain(|kind| !kind.needs_own_clocks());
         }
         if self.plain_disks {
             kinds.retain(|kind| !kind.needs_own_disks());

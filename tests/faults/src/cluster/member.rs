@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::clock::Clock;
 use crate::client::Recorder;
 use crate::disk::Disk;
 
@@ -42,6 +43,8 @@ pub struct Member {
     enter: Vec<String>,
     /// What is between it and the files that it keeps, if anything is.
     disk: Option<Disk>,
+    /// What it has instead of the machine's, if anything.
+    clock: Option<Clock>,
     recorder: Recorder,
     process: Mutex<Option<Child>>,
     /// What its processes ended with when nobody had ended them.
@@ -63,6 +66,7 @@ impl Member {
             index,
             name: format!("m{index}"),
             disk: None,
+            clock: None,
             ip,
             program,
             folder,
@@ -102,6 +106,18 @@ impl Member {
         self.disk.as_ref()
     }
 
+    /// It has a clock of its own from now on, where there is a library for that.
+    pub fn give_a_clock(&mut self) -> Result<()> {
+        if let Some(library) = Clock::library() {
+            self.clock = Some(Clock::new(library, &self.folder.join(format!("{}.clock", self.name)))?);
+        }
+        Ok(())
+    }
+
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
     /// Starts it with the data that there is, unless it runs already.
     pub async fn start(&self, cluster_state: &str) -> Result<()> {
         let mut process = self.process.lock().await;
@@ -115,6 +131,7 @@ impl Member {
         command
             .args(["--pdeathsig", "KILL", "--"])
             .args(&self.enter)
+            .args(self.clock.iter().flat_map(Clock::enter))
             .arg(&self.program)
             .env_clear()
             .envs(ENVIRONMENT.into_iter().filter(|(variable, _)| !self.has_flag(variable)))

@@ -1,6 +1,7 @@
 //! A cluster of either server: members as processes, each with its own address and data.
 
 mod ask;
+mod clock;
 mod member;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use tokio::time::sleep;
 use crate::client::Recorder;
 use crate::network::Network;
 pub use ask::Status;
+pub use clock::Clock;
 pub use member::{Member, peer_url};
 
 /// A cluster without faults serves again within this time.
@@ -50,6 +52,9 @@ impl Cluster {
         let mut cluster = Self { members: members.collect(), network, folder };
         for member in cluster.members.iter_mut().filter(|_| own_disks) {
             member.put_on_disk()?;
+        }
+        for member in &mut cluster.members {
+            member.give_a_clock()?;
         }
         for member in &cluster.members {
             member.start("new").await?;

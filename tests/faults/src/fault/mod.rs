@@ -1,5 +1,6 @@
 //! What befalls a cluster, one kind a file. Each does harm, lets the clients work with it for a while, and makes it good.
 
+mod clock;
 mod compact;
 mod defragment;
 mod degrade;
@@ -58,6 +59,8 @@ pub enum Kind {
     Degrade,
     /// The leader hands over to another member
     MoveLeader,
+    /// Members' clocks jump, by seconds to days; their timers go on
+    Clock,
     /// Members rewrite their storage
     Defragment,
     /// Everything old is compacted, again and again
@@ -72,6 +75,7 @@ pub enum Class {
     Processes,
     Network,
     Requests,
+    Clocks,
 }
 
 /// What a fault has to do with.
@@ -88,6 +92,7 @@ impl Kind {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
             Kind::PowerLoss | Kind::DiskError | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
             Kind::Partition | Kind::Degrade => Class::Network,
+            Kind::Clock => Class::Clocks,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
         }
     }
@@ -98,6 +103,10 @@ impl Kind {
 
     pub fn needs_own_disks(self) -> bool {
         matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::DeposedLeader | Kind::SlowDisk)
+    }
+
+    pub fn needs_own_clocks(self) -> bool {
+        self.class() == Class::Clocks
     }
 
     /// From the harm until it is made good.
@@ -118,6 +127,7 @@ impl Kind {
             Kind::DeposedLeader => deposed_leader::befall(stage, rng).await,
             Kind::Degrade => degrade::befall(stage, rng).await,
             Kind::MoveLeader => move_leader::befall(stage, rng).await,
+            Kind::Clock => clock::befall(stage, rng).await,
             Kind::Defragment => defragment::befall(stage, rng).await,
             Kind::Compact => compact::befall(stage, rng).await,
             Kind::LeaseStorm => lease_storm::befall(stage, rng).await,
