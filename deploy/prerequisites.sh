@@ -16,12 +16,10 @@ mkdir -p "$bin"
 packages=(g++ libclang1-14 libclang-common-14-dev bubblewrap iproute2 util-linux etcd-client curl jq)
 # Unpacks wheels.
 packages+=(python3 python3-pip)
-# Clocks that jump.
-packages+=(libfaketime)
 # The client library etcd-client compiles its .proto files with it; ours need nothing.
 packages+=(protobuf-compiler libprotobuf-dev)
-# Counts instructions.
-if [ "$purpose" = test ]; then packages+=(valgrind); fi
+# Counts instructions; lets clocks jump.
+if [ "$purpose" = test ]; then packages+=(valgrind libfaketime); fi
 
 missing=()
 for package in "${packages[@]}"; do
