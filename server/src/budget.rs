@@ -1,25 +1,36 @@
 //! Memory that answers and events may take on their way to clients, together.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 /// The least that a member gives to them, in bytes.
 const LEAST_BYTES: usize = 64 << 20;
+
+/// Who takes nothing for so long loses its connection when others wait for the memory.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+const LOCK: &str = "no holder of this lock panics";
 
 /// So many bytes, for all who take a share.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
     taken: AtomicUsize,
+    /// What waits to be sent, the oldest first; only what came while memory was short.
+    unsent: Mutex<BTreeMap<u64, (Instant, Taker)>>,
+    next: AtomicU64,
 }
 
 impl Budget {
     /// Nobody has taken anything yet.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Budget { limit, taken: AtomicUsize::new(0) })
+        Arc::new(Budget { limit, taken: AtomicUsize::new(0), unsent: Mutex::default(), next: AtomicU64::new(0) })
     }
 
     /// Bytes that nobody has taken.
@@ -36,6 +47,38 @@ impl Budget {
     pub fn hold(self: &Arc<Self>, bytes: usize) -> Share {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
         Share { budget: Arc::clone(self), used: bytes, taken: bytes, step: 1 }
+    }
+
+    /// Whether more than half of it is taken.
+    pub fn is_short(&self) -> bool {
+        self.left() < self.limit / 2
+    }
+
+    /// Notes that bytes begin to wait for who takes them, if memory is short. They wait until what comes back is dropped.
+    pub fn wait_for(self: &Arc<Self>, taker: &Taker) -> Option<Unsent> {
+        if !self.is_short() {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.unsent.lock().expect(LOCK).insert(number, (Instant::now(), taker.clone()));
+        Some(Unsent { budget: Arc::clone(self), number })
+    }
+
+    /// Closes the connection of who has let bytes wait for longest, if that is too long. Others need the memory.
+    pub fn close_slowest(&self) {
+        self.close_slowest_at(Instant::now());
+    }
+
+    fn close_slowest_at(&self, now: Instant) {
+        let mut unsent = self.unsent.lock().expect(LOCK);
+        while let Some(oldest) = unsent.first_entry()
+            && now.saturating_duration_since(oldest.get().0) > PATIENCE
+        {
+            let (_, taker) = oldest.remove();
+            if taker.close() {
+                return;
+            }
+        }
     }
 
     /// An empty share. It counts in steps of `step` bytes: what is smaller costs nothing.
@@ -70,6 +113,42 @@ impl Share {
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.taken == 0
+    }
+
+    /// Of what it is a share.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+}
+
+/// Bytes that wait to be sent.
+#[derive(Debug)]
+pub struct Unsent {
+    budget: Arc<Budget>,
+    number: u64,
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.budget.unsent.lock().expect(LOCK).remove(&self.number);
+    }
+}
+
+/// Who takes an answer: its connection, once that is known. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Taker(Arc<OnceLock<CancellationToken>>);
+
+impl Taker {
+    /// What closes the connection.
+    pub fn is_at(&self, connection: &CancellationToken) {
+        // It does not change.
+        let _ = self.0.set(connection.clone());
+    }
+
+    /// False if it is closed already, or nothing is known of it.
+    fn close(&self) -> bool {
+        let open = self.0.get().filter(|connection| !connection.is_cancelled());
+        open.inspect(|connection| connection.cancel()).is_some()
     }
 }
 
@@ -128,6 +207,28 @@ mod tests {
         assert_eq!((&sent[..], budget.left()), (&b"abc"[..], 40));
         drop(sent);
         assert_eq!(budget.left(), 100);
+    }
+
+    #[test]
+    fn who_takes_nothing_for_longest_is_closed_when_memory_is_short() {
+        let budget = Budget::new(100);
+        let [early, first, second] = [0; 3].map(|_| (CancellationToken::new(), Taker::default()));
+        for (connection, taker) in [&early, &first, &second] {
+            taker.is_at(connection);
+        }
+        let closed = || [&early, &first, &second].map(|(connection, _)| connection.is_cancelled());
+        assert!(budget.wait_for(&early.1).is_none(), "there is enough");
+        let _share = budget.hold(60);
+        let sent = budget.wait_for(&early.1);
+        let _waiting = [&first, &first, &second].map(|(_, taker)| budget.wait_for(taker));
+        drop(sent);
+        budget.close_slowest();
+        assert_eq!(closed(), [false; 3], "nobody has waited for long");
+        let late = Instant::now() + PATIENCE;
+        budget.close_slowest_at(late);
+        assert_eq!(closed(), [false, true, false]);
+        budget.close_slowest_at(late);
+        assert_eq!(closed(), [false, true, true], "each is closed once");
     }
 
     #[test]

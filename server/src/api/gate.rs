@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 
 use super::errors::{code_name, in_gos_words};
 use super::gateway::Gateway;
+use super::held::{self, Counts};
 use super::http::plain_error;
 use super::listen::Traffic;
 use super::messages::{Counting, Messages, Tally};
@@ -26,7 +27,6 @@ use super::services::{self, Services};
 use super::unary::{self, AnswerBody, Reread};
 use super::{Api, http as http_door};
 use crate::auth::PeerCommonName;
-use crate::budget::{self, Budget, Share};
 use crate::error::EtcdError;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Handled, Method};
@@ -369,12 +369,10 @@ impl Call {
     }
 
     fn answer_unary(self, unary::Answer { data, extensions }: unary::Answer) -> Response<Body> {
-        let share = extensions.get().cloned();
         let (inner, sent) = (AnswerBody::new(data), self.counted.sent.clone());
-        let body = CallBody { inner, messages: Messages::new(sent), call: self, cut: None, share, events: None };
-        let mut response = Response::new(Body::new(body));
+        let body = CallBody { inner, messages: Messages::new(sent), call: self, cut: None };
+        let mut response = held::answer(body, Counts::whole(&extensions), extensions);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        *response.extensions_mut() = extensions;
         response
     }
 
@@ -388,10 +386,13 @@ impl Call {
         }
         let cut = cut.map(|cut| Box::pin(cut) as Pin<Box<dyn Future<Output = Status> + Send>>);
         let messages = Messages::new(self.counted.sent.clone());
-        let share = response.extensions().get().cloned();
         let is_watch = self.counted.service == services::Service::Watch;
-        let events = is_watch.then(|| self.api.node.hub().options().budget.clone());
-        response.map(|inner| Body::new(CallBody { inner, messages, call: self, cut, share, events }))
+        let events = is_watch.then(|| Counts::Pieces(self.api.node.hub().options().budget.clone()));
+        let (head, inner) = response.into_parts();
+        let counts = Counts::whole(&head.extensions).or(events);
+        let mut response = held::answer(CallBody { inner, messages, call: self, cut }, counts, head.extensions);
+        *response.headers_mut() = head.headers;
+        response
     }
 
     fn finish(&mut self, code: Code) {
@@ -424,19 +425,12 @@ impl Drop for Call {
     }
 }
 
-/// Smaller pieces of a watch are not counted on the connection.
-const COUNTED_BYTES: usize = 1 << 10;
-
 /// An answer on its way out; sees its status pass, and ends it early when it must.
 struct CallBody<B> {
     inner: B,
     messages: Messages,
     call: Call,
     cut: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
-    /// What the whole answer has taken of the memory for answers.
-    share: Option<Arc<Share>>,
-    /// Of a watch: where what is handed to the connection is counted until it was sent.
-    events: Option<Arc<Budget>>,
 }
 
 impl<B> CallBody<B> {
@@ -462,15 +456,6 @@ impl<B: hyper::body::Body<Data = Bytes, Error = Status> + Unpin> hyper::body::Bo
             && let Some(data) = frame.data_ref()
         {
             self.messages.pass(data);
-            // The connection may keep it for long.
-            let counted = match (&self.share, &self.events) {
-                (Some(share), _) => budget::shared(data.clone(), share.clone()),
-                (None, Some(events)) if data.len() >= COUNTED_BYTES => {
-                    budget::shared(data.clone(), events.hold(data.len()))
-                }
-                _ => return polled,
-            };
-            return Poll::Ready(Some(Ok(Frame::data(counted))));
         }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(trailers) = frame.trailers_ref()

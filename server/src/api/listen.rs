@@ -22,6 +22,7 @@ use super::late_flush::{LateFlush, Turns};
 use super::unread::{self, Lent};
 use super::workers::Workers;
 use crate::auth::PeerCommonName;
+use crate::budget::Taker;
 use crate::config::{Config, ListenAddress, ListenUrl};
 use crate::newcomers::Newcomers;
 use crate::socket::{UnixSocket, connections_at_once};
@@ -233,7 +234,7 @@ impl Connections {
                             tls => tls,
                         };
                         match (stream.into_stream(), tls) {
-                            (Ok(stream), None) => settings.connection(stream, None, newcomers, answer).await,
+                            (Ok(stream), None) => settings.connection(stream, (remote, None), newcomers, answer).await,
                             (Ok(stream), Some(tls)) => settings.secure(stream, (remote, tls), newcomers, answer).await,
                             (Err(error), _) => tracing::warn!(%error, "a connection could not be taken over"),
                         }
@@ -277,7 +278,7 @@ impl Settings {
         };
         match begun {
             Ok((stream, true)) => self.secure(stream, (remote, tls), newcomers, answer).await,
-            Ok((stream, false)) => self.connection(stream, None, newcomers, answer).await,
+            Ok((stream, false)) => self.connection(stream, (remote, None), newcomers, answer).await,
             Err(error) => tracing::debug!(%error, %remote, "a connection said nothing"),
         }
     }
@@ -298,14 +299,14 @@ impl Settings {
         };
         if let Some(accepted) = accepted {
             let name = accepted.common_name.map(PeerCommonName);
-            self.connection(Box::new(accepted.stream), name, newcomers, answer).await;
+            self.connection(Box::new(accepted.stream), (remote, name), newcomers, answer).await;
         }
     }
 
     async fn connection<A, F>(
         self,
         stream: Box<dyn Stream>,
-        name: Option<PeerCommonName>,
+        (remote, name): (Remote, Option<PeerCommonName>),
         newcomers: Newcomers,
         answer: A,
     ) where
@@ -320,6 +321,8 @@ impl Settings {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection said nothing"),
         };
+        let slow = CancellationToken::new();
+        let connection = slow.clone();
         let answer = move |mut request: Request<Incoming>| {
             if let Some(name) = &name {
                 request.extensions_mut().insert(name.clone());
@@ -327,8 +330,14 @@ impl Settings {
             let (request, unread) = unread::lend(request);
             // On the heap: on its way to a task of its own it is moved several times.
             let answered = Box::pin(answer(request));
-            async {
+            let connection = connection.clone();
+            async move {
                 let answered = answered.await;
+                if let Ok(answered) = &answered
+                    && let Some(taker) = answered.extensions().get::<Taker>()
+                {
+                    taker.is_at(&connection);
+                }
                 if let Some(unread) = unread {
                     Box::pin(unread.drain()).await;
                 }
@@ -341,6 +350,9 @@ impl Settings {
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = poll_fn(|context| turns.turn(|| connection.as_mut().poll(context))) => ended,
+            () = slow.cancelled() => {
+                return tracing::warn!(%remote, "closed a connection that takes no answers: others wait for their memory");
+            }
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 poll_fn(|context| turns.turn(|| connection.as_mut().poll(context))).await

@@ -11,6 +11,7 @@ mod errors;
 pub mod gate;
 mod gateway;
 mod grpc_health;
+mod held;
 mod http;
 mod kv;
 mod late_flush;
@@ -192,7 +193,12 @@ impl Api {
                 .await
                 .map_err(|error| errors::internal("a read was aborted", error))?,
         };
-        answer.map_err(read_failed)
+        answer.map_err(|error| {
+            if matches!(error, ReadError::Refused(EtcdError::RequestTooManyRequests)) {
+                self.answers.close_slowest();
+            }
+            read_failed(error)
+        })
     }
 
     /// What metrics look up.

@@ -233,6 +233,8 @@ impl Inner {
             Change::Add(add) => {
                 roster.check_add(&add.peer_urls, add.learner, &rules).map_err(fail)?;
                 let id = self.fresh_id(&add.peer_urls, &roster);
+                // The log before it goes: the newcomer is there sooner with the store's files than with each entry.
+                self.shared.flush_due.notify_one();
                 roster.nodes.insert(id, PeerNode { peer_urls: add.peer_urls });
                 if add.learner {
                     return Ok((self.append(roster.into_members()?, &base).await?, id));

@@ -271,6 +271,21 @@ async fn members_join_as_learners_are_promoted_and_removed() {
 }
 
 #[tokio::test]
+async fn what_a_newcomer_would_be_sent_of_the_log_goes_with_its_addition() {
+    let hosts = cluster(1).await;
+    let node = hosts[0].node();
+    for n in 0..100 {
+        put_surely(node, &format!("k{n}"), "1").await;
+    }
+    node.member_add(vec![free_url()], true).await.expect("added");
+    let metrics = node.inner.raft.metrics();
+    let purged = || openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics).purged;
+    let gone = until("only its last entries are left", || purged().is_some_and(|purged| purged.index > 80));
+    // Some time later it would go anyway.
+    tokio::time::timeout(LIMIT / 2, gone).await.expect("at once");
+}
+
+#[tokio::test]
 async fn a_member_that_lost_its_data_is_refused() {
     let mut hosts = cluster(3).await;
     let gone = TempDir::new().unwrap();

@@ -33,8 +33,11 @@ const STALLED_AFTER: Duration = Duration::from_secs(1);
 const SHARE_STEP: usize = 1 << 10;
 /// Of what memory is left, a stream that is behind reads this part in one go: what many streams hold never adds up to all.
 const PIECES: usize = 1024;
-/// Time without memory for one revision's events after which a stream is ended.
-const NO_MEMORY: Duration = Duration::from_secs(10);
+/// Time without memory for one revision's events after which a stream is ended. Of many who take nothing, some must make room
+/// after the others.
+const NO_MEMORY: Duration = Duration::from_secs(60);
+/// Between two looks for memory.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A request as its door hands it on.
 #[derive(Debug, Clone, PartialEq)]
@@ -256,8 +259,7 @@ impl<S: Source> WatchStream<S> {
 
     /// Whether events may be kept for who has not taken them. Half of the memory is for those who read the history in pieces.
     fn has_memory(&self) -> bool {
-        let budget = &self.hub.options().budget;
-        budget.left() >= budget.limit() / 2
+        !self.hub.options().budget.is_short()
     }
 
     /// Waits until a response can be sent; false if the client takes none for too long.
@@ -405,7 +407,7 @@ impl<S: Source> WatchStream<S> {
         Ok(())
     }
 
-    /// Others have all memory: waits until there are so many bytes, or gives up.
+    /// Others have all memory: waits until there are so many bytes, or gives up. Whoever takes nothing must make room.
     async fn wait_for_memory(&self, bytes: usize, out: &Responses) -> Result<(), Closed> {
         let (budget, begun) = (&self.hub.options().budget, Instant::now());
         while budget.left() < bytes {
@@ -413,7 +415,8 @@ impl<S: Source> WatchStream<S> {
                 let _ = out.send(Err(EtcdError::RequestTooManyRequests)).await;
                 return Err(Closed);
             }
-            tokio::time::sleep(NO_MEMORY / 100).await;
+            budget.close_slowest();
+            tokio::time::sleep(LOOK).await;
         }
         Ok(())
     }

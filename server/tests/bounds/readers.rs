@@ -204,40 +204,51 @@ async fn watchers_fall_behind_and_get_everything_once_they_read() {
 
 #[tokio::test]
 async fn watchers_that_do_not_read_take_no_more_than_they_may() {
-    let grown = stalled_watchers(300, 2).await;
+    let grown = stalled_watchers(300, 2, 100).await;
     assert!(grown < 300, "{grown} MiB");
+}
+
+#[tokio::test]
+async fn watchers_that_do_not_read_make_room_for_those_who_do() {
+    // One event of each is more than half of that.
+    let grown = stalled_watchers(400, 2, 8).await;
+    assert!(grown < 200, "{grown} MiB");
 }
 
 #[tokio::test]
 #[ignore = "for minutes"]
 async fn ten_thousand_watchers_that_do_not_read_take_no_more_than_they_may() {
-    // They leave too little for others that watch.
-    let grown = stalled_watchers(10_000, 0).await;
+    let grown = stalled_watchers(10_000, 2, 100).await;
     // What 10,000 streams cost by themselves, and the store, are beside what is on its way.
     assert!(grown < 800, "{grown} MiB");
 }
 
-/// MiB that a member grows by, which has 100 MiB for what is on its way, when watchers do not take 32 MiB of events each. Beside
-/// them so many others do take everything, later.
-async fn stalled_watchers(watchers: usize, readers: usize) -> u64 {
+/// MiB that a member grows by, which has `most` MiB for what is on its way, when watchers do not take 32 MiB of events each. Beside
+/// them so many others take everything as it comes, and as many come late.
+async fn stalled_watchers(watchers: usize, readers: usize, most: usize) -> u64 {
+    /// Watchers of one connection.
+    const TOGETHER: usize = 100;
     const EVENTS: i64 = 2000;
-    let (member, client) = limited("--max-inflight-bytes=104857600").await;
-    let channel = narrow(&member).await;
+    let (member, client) = limited(&format!("--max-inflight-bytes={}", most << 20)).await;
     let mut stalled = Vec::new();
-    for _ in 0..watchers {
-        stalled.push(stalled_watch(channel.clone(), 0).await);
+    for first in (0..watchers).step_by(TOGETHER) {
+        let channel = narrow(&member).await;
+        for _ in first..watchers.min(first + TOGETHER) {
+            stalled.push(stalled_watch(channel.clone(), 0).await);
+        }
     }
-    let mut late = Vec::new();
+    let reader = async |from| tokio::spawn(expect_events(stalled_watch(narrow(&member).await, from).await, EVENTS));
+    let mut reading = Vec::new();
     for _ in 0..readers {
-        late.push(stalled_watch(narrow(&member).await, 0).await);
+        reading.push(reader(0).await);
     }
     let memory = Memory::of(&member);
     fill(&client, "k", EVENTS as usize, 16 << 10).await;
     for _ in 0..readers {
-        late.push(stalled_watch(narrow(&member).await, 2).await);
+        reading.push(reader(2).await);
     }
-    for responses in late {
-        expect_events(responses, EVENTS).await;
+    for reader in reading {
+        reader.await.expect("all events");
     }
     in_time("a put", client.kv_client().put("l", "1", None)).await.expect("put");
     let grown = memory.grown_mib();
