@@ -5,6 +5,7 @@ mod auth;
 mod certificates;
 mod children;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -18,10 +19,11 @@ use serde_json::json;
 use crate::crd::{EtcdCluster, RetentionPolicy};
 use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
-use crate::names::{FINALIZER, Names, RECOVER_FROM, ROLE_LABEL};
+use crate::names::{CERTIFICATES, FINALIZER, Names, RECOVER_FROM, ROLE_LABEL};
 use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
 use crate::observe::{Caches, list, url};
+use crate::plan::tls::Holder;
 use crate::plan::{Action, Observed, Plan, plan};
 
 /// Why something could not be done.
@@ -82,9 +84,10 @@ pub struct Actor<'a> {
 }
 
 impl Actor<'_> {
-    /// Labels of pods that run: a learner that was promoted gets a voter's, so that clients reach it, and each what its template
-    /// has by now.
-    async fn label_pods(&self, plan: &Plan) -> Result<(), Error> {
+    /// Marks pods that run: a learner that was promoted gets a voter's label, so that clients reach it, and each those that its
+    /// template has by now. One whose certificates were written since it started is annotated with that: a kubelet looks at the
+    /// Secrets of a pod when the pod changes, and else within a minute or two.
+    async fn mark_pods(&self, plan: &Plan) -> Result<(), Error> {
         let observed = self.observed;
         for member in observed.store.members() {
             let Some(ordinal) = member.ordinal else {
@@ -98,13 +101,18 @@ impl Actor<'_> {
             wanted.extend(self.names.member_labels(ordinal));
             wanted.insert(ROLE_LABEL.into(), observed.role(ordinal).as_str().into());
             wanted.retain(|label, value| pod.labels.get(label) != Some(value));
-            if !wanted.is_empty() {
+            let held = observed.tls.held.get(&Holder::Member(ordinal));
+            let renewed = held.filter(|held| pod.created <= held.written).map(|held| &held.version);
+            let renewed = renewed.filter(|version| pod.certificates.as_ref() != Some(version));
+            if !wanted.is_empty() || renewed.is_some() {
                 let name = self.names.pod(ordinal);
-                let patch = json!({"metadata": {"labels": wanted}});
+                let annotations: BTreeMap<&str, &String> =
+                    renewed.map(|version| (CERTIFICATES, version)).into_iter().collect();
+                let patch = json!({"metadata": {"labels": wanted, "annotations": annotations}});
                 self.api::<Pod>()
                     .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
                     .await
-                    .map_err(kube_error(format!("labelling pod {name}")))?;
+                    .map_err(kube_error(format!("marking pod {name}")))?;
             }
         }
         Ok(())

@@ -48,6 +48,8 @@ pub const IMAGE: &str = "keelson.dev/image";
 pub const VOLUME_SIZE: &str = "keelson.dev/volume-size";
 /// Annotation of each pod: what its member speaks.
 pub const TRANSPORT: &str = "keelson.dev/transport";
+/// Annotation of a pod: the version of the Secret with its member's certificates that its node was last pointed to.
+pub const CERTIFICATES: &str = "keelson.dev/certificates";
 /// The container of the member's process.
 pub const SERVER_CONTAINER: &str = "server";
 

@@ -24,7 +24,8 @@ use self::certificates::Identities;
 use crate::crd::{EtcdCluster, Transport};
 use crate::member::{self, Credentials, MemberClient, MemberList, Sessions, StatusResponse};
 use crate::names::{
-    APPLIED_HASH, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, SERVER_CONTAINER, TRANSPORT, UID_LABEL, VOLUME_SIZE,
+    APPLIED_HASH, CERTIFICATES, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, SERVER_CONTAINER, TRANSPORT, UID_LABEL,
+    VOLUME_SIZE,
 };
 use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store, Volume};
 
@@ -250,6 +251,7 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
         image: pod.annotations().get(IMAGE).cloned(),
         transport: pod.annotations().get(TRANSPORT).and_then(|word| Transport::parse(word)),
         labels: pod.labels().clone(),
+        certificates: pod.annotations().get(CERTIFICATES).cloned(),
         trouble: trouble(pod, state),
         restarts: server.as_ref().map_or(0, |status| status.restart_count),
         created: pod.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),

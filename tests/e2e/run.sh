@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
 # The end-to-end tests: on the Kubernetes that KUBECONFIG names, or on a keelson-local of their own.
 #
-# On a real Kubernetes this must run where pod addresses can be reached, with the images of deploy/operator there; KEELSON_E2E_S3 names
-# an S3 server that its pods reach, with a bucket `keelson-e2e`; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are for that. The
-# operator is installed from this checkout either way, and must not be there before: the chart comes first. Arguments go to the test
-# program (a filter, say), and then it runs alone.
+# What a real Kubernetes needs for it is in docs/real-kubernetes.md. The operator is installed from this checkout either way, and must
+# not be there before: the chart comes first. Arguments go to the test program (a filter, say), and then it runs alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

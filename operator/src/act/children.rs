@@ -52,7 +52,7 @@ impl Actor<'_> {
             }
             self.apply(member, known).await?;
         }
-        self.label_pods(plan).await?;
+        self.mark_pods(plan).await?;
         match plan.auth.as_ref().and_then(|auth| auth.write) {
             Some(write) => self.authenticate(write).await,
             None => Ok(()),

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::crd::Phase;
-use crate::plan::{Plan, Start};
+use crate::plan::tls::Held;
+use crate::plan::{Member, Plan, Pod, Start, Store};
 
 /// Objects by path, and the writes as "METHOD path".
 #[derive(Default)]
@@ -194,6 +195,32 @@ async fn a_child_is_applied_once_and_again_after_somebody_edited_it() {
     }
     world.apply().await.unwrap();
     assert_eq!(world.writes()[all..], [format!("PATCH {STATEFULSET}")]);
+}
+
+/// A kubelet brings a changed Secret to a pod at once when the pod changes, and else within minutes.
+#[tokio::test]
+async fn a_pod_is_marked_once_when_its_certificates_were_written_after_it_started() {
+    const POD: &str = "/api/v1/namespaces/ns/pods/c-0-0";
+    let mut world = World::new().await;
+    let member = Member { id: 1, ordinal: Some(0), started: true, ..Default::default() };
+    world.observed.store = Store::Listed { cluster_id: 1, members: vec![member] };
+    let held = Held { version: "7".into(), written: 100, ..Default::default() };
+    world.observed.tls.held.insert(Holder::Member(0), held);
+    let mut labels = world.actor().names.member_labels(0);
+    labels.insert(ROLE_LABEL.into(), "voter".into());
+    let marked = async |world: &mut World, created: i64, certificates: Option<&str>| {
+        world.stored.lock().unwrap().objects.remove(POD);
+        let certificates = certificates.map(str::to_string);
+        let pod = Pod { ours: true, created, certificates, labels: labels.clone(), ..Default::default() };
+        world.observed.pods.insert(0, pod);
+        world.apply().await.unwrap();
+        world.stored.lock().unwrap().objects.get(POD).map(|pod| pod["metadata"]["annotations"].clone())
+    };
+    assert_eq!(marked(&mut world, 101, None).await, None, "it started with them");
+    let told = Some(json!({"keelson.dev/certificates": "7"}));
+    assert_eq!(marked(&mut world, 99, None).await, told);
+    assert_eq!(marked(&mut world, 99, Some("6")).await, told);
+    assert_eq!(marked(&mut world, 99, Some("7")).await, None);
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ pub struct BackupRetention {
     /// So many that succeeded. Left out: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
-    pub count: Option<u32>,
+    pub count: Option<i32>,
     /// Those that are younger, in hours, such as `720h`. Left out: of any age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]*(s|m|h)$"))]
@@ -92,10 +92,10 @@ pub struct BackupRetention {
     /// So many that failed.
     #[serde(default = "three")]
     #[schemars(range(min = 0, max = 1000))]
-    pub failed: u32,
+    pub failed: i32,
 }
 
-fn three() -> u32 {
+fn three() -> i32 {
     3
 }
 

@@ -17,3 +17,15 @@ fn the_committed_reference_is_current() {
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(committed, reference::markdown(), "{path} is not what the types say; run `make generate`");
 }
+
+/// Kubernetes' API server warns of any other, at each `kubectl apply` and `helm upgrade`.
+#[test]
+fn definitions_have_only_formats_that_kubernetes_knows() {
+    for (plural, _) in definitions() {
+        let text = yaml(Some(&plural)).unwrap();
+        let formats = text.lines().filter_map(|line| line.trim().strip_prefix("format: "));
+        for format in formats {
+            assert!(["int32", "int64", "double", "date-time"].contains(&format), "{plural}: {format}");
+        }
+    }
+}

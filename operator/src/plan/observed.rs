@@ -96,6 +96,8 @@ pub struct Pod {
     pub transport: Option<Transport>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The version of the Secret with certificates that its node was last pointed to.
+    pub certificates: Option<String>,
     /// Why its process does not run, such as `CrashLoopBackOff`.
     pub trouble: Option<String>,
     /// How often its process was started again.

@@ -97,7 +97,7 @@ fn newest<'a>(mine: &[&'a EtcdBackup]) -> Option<&'a EtcdBackup> {
 fn forget(schedule: &EtcdBackupSchedule, mine: &[&EtcdBackup], now: Timestamp, plan: &mut Plan) {
     let retention = &schedule.spec.retention;
     let of = |phase| mine.iter().filter(move |backup| backup.phase() == phase);
-    let limit = retention.count.map_or(usize::MAX, |count| count.max(1) as usize);
+    let limit = retention.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or_default().max(1));
     let age = retention.age.as_deref().and_then(seconds).map(SignedDuration::from_secs);
     for (place, backup) in of(BackupPhase::Succeeded).enumerate().skip(1) {
         let expires = age.and_then(|age| completed(backup)?.checked_add(age).ok());
@@ -107,7 +107,8 @@ fn forget(schedule: &EtcdBackupSchedule, mine: &[&EtcdBackup], now: Timestamp, p
             expires => plan.wake = earlier(plan.wake, expires),
         }
     }
-    plan.delete.extend(of(BackupPhase::Failed).skip(retention.failed as usize).map(|backup| identity(backup)));
+    let failed = usize::try_from(retention.failed).unwrap_or_default();
+    plan.delete.extend(of(BackupPhase::Failed).skip(failed).map(|backup| identity(backup)));
 }
 
 fn report(

@@ -50,10 +50,11 @@ pub fn manifest(name: &str, size: i64) -> Value {
     })
 }
 
-/// Makes a namespace with a generated name.
+/// Makes a namespace with a generated name. Whatever does not keep to the restricted pod security standard has no pods there.
 async fn make_namespace(client: &Client) -> Result<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = serde_json::from_value(json!({"metadata": {"generateName": "keelson-e2e-"}}))?;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let namespace = serde_json::from_value(json!({"metadata": {"generateName": "keelson-e2e-", "labels": labels}}))?;
     let made = namespaces.create(&PostParams::default(), &namespace).await.context("make a namespace")?;
     Ok(made.name_any())
 }
