@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::storage::RaftLogStorage;
 use openraft::{Config, SnapshotPolicy};
@@ -94,7 +95,7 @@ async fn start_inside(config: NodeConfig, running: &Running) -> Result<Arc<Inner
     if ready.set(opened).is_err() {
         unreachable!("it is set here alone");
     }
-    initialize(&inner.raft, identity.members()?).await?;
+    initialize(&inner, identity.members()?).await?;
     *running.data_dir.lock().expect(lock) = Some(data_dir);
     Ok(inner)
 }
@@ -234,10 +235,11 @@ pub fn raft_config(config: &NodeConfig) -> Result<Config, StartError> {
 }
 
 /// Gives a new cluster its first membership. All its members do, with the same one.
-async fn initialize(raft: &Raft, members: BTreeMap<u64, Vec<String>>) -> Result<(), StartError> {
+async fn initialize(inner: &Inner, members: BTreeMap<u64, Vec<String>>) -> Result<(), StartError> {
+    let raft = &inner.raft;
     let known = raft.is_initialized().await;
     if members.is_empty() || known.map_err(|error| StartError::Unavailable(error.to_string()))? {
-        return Ok(());
+        return lead_alone(inner).await;
     }
     let nodes: BTreeMap<u64, PeerNode> =
         members.into_iter().map(|(id, peer_urls)| (id, PeerNode { peer_urls })).collect();
@@ -246,4 +248,14 @@ async fn initialize(raft: &Raft, members: BTreeMap<u64, Vec<String>>) -> Result<
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
         Err(error) => Err(StartError::Unavailable(format!("raft cannot be initialized: {error}"))),
     }
+}
+
+/// The only voter of a cluster needs nobody's vote, and no time in which another leader might be heard.
+async fn lead_alone(inner: &Inner) -> Result<(), StartError> {
+    let voters: Vec<u64> = inner.raft.metrics().borrow_watched().membership_config.membership().voter_ids().collect();
+    if voters != [inner.member_id] {
+        return Ok(());
+    }
+    let elected = inner.raft.trigger().elect(false).await;
+    elected.map_err(|error| StartError::Unavailable(format!("raft has ended: {error}")))
 }

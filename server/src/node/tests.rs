@@ -134,8 +134,11 @@ async fn a_single_member_keeps_what_it_acknowledged() {
     }
     let revision = hosts[0].node().view().revision();
     hosts[0].drop_node();
+    // It needs nobody's vote, and waits for none.
+    hosts[0].config.election_timeout = 4 * LIMIT;
     hosts[0].start().await;
     let node = hosts[0].node();
+    tokio::time::timeout(LIMIT, node.wait_ready()).await.expect("soon").expect("ready");
     assert_eq!(read(node, "k49").await.as_deref(), Some("v"));
     assert_eq!((node.view().revision(), node.status().member_id), (revision, member_id));
     node.shutdown().await;

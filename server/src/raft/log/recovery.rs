@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ enum Event {
 pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
     let (numbers, spares) = list(dir).map_err(|source| LogError::Io { path: dir.into(), source })?;
     let salt = salt(dir, !numbers.is_empty())?;
-    let mut events = Vec::new();
+    let (mut events, mut data) = (Vec::new(), Vec::new());
     let mut closed = VecDeque::new();
     let mut open = None;
     for (at, number) in numbers.iter().copied().enumerate() {
@@ -51,7 +51,7 @@ pub fn recover(dir: &Path) -> Result<Recovered, LogError> {
             return Err(LogError::Missing { path: segment_path(dir, number - 1) });
         }
         let last = at + 1 == numbers.len();
-        let (found, tail) = read_segment(&path, Key { number, salt }, &mut events)?;
+        let (found, tail) = read_segment(&path, Key { number, salt }, &mut data, &mut events)?;
         match tail {
             Tail::Sealed => closed.push_back(Closed { number, last_index: found.last_index }),
             Tail::Corrupt { end } => return Err(LogError::Corrupt { path, offset: end }),
@@ -86,14 +86,16 @@ fn list(dir: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
     Ok((numbers, spares))
 }
 
-fn read_segment(path: &Path, key: Key, events: &mut Vec<Event>) -> Result<(Open, Tail), LogError> {
+/// `data` is room for a segment, used again for the next one.
+fn read_segment(path: &Path, key: Key, data: &mut Vec<u8>, events: &mut Vec<Event>) -> Result<(Open, Tail), LogError> {
     let fail = |source| LogError::Io { path: path.into(), source };
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
-    let data = fs::read(path).map_err(fail)?;
+    data.clear();
+    (&file).read_to_end(data).map_err(fail)?;
     let allocated = data.len() as u64;
     let (file, last_index) = (Arc::new(file), None);
     let mut open = Open { file, key, start: 0, offset: 0, synced: 0, allocated, last_index, segment_bytes: 0 };
-    let tail = segment::scan(&data, key, |record| {
+    let tail = segment::scan(data, key, |record| {
         if record.offset == 0 {
             open.start = record.end();
         }
