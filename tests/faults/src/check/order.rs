@@ -86,6 +86,9 @@ struct Choice {
 
 impl Search<'_> {
     fn run(mut self) -> Verdict {
+        if let Some(violation) = self.impossible() {
+            return Verdict::Contradiction { violation, order: Order::default() };
+        }
         if let Err(violation) = self.reads_agree(FIRST_REVISION, None) {
             return Verdict::Contradiction { violation, order: Order::default() };
         }
@@ -117,6 +120,20 @@ impl Search<'_> {
                 return self.contradiction();
             }
         }
+    }
+
+    /// An answer that no store can give: from before the first revision, a write that made this one, or from after its own revision.
+    fn impossible(&self) -> Option<Violation> {
+        self.history.operations.iter().enumerate().find_map(|(id, operation)| {
+            let (told, response) = (operation.revision()?, operation.response()?);
+            let least = if response.wrote() { FIRST_REVISION + 1 } else { FIRST_REVISION };
+            let message = match operation.request {
+                _ if told < least => format!("revision {told} was answered, {least} is the first one"),
+                Request::Range { revision, .. } if revision > told => format!("revision {revision} was read at {told}"),
+                _ => return None,
+            };
+            Some(Violation::new(Property::Order, message).operations([id]))
+        })
     }
 
     /// The revision to be explained.
