@@ -67,10 +67,11 @@ faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 
 	$(programs)/keelson-faults --seed $(SEED) --seconds $(or $(SECONDS),300) --members $(or $(MEMBERS),3,5) \
 		--output $(KEELSON_CACHE)/faults $(ARGS)
 
-crashes: ## members killed before each of their steps towards what is durable; ARGS="--every 5"
+crashes: ## members killed before their steps towards what is durable: SECONDS=1800 ARGS="--every 5"
 	@deploy/prerequisites.sh test
 	@$(MAKE) --no-print-directory build
-	$(programs)/keelson-faults --crash founding,rotation,truncation,installation,restore $(ARGS)
+	$(programs)/keelson-faults --crash founding,rotation,truncation,installation,restore,membership \
+		--within $(or $(SECONDS),1800) $(ARGS)
 
 soak: ## the same for HOURS=, with any seeds
 	@deploy/prerequisites.sh test

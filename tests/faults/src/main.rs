@@ -43,13 +43,18 @@ fn faults(options: &Options) -> Result<ExitCode> {
 }
 
 async fn crashes(options: &Options) -> Result<ExitCode> {
-    let (settings, mut all_good) = (options.crashes()?, true);
-    for scenario in &options.crash {
-        let outcome = settings.run(*scenario).await?;
+    let (settings, begun, mut outcomes) = (options.crashes()?, Instant::now(), Vec::new());
+    let end = options.within.map(|seconds| begun + Duration::from_secs_f64(seconds));
+    for (index, scenario) in options.crash.iter().enumerate() {
+        // Each has its share of what is left.
+        let others = (options.crash.len() - index) as u32;
+        let end = end.map(|end| Instant::now() + end.saturating_duration_since(Instant::now()) / others);
+        let outcome = settings.run(*scenario, end).await?;
         println!("{}", report::crashes(*scenario, &outcome));
-        all_good &= outcome.failures.is_empty();
+        outcomes.push((*scenario, outcome));
     }
-    Ok(report::exit(all_good))
+    println!("{}", report::all_crashes(&outcomes, begun.elapsed()));
+    Ok(report::exit(outcomes.iter().all(|(_, outcome)| outcome.failures.is_empty())))
 }
 
 async fn rounds(options: &Options, network: &Network) -> Result<ExitCode> {

@@ -71,6 +71,9 @@ pub struct Options {
     /// With --crash: only before each of so many steps
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub every: u64,
+    /// With --crash: end after about so many seconds, when something of everything was tried
+    #[arg(long, value_name = "SECONDS")]
+    pub within: Option<f64>,
     /// Judge a saved history instead
     #[arg(long, value_name = "FILE")]
     pub judge: Option<PathBuf>,
@@ -110,7 +113,10 @@ impl Options {
     }
 
     pub fn crashes(&self) -> Result<crash::Settings> {
+        let early_ack = self.plant == Some(Bug::EarlyAck);
+        anyhow::ensure!(early_ack || self.plant.is_none(), "--crash finds --plant early-ack, and no other bug");
         Ok(crash::Settings {
+            early_ack,
             program: self.program()?,
             data_dir: self.data_dir.clone().unwrap_or_else(std::env::temp_dir),
             seed: self.seed.unwrap_or(0),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -83,15 +84,30 @@ pub fn history(history: &History, report: &Report) -> String {
 }
 
 pub fn crashes(scenario: Scenario, outcome: &crash::Outcome) -> String {
+    let crash::Outcome { steps, restarts, .. } = outcome;
     let deaths: usize = outcome.deaths.values().sum();
-    let mut text = format!("{scenario:?}: killed {deaths} times, {} failures; before", outcome.failures.len());
+    let mut text = format!("{scenario:?}: {steps} steps, killed {deaths} times, {restarts} restarts, ");
+    let _ = write!(text, "{} violations; before", outcome.failures.len());
     for (step, count) in &outcome.deaths {
         let _ = write!(text, "\n{count:6} {step}");
     }
     for failure in &outcome.failures {
-        let _ = write!(text, "\nFAILURE: {failure}");
+        let _ = write!(text, "\nVIOLATION: {failure}");
     }
     text
+}
+
+/// All of a run, in a line.
+pub fn all_crashes(outcomes: &[(Scenario, crash::Outcome)], time: Duration) -> String {
+    let sum = |of: fn(&crash::Outcome) -> usize| outcomes.iter().map(|(_, outcome)| of(outcome)).sum::<usize>();
+    let (steps, deaths) = (sum(|of| of.steps as usize), sum(|of| of.deaths.values().sum()));
+    let mut text = format!("{} situations of {steps} steps: killed {deaths} times, ", outcomes.len());
+    let _ = write!(text, "{} restarts, {} violations", sum(|of| of.restarts), sum(|of| of.failures.len()));
+    let _ = write!(text, ", in {} s", time.as_secs());
+    match sum(|of| of.left) {
+        0 => text,
+        left => text + &format!("; there was no time for {left} deaths more"),
+    }
 }
 
 fn save(options: &Options, settings: &Settings, round: &Round, text: &str) -> Result<()> {

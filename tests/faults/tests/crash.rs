@@ -2,23 +2,30 @@
 
 use std::process::Command;
 
-fn nothing_is_lost(scenario: &str, every: &str) {
+fn crashes(scenario: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let output = Command::new(env!("CARGO_BIN_EXE_keelson-faults"))
-        .args(["--crash", scenario, "--every", every, "--data-dir"])
+        .args(["--crash", scenario, "--data-dir"])
         .arg(folder.path())
+        .args(arguments)
         .output()
         .expect("keelson-faults");
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{told}");
-    assert!(output.status.success(), "{told}");
-    assert!(told.contains("killed") && !told.contains("killed 0 times"), "it was not tried: {told}");
+    (output.status.code(), told)
 }
 
 /// One after the other: each is at work all the time.
 #[test]
 fn nothing_acknowledged_is_missing_and_nothing_is_half_done() {
-    for (scenario, every) in [("founding", "11"), ("restore", "11"), ("installation", "40")] {
-        nothing_is_lost(scenario, every);
+    for (scenario, every) in [("founding", "11"), ("restore", "11"), ("installation", "40"), ("membership", "5")] {
+        let (code, told) = crashes(scenario, &["--every", every]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("killed") && !told.contains("killed 0 times"), "it was not tried: {told}");
+    }
+    // What was acknowledged before it was synced is missed.
+    for scenario in ["founding", "membership"] {
+        let (code, told) = crashes(scenario, &["--every", "100", "--plant", "early-ack"]);
+        assert_eq!((code, told.contains("VIOLATION")), (Some(1), true), "{told}");
     }
 }

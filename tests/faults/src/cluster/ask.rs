@@ -111,9 +111,14 @@ impl Member {
 
     /// The ids of all members.
     pub async fn members(&self) -> Result<Vec<u64>> {
+        Ok(self.list().await?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The ids of all members, and who of them is a learner.
+    pub async fn list(&self) -> Result<Vec<(u64, bool)>> {
         let request = MemberListRequest { linearizable: true };
         let answer = within(PATIENCE, self.cluster().await?.member_list(request)).await?.into_inner();
-        Ok(answer.members.iter().map(|member| member.id).collect())
+        Ok(answer.members.iter().map(|member| (member.id, member.is_learner)).collect())
     }
 
     pub async fn add_member(&self, peer_url: &str, is_learner: bool) -> Result<()> {

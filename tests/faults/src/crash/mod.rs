@@ -4,10 +4,12 @@
 
 mod install;
 mod lone;
+mod membership;
+mod points;
 mod restore;
 mod truncate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,12 +19,12 @@ use clap::ValueEnum;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::check::check;
 use crate::client::{Recorder, connect, execute};
 use crate::cluster::Member;
-use crate::disk::{Disk, Step};
+use crate::disk::{Condition, Disk, Step};
 use crate::fault::CLIENT;
 use crate::history::{History, Operation, Request, Span};
 use crate::network::Network;
@@ -44,6 +46,8 @@ pub enum Scenario {
     Installation,
     /// A snapshot is restored into a new data directory
     Restore,
+    /// A learner joins, becomes a voter and is removed, while the leader or another voter dies
+    Membership,
 }
 
 /// What happens to what was not synced.
@@ -65,45 +69,67 @@ pub struct Settings {
     pub seed: u64,
     /// 1 is every step, with each loss; with more, each of so many, with one loss after the other.
     pub every: u64,
+    /// The disks forget what was synced, as if nobody had.
+    pub early_ack: bool,
 }
 
 /// Where a process was killed, by kinds of steps, and what was wrong afterwards.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// How many steps there are.
+    pub steps: u64,
     pub deaths: BTreeMap<String, usize>,
+    /// Processes that were ended, and others started with what they left.
+    pub restarts: usize,
+    /// Deaths that there was no time for.
+    pub left: usize,
     pub failures: Vec<String>,
 }
 
 impl Settings {
+    /// Kills until the time is over, if there is an end to it.
+    ///
     /// # Errors
     /// It could not be tried.
-    pub async fn run(&self, scenario: Scenario) -> Result<Outcome> {
+    pub async fn run(&self, scenario: Scenario, end: Option<Instant>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let mut stage = Stage::prepare(self, scenario).await.with_context(|| format!("{scenario:?}: preparing"))?;
-        for (index, step) in (0..).step_by(self.every as usize).enumerate() {
-            let mut survived = false;
-            for loss in if self.every == 1 { &LOSSES[..] } else { &LOSSES[index % 3..=index % 3] } {
-                survived |= !self.live(&mut stage, step, *loss, &mut outcome).await;
-            }
-            if survived {
-                break;
-            }
-        }
-        // At its end it has taken all steps.
+        // At its end it has taken all steps, and tells how many there are.
         for loss in LOSSES {
             self.live(&mut stage, u64::MAX, loss, &mut outcome).await;
+        }
+        let each = |step: u64| {
+            if self.every == 1 { &LOSSES[..] } else { std::slice::from_ref(&LOSSES[(step / self.every % 3) as usize]) }
+        };
+        let mut points = VecDeque::from(points::spread(outcome.steps, self.every));
+        while let Some(step) = points.pop_front() {
+            if end.is_some_and(|end| Instant::now() > end) {
+                outcome.left = (points.len() + 1) * each(step).len();
+                break;
+            }
+            let mut died = false;
+            for loss in each(step) {
+                died |= self.live(&mut stage, step, *loss, &mut outcome).await;
+            }
+            // One life may have more steps than another.
+            if died && points.is_empty() {
+                points.push_back(outcome.steps.max(step + self.every));
+            }
         }
         Ok(outcome)
     }
 
     /// Whether it died.
     async fn live(&self, stage: &mut Stage, step: u64, loss: Loss, outcome: &mut Outcome) -> bool {
-        let mut life = Life { settings: self, step, loss, died_at: None };
+        let mut life = Life { settings: self, step, loss, steps: 0, before: 0, died_at: None };
         let lived = stage.live(&mut life).await;
         let died_at = life.died_at.as_ref().map_or_else(|| "its end".to_owned(), Step::to_string);
         if let Err(error) = lived {
+            let step = if step == u64::MAX { life.steps } else { step };
             outcome.failures.push(format!("step {step}, {died_at}, losing {loss:?}: {error:#}"));
         }
+        outcome.restarts += 1;
+        outcome.steps = outcome.steps.max(life.steps);
         if let Some(step) = &life.died_at {
             *outcome.deaths.entry(step.class()).or_default() += 1;
         }
@@ -116,6 +142,7 @@ enum Stage {
     Truncate(truncate::Truncate),
     Install(Box<install::Install>),
     Restore(restore::Restore),
+    Membership(Box<membership::Membership>),
 }
 
 impl Stage {
@@ -126,6 +153,7 @@ impl Stage {
             Scenario::Truncation => Self::Truncate(truncate::Truncate::prepare(settings).await?),
             Scenario::Installation => Self::Install(install::Install::prepare(settings).await?.into()),
             Scenario::Restore => Self::Restore(restore::Restore::prepare(settings).await?),
+            Scenario::Membership => Self::Membership(membership::Membership::prepare(settings).await?.into()),
         })
     }
 
@@ -135,6 +163,7 @@ impl Stage {
             Self::Truncate(truncate) => truncate.live(life).await,
             Self::Install(install) => install.live(life).await,
             Self::Restore(restore) => restore.live(life).await,
+            Self::Membership(membership) => membership.live(life).await,
         }
     }
 }
@@ -144,6 +173,10 @@ struct Life<'a> {
     settings: &'a Settings,
     step: u64,
     loss: Loss,
+    /// How many its process has taken.
+    steps: u64,
+    /// Steps of the process before the life began.
+    before: u64,
     /// None if it came to its end before that step.
     died_at: Option<Step>,
 }
@@ -151,7 +184,15 @@ struct Life<'a> {
 impl Life<'_> {
     /// Its next process dies before the step.
     fn begin(&self, disk: &Disk) {
+        disk.set(if self.settings.early_ack { Condition::Lies } else { Condition::Sound });
         disk.kill_at(self.step);
+    }
+
+    /// The process that runs dies so many steps later.
+    fn begin_running(&mut self, disk: &Disk) {
+        self.begin(disk);
+        self.before = disk.steps();
+        disk.kill_at(self.step.saturating_add(self.before));
     }
 
     /// Waits until the member has died or is quiet, ends it, and loses what is to be lost.
@@ -165,6 +206,8 @@ impl Life<'_> {
 
     fn lose(&mut self, disk: &Disk) -> Result<()> {
         self.died_at = disk.died_at();
+        self.steps = disk.steps() - self.before;
+        disk.set(Condition::Sound);
         match self.loss {
             Loss::Nothing => Ok(()),
             Loss::Unsynced => Ok(disk.lose_power(None)?),
@@ -200,7 +243,7 @@ fn member(settings: &Settings, folder: &Path, index: usize, flags: Vec<String>, 
 async fn ask(member: &Member, recorder: &Recorder, request: Request) -> Result<Option<Operation>> {
     let deadline = Instant::now() + SERVES_WITHIN;
     loop {
-        if member.disk().is_some_and(|disk| disk.died_at().is_some()) {
+        if died(member) {
             return Ok(None);
         }
         match connect(member.client()).await {
@@ -232,15 +275,37 @@ async fn serves(member: &Member) -> Result<()> {
 
 /// The same, but for one that is to die.
 async fn serves_or_dies(member: &Member) -> Result<()> {
-    let died = async {
-        while disk(member).is_ok_and(|disk| disk.died_at().is_none()) {
+    tokio::select! {
+        served = serves(member) => if died(member) { Ok(()) } else { served },
+        () = dies(member) => Ok(()),
+    }
+}
+
+/// Whether it was killed before a step.
+fn died(member: &Member) -> bool {
+    member.disk().is_some_and(|disk| disk.died_at().is_some())
+}
+
+/// Waits for that.
+async fn dies(member: &Member) {
+    while !died(member) {
+        sleep(POLL).await;
+    }
+}
+
+/// Which of these leads, as soon as one does.
+async fn leader(members: &[Member]) -> Result<usize> {
+    let leads = async {
+        loop {
+            for (index, member) in members.iter().enumerate() {
+                if member.read().await.is_ok() && member.status().await.is_ok_and(|status| status.leads()) {
+                    return index;
+                }
+            }
             sleep(POLL).await;
         }
     };
-    tokio::select! {
-        served = serves(member) => if disk(member)?.died_at().is_some() { Ok(()) } else { served },
-        () = died => Ok(()),
-    }
+    timeout(SERVES_WITHIN, leads).await.context("no leader")
 }
 
 fn last_lines(log: &Path) -> String {

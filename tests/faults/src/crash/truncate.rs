@@ -1,13 +1,11 @@
 //! A leader that is cut off takes writes that nobody else has; when it comes back, they are cut off its log.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{
-    Life, POLL, QUIET, SERVES_WITHIN, Settings, ask, flags, folder, judge, look, member, serves, serves_or_dies,
-};
+use super::{Life, POLL, QUIET, Settings, ask, flags, folder, judge, look, member, serves, serves_or_dies};
 use crate::client::{Recorder, connect, execute};
 use crate::cluster::Member;
 use crate::fault::CLIENT;
@@ -42,7 +40,7 @@ impl Truncate {
     }
 
     pub async fn live(&mut self, life: &mut Life<'_>) -> Result<()> {
-        let leader = self.leader().await?;
+        let leader = super::leader(&self.members).await?;
         let (put, then) = (self.put(), self.put());
         let others: Vec<_> = self.members.iter().filter(|member| member.index != leader).collect();
         let deposed = &self.members[leader];
@@ -85,19 +83,5 @@ impl Truncate {
     fn put(&mut self) -> Request {
         self.values += 1;
         Request::Put { key: "a".into(), value: self.values.to_string(), lease: 0, prev_kv: false }
-    }
-
-    async fn leader(&self) -> Result<usize> {
-        let leads = async {
-            loop {
-                for (index, member) in self.members.iter().enumerate() {
-                    if member.read().await.is_ok() && member.status().await.is_ok_and(|status| status.leads()) {
-                        return index;
-                    }
-                }
-                sleep(POLL).await;
-            }
-        };
-        timeout(SERVES_WITHIN, leads).await.context("no leader")
     }
 }
