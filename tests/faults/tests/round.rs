@@ -1,5 +1,6 @@
 //! A short round on our server. The seed chooses some kinds of faults; `make faults` takes others.
 
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -16,4 +17,8 @@ fn nothing_is_violated_in_a_short_round() {
     assert!(output.status.success(), "{told}");
     assert!(told.contains("no violation"), "{told}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left behind");
+    let shared = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let of_clocks = shared.filter_map(|file| Some(file.file_name().to_str()?.split_once("faketime_")?.1.to_owned()));
+    let is_gone = |name: &String| name.rsplit('_').next().is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+    assert_eq!(of_clocks.filter(is_gone).collect::<Vec<_>>(), [""; 0], "of members that were killed");
 }

@@ -47,3 +47,16 @@ impl Clock {
         ]
     }
 }
+
+/// What the library keeps in memory that processes share, for the one with this id; one that is killed leaves it behind. It is
+/// removed with this.
+pub struct Shared(pub u32);
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for name in ["faketime_shm", "sem.faketime_sem"] {
+            // One that has ended in order has removed them.
+            let _ = fs::remove_file(format!("/dev/shm/{name}_{}", self.0));
+        }
+    }
+}

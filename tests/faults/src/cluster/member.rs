@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::clock::Clock;
+use super::clock::{Clock, Shared};
 use crate::client::Recorder;
 use crate::disk::Disk;
 
@@ -46,9 +46,15 @@ pub struct Member {
     /// What it has instead of the machine's, if anything.
     clock: Option<Clock>,
     recorder: Recorder,
-    process: Mutex<Option<Child>>,
+    process: Mutex<Option<Process>>,
     /// What its processes ended with when nobody had ended them.
     crashes: Mutex<Vec<String>>,
+}
+
+struct Process {
+    child: Child,
+    /// After the process, so that it has ended when this goes.
+    _shared: Option<Shared>,
 }
 
 impl Member {
@@ -149,7 +155,9 @@ impl Member {
             .kill_on_drop(true);
         let attached = self.disk.as_ref().map(|disk| disk.attach(&mut command)).transpose()?;
         let why = "setpriv (of util-linux) starts servers so that they end with the harness";
-        *process = Some(command.spawn().context(why)?);
+        let child = command.spawn().context(why)?;
+        let shared = child.id().filter(|_| self.clock.is_some()).map(Shared);
+        *process = Some(Process { child, _shared: shared });
         attached.map_or(Ok(()), |attached| Ok(attached.serve()?))
     }
 
@@ -162,14 +170,14 @@ impl Member {
 
     /// Whether its process has ended by itself.
     pub async fn has_ended(&self) -> bool {
-        self.process.lock().await.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(Some(_))))
+        self.process.lock().await.as_mut().is_some_and(|process| matches!(process.child.try_wait(), Ok(Some(_))))
     }
 
     /// Ends it at once, as a crash does.
     pub async fn kill(&self) {
         if let Some(mut process) = self.process.lock().await.take() {
             self.look(&mut process).await;
-            let _ = process.kill().await;
+            let _ = process.child.kill().await;
             self.recorder.restart(self.index as u32);
         }
     }
@@ -179,12 +187,12 @@ impl Member {
         let mut running = self.process.lock().await;
         if let Some(mut process) = running.take() {
             self.look(&mut process).await;
-            if let Some(pid) = process.id().and_then(|pid| Pid::from_raw(pid as i32)) {
+            if let Some(pid) = process.child.id().and_then(|pid| Pid::from_raw(pid as i32)) {
                 kill_process(pid, Signal::TERM)?;
             }
-            let ended = timeout(END_WITHIN, process.wait()).await.is_ok();
+            let ended = timeout(END_WITHIN, process.child.wait()).await.is_ok();
             if !ended {
-                let _ = process.kill().await;
+                let _ = process.child.kill().await;
             }
             self.recorder.restart(self.index as u32);
             anyhow::ensure!(ended, "{} had not ended {END_WITHIN:?} after SIGTERM", self.name);
@@ -195,7 +203,9 @@ impl Member {
     /// Stops its execution, or lets it go on; nothing if it does not run.
     pub async fn signal(&self, signal: Signal) -> Result<()> {
         let process = self.process.lock().await;
-        if let Some(pid) = process.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid as i32)) {
+        if let Some(pid) =
+            process.as_ref().and_then(|process| process.child.id()).and_then(|pid| Pid::from_raw(pid as i32))
+        {
             kill_process(pid, signal)?;
         }
         Ok(())
@@ -204,7 +214,7 @@ impl Member {
     /// Ends it, which it may have done by itself, and removes its data.
     pub async fn discard(&self) -> Result<()> {
         if let Some(mut process) = self.process.lock().await.take() {
-            let _ = process.kill().await;
+            let _ = process.child.kill().await;
             self.recorder.restart(self.index as u32);
         }
         std::fs::remove_dir_all(self.data())?;
@@ -215,7 +225,7 @@ impl Member {
     pub async fn ends(&self, within: Duration) -> Result<bool> {
         let mut running = self.process.lock().await;
         let Some(process) = running.as_mut() else { return Ok(false) };
-        let ended = match timeout(within, process.wait()).await {
+        let ended = match timeout(within, process.child.wait()).await {
             Ok(status) => status.map(|_| true)?,
             Err(_) => false,
         };
@@ -234,8 +244,8 @@ impl Member {
         self.crashes.lock().await.clone()
     }
 
-    async fn look(&self, process: &mut Child) {
-        if let Ok(Some(status)) = process.try_wait() {
+    async fn look(&self, process: &mut Process) {
+        if let Ok(Some(status)) = process.child.try_wait() {
             self.crashes.lock().await.push(format!("{} has ended by itself: {status}", self.name));
         }
     }
