@@ -2,6 +2,7 @@
 
 mod clock;
 mod compact;
+mod damage;
 mod defragment;
 mod degrade;
 mod deposed_leader;
@@ -43,6 +44,8 @@ pub enum Kind {
     PowerLoss,
     /// A member's disk fails: it has to end by itself
     DiskError,
+    /// A file of a member is damaged: it serves what is right, or ends; then a new one takes its place
+    Damage,
     /// Members' disks take long to sync
     SlowDisk,
     /// Members are stopped (SIGSTOP) long enough to lose leadership, then go on
@@ -90,7 +93,7 @@ impl Kind {
     pub fn class(self) -> Class {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
-            Kind::PowerLoss | Kind::DiskError | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
+            Kind::PowerLoss | Kind::DiskError | Kind::Damage | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
             Kind::Partition | Kind::Degrade => Class::Network,
             Kind::Clock => Class::Clocks,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
@@ -119,6 +122,7 @@ impl Kind {
             Kind::KillAll => kill_all::befall(stage, rng).await,
             Kind::PowerLoss => power_loss::befall(stage, rng).await,
             Kind::DiskError => disk_error::befall(stage, rng).await,
+            Kind::Damage => damage::befall(stage, rng).await,
             Kind::SlowDisk => slow_disk::befall(stage, rng).await,
             Kind::Pause => pause::befall(stage, rng).await,
             Kind::Restart => restart::befall(stage, rng).await,
