@@ -1,5 +1,5 @@
 //! Bugs that a server may have, in front of or below ours, which has none of them: each is found. The fourth one that there is,
-//! a forgotten vote, needs more luck: `keelson-faults --plant lost-vote`.
+//! a forgotten vote, has a scenario of its own.
 
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
