@@ -143,8 +143,14 @@ fn tamper(member: &Member) {
     store.flush().expect("flushed");
 }
 
+/// Of what the member has up to this revision, once it has that.
+async fn hash(member: &Member, revision: i64) -> Option<(u32, i64)> {
+    let answer = maintenance(member).await.hash_kv(HashKvRequest { revision }).await.ok()?.into_inner();
+    Some((answer.hash, answer.compact_revision))
+}
+
 #[tokio::test]
-async fn a_member_whose_history_differs_is_found() {
+async fn a_member_whose_history_differs_is_found_and_replaced() {
     for (n, checks) in [
         &["--corrupt-check-time=500ms"][..],
         &["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=500ms"],
@@ -187,5 +193,26 @@ async fn a_member_whose_history_differs_is_found() {
         .await;
         assert_eq!(raised, [AlarmMember { member_id: id, alarm: AlarmType::Corrupt.into() }]);
         assert_eq!(refusal(client.put("d", "1", None).await).1, "etcdserver: corrupt cluster");
+
+        // As docs/reliability.md tells: it comes back without data, and gets the others'.
+        client.member_remove(id).await.expect("removed");
+        members[broken].kill();
+        std::fs::remove_dir_all(members[broken].data_dir()).expect("deleted");
+        client.member_add([members[broken].peer_url()], None).await.expect("added");
+        members[broken].start(&[&flags[..], &["--initial-cluster-state=existing"]].concat());
+        members[broken].client().await;
+        let mut disarming = maintenance.clone();
+        for AlarmMember { member_id, alarm } in raised {
+            let request = AlarmRequest { action: AlarmAction::Deactivate.into(), member_id, alarm };
+            disarming.alarm(request).await.expect("disarmed");
+        }
+        let put = client.put("d", "1", None).await.expect("put");
+        let revision = put.header().expect("a header").revision();
+        let mut sums = Vec::new();
+        for member in &members {
+            sums.push(eventually("the member has all", || hash(member, revision)).await);
+        }
+        assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
+        assert_eq!(alarms(&mut disarming).await, []);
     }
 }

@@ -27,8 +27,9 @@ async fn a_member_without_its_quorum_goes_on_alone_with_all_data() {
         let options = etcd_client::PutOptions::new().with_lease(lease);
         clients[n % 3].put(format!("k{n:02}"), format!("v{n}"), Some(options)).await.expect("put");
     }
-    let before = all(&mut clients[0]).await;
-    let revision = clients[0].get("k00", None).await.expect("read").header().expect("a header").revision();
+    // Through the one that will survive, so that it has everything that was acknowledged.
+    let before = all(&mut clients[1]).await;
+    let revision = clients[1].get("k00", None).await.expect("read").header().expect("a header").revision();
     let cluster_id = clients[0].status().await.expect("status").header().expect("a header").cluster_id();
     for member in &mut cluster.members {
         member.kill();
@@ -57,17 +58,34 @@ async fn a_member_without_its_quorum_goes_on_alone_with_all_data() {
         assert_eq!(all(&mut client).await.len(), 51);
     }
     let mut client = cluster.members[1].client().await;
-    let mut joining = Member::new("new");
-    client.member_add([joining.peer_url()], None).await.expect("added");
-    let both = format!("{},new={}", alone(&cluster.members[1]), joining.peer_url());
-    joining.start(&[&both, "--initial-cluster-state=existing"]);
-    assert_eq!(all(&mut joining.client().await).await.len(), 51);
+    let mut list = alone(&cluster.members[1]);
+    let mut joined = Vec::new();
+    for name in ["second", "third"] {
+        let mut joining = Member::new(name);
+        client.member_add([joining.peer_url()], None).await.expect("added");
+        list.push_str(&format!(",{name}={}", joining.peer_url()));
+        joining.start(&[&list, "--initial-cluster-state=existing"]);
+        assert_eq!(all(&mut joining.client().await).await.len(), 51);
+        joined.push(joining);
+    }
 
     // One of the lost comes back: it is told that it was removed, and the others do not follow it.
     cluster.restart(0);
     assert_eq!(cluster.members[0].exit().await, Some(1));
     assert!(cluster.members[0].log().contains("removed from the cluster"), "{}", cluster.members[0].log());
     client.put("after", "2", None).await.expect("put");
+
+    // The cluster is one of three again: it does without its survivor.
+    cluster.members[1].kill();
+    let mut client = joined[1].client().await;
+    eventually("the others serve", || {
+        let mut client = client.clone();
+        async move { client.put("after", "3", None).await.ok() }
+    })
+    .await;
+    let left = all(&mut client).await;
+    assert_eq!(left.len(), 51);
+    assert!(before.iter().all(|kept| left.contains(kept)));
 }
 
 /// What a watch tells after that it exists.
