@@ -35,6 +35,7 @@ pub mod error;
 mod newcomers;
 pub mod proto;
 mod socket;
+mod stream;
 
 #[cfg(test)]
 mod fuzz;

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 
+use crate::stream::writes_through;
+
 /// Bytes that wait for a flush at most.
 const BUFFER_BYTES: usize = 32 << 10;
 
@@ -52,21 +54,7 @@ impl<S: AsyncWrite> LateFlush<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for LateFlush<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
+    writes_through!(inner);
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let turn = self.turns.count.load(Ordering::Relaxed);
@@ -83,10 +71,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LateFlush<S> {
         ready!(Pin::new(&mut self.inner).poll_flush(context))?;
         self.put_off = None;
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
 

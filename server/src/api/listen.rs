@@ -24,7 +24,7 @@ use super::workers::Workers;
 use crate::auth::PeerCommonName;
 use crate::budget::Taker;
 use crate::config::{Config, ListenAddress, ListenUrl};
-use crate::newcomers::Newcomers;
+use crate::newcomers::{Newcomer, Newcomers};
 use crate::socket::{UnixSocket, connections_at_once};
 use crate::tls::{Handshakes, Remote};
 
@@ -133,11 +133,11 @@ impl Accepted {
     }
 
     /// The same, where plaintext is served besides TLS: also whether it begins with a handshake.
-    async fn into_either(self, newcomers: &Newcomers) -> io::Result<(Box<dyn Stream>, bool)> {
+    async fn into_either(self, newcomer: &mut Newcomer) -> io::Result<(Box<dyn Stream>, bool)> {
         match self {
             Accepted::Tcp(stream) => {
                 let stream = TcpStream::from_std(stream)?;
-                let is_tls = Handshakes::are_begun(&stream, newcomers).await?;
+                let is_tls = Handshakes::are_begun(&stream, newcomer).await?;
                 Ok((Box::new(stream), is_tls))
             }
             unix => Ok((unix.into_stream()?, true)),
@@ -224,18 +224,18 @@ impl Connections {
             match accepted {
                 Ok((stream, remote, place)) => {
                     let (settings, tls, answer) = (settings.clone(), listener.tls.clone(), answer.clone());
-                    let (newcomers, also_plain) = (self.newcomers.clone(), listener.also_plain);
+                    let (newcomer, also_plain) = (self.newcomers.enter(), listener.also_plain);
                     let connection = async move {
                         let _place = place;
                         let tls = match tls {
                             Some(tls) if also_plain => {
-                                return settings.either(stream, (remote, tls), newcomers, answer).await;
+                                return settings.either(stream, (remote, tls), newcomer, answer).await;
                             }
                             tls => tls,
                         };
                         match (stream.into_stream(), tls) {
-                            (Ok(stream), None) => settings.connection(stream, (remote, None), newcomers, answer).await,
-                            (Ok(stream), Some(tls)) => settings.secure(stream, (remote, tls), newcomers, answer).await,
+                            (Ok(stream), None) => settings.connection(stream, (remote, None), newcomer, answer).await,
+                            (Ok(stream), Some(tls)) => settings.secure(stream, (remote, tls), newcomer, answer).await,
                             (Err(error), _) => tracing::warn!(%error, "a connection could not be taken over"),
                         }
                     };
@@ -267,18 +267,23 @@ impl Settings {
         self
     }
 
-    async fn either<A, F>(self, stream: Accepted, (remote, tls): (Remote, Handshakes), newcomers: Newcomers, answer: A)
-    where
+    async fn either<A, F>(
+        self,
+        stream: Accepted,
+        (remote, tls): (Remote, Handshakes),
+        mut newcomer: Newcomer,
+        answer: A,
+    ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let begun = tokio::select! {
-            begun = stream.into_either(&newcomers) => begun,
+            begun = stream.into_either(&mut newcomer) => begun,
             () = self.stop.cancelled() => return,
         };
         match begun {
-            Ok((stream, true)) => self.secure(stream, (remote, tls), newcomers, answer).await,
-            Ok((stream, false)) => self.connection(stream, (remote, None), newcomers, answer).await,
+            Ok((stream, true)) => self.secure(stream, (remote, tls), newcomer, answer).await,
+            Ok((stream, false)) => self.connection(stream, (remote, None), newcomer, answer).await,
             Err(error) => tracing::debug!(%error, %remote, "a connection said nothing"),
         }
     }
@@ -287,19 +292,19 @@ impl Settings {
         self,
         stream: Box<dyn Stream>,
         (remote, tls): (Remote, Handshakes),
-        newcomers: Newcomers,
+        mut newcomer: Newcomer,
         answer: A,
     ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let accepted = tokio::select! {
-            accepted = tls.accept(stream, remote, &newcomers) => accepted,
+            accepted = tls.accept(stream, remote, &mut newcomer) => accepted,
             () = self.stop.cancelled() => return,
         };
         if let Some(accepted) = accepted {
             let name = accepted.common_name.map(PeerCommonName);
-            self.connection(Box::new(accepted.stream), (remote, name), newcomers, answer).await;
+            self.connection(Box::new(accepted.stream), (remote, name), newcomer, answer).await;
         }
     }
 
@@ -307,14 +312,14 @@ impl Settings {
         self,
         stream: Box<dyn Stream>,
         (remote, name): (Remote, Option<PeerCommonName>),
-        newcomers: Newcomers,
+        newcomer: Newcomer,
         answer: A,
     ) where
         A: Fn(Request<Lent<Incoming>>) -> F + Send + 'static,
         F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
     {
         let greeted = tokio::select! {
-            greeted = newcomers.greet(stream) => greeted,
+            greeted = newcomer.greet(stream) => greeted,
             () = self.stop.cancelled() => return,
         };
         let stream = match greeted {

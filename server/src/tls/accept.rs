@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::address::{self, AltNames};
 use super::{ServerTls, reason, verify};
-use crate::newcomers::Newcomers;
+use crate::newcomers::Newcomer;
 
 /// How a connection begins under TLS: with a record that holds a part of a handshake (RFC 8446, section 5.1). Neither HTTP/1 nor
 /// HTTP/2 begins with it.
@@ -122,20 +122,20 @@ impl Handshakes {
         Handshakes { tls, endpoint, check_address }
     }
 
-    /// Shakes hands, as one of these newcomers; nothing, and a line in the log, if the connection is refused.
-    pub async fn accept<S>(&self, stream: S, remote: Remote, newcomers: &Newcomers) -> Option<Accepted<S>>
+    /// Shakes hands with a newcomer; nothing, and a line in the log, if the connection is refused.
+    pub async fn accept<S>(&self, stream: S, remote: Remote, newcomer: &mut Newcomer) -> Option<Accepted<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let shaken = newcomers.during(self.shake(stream, remote)).await;
+        let shaken = newcomer.during(self.shake(stream, remote)).await;
         let shaken = shaken.unwrap_or_else(|late| Err(Rejected::new(late.to_string(), "")));
         shaken.inspect_err(|rejected| rejected.log(self.endpoint, remote)).ok()
     }
 
     /// Whether a connection begins with a handshake, where plaintext is served, too. Nothing is taken from the stream.
-    pub async fn are_begun(stream: &TcpStream, newcomers: &Newcomers) -> io::Result<bool> {
+    pub async fn are_begun(stream: &TcpStream, newcomer: &mut Newcomer) -> io::Result<bool> {
         let mut first = [0];
-        let peeked = newcomers.during(stream.peek(&mut first)).await??;
+        let peeked = newcomer.during(stream.peek(&mut first)).await??;
         Ok(peeked == 1 && first[0] == HANDSHAKE_RECORD)
     }
 

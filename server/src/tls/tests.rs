@@ -263,8 +263,8 @@ async fn silent_handshakes_end_and_make_room() {
     let newcomers = Newcomers::new(1).within(Duration::from_secs(1));
     let silent = || {
         let (here, there) = duplex(1 << 10);
-        let (handshakes, newcomers) = (handshakes.clone(), newcomers.clone());
-        (tokio::spawn(async move { handshakes.accept(here, remote(), &newcomers).await.is_none() }), there)
+        let (handshakes, mut newcomer) = (handshakes.clone(), newcomers.enter());
+        (tokio::spawn(async move { handshakes.accept(here, remote(), &mut newcomer).await.is_none() }), there)
     };
     let (evicted, _there) = silent();
     tokio::task::yield_now().await;

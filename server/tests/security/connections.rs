@@ -10,12 +10,14 @@ use tokio::net::TcpStream;
 
 use super::common::authority::{Authority, Leaf};
 use super::common::{Member, eventually};
-use super::{channel, ready};
+use super::{channel, channel_to, raw, ready};
 
 /// Files that the member may have open, connections included.
 const FILES: usize = 512;
 /// Half of them can be connections of clients, and half of those can be silent.
 const SILENT: usize = FILES / 4;
+/// Connections from peers at once.
+const PEERS: usize = 128;
 
 /// A member that may have so many files, with a port under TLS beside the usual one.
 async fn bounded() -> (Member, tempfile::TempDir) {
@@ -124,4 +126,28 @@ async fn connections_that_speak_leave_files_for_the_member() {
     drop(idle);
     is_served(&member).await;
     assert!(!member.log().contains("could not be accepted"), "{}", member.log());
+}
+
+/// Connections from peers that speak, as long as no certificate is asked for: anyone can be one.
+#[tokio::test]
+async fn peers_that_speak_leave_files_for_the_member() {
+    let (member, _folder) = bounded().await;
+    let address = member.peer_url().replace("http://", "");
+    let before = open_files(&member);
+    let idle = flood(&address, FILES, IDLE).await;
+    // All but the newest are closed.
+    let closed =
+        |mut stream: TcpStream| async move { while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {} };
+    let mut closing: futures::stream::FuturesUnordered<_> = idle.into_iter().map(closed).collect();
+    for _ in 0..FILES - PEERS {
+        let next = futures::StreamExt::next(&mut closing);
+        assert!(tokio::time::timeout(SOON, next).await.expect("soon").is_some());
+    }
+    assert!(open_files(&member) <= before + PEERS + 1);
+    is_served(&member).await;
+    // A member that comes now is heard.
+    let mut peer = raw::client(&channel_to(member.peer_url()).await).await.expect("ready");
+    let cluster = "/keelson.peer.Peer/Cluster".parse().expect("a path");
+    peer.unary(tonic::Request::new(bytes::Bytes::new()), cluster, raw::Raw).await.expect("answered");
+    assert!(!member.log().contains("accepting a peer's connection failed"), "{}", member.log());
 }

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::newcomers::Newcomers;
+use crate::newcomers::{Crowd, Greeted, Newcomer, Newcomers};
 use crate::socket::UnixSocket;
 use crate::tls::{self, ClientTls, Handshakes, Remote};
 
@@ -51,6 +51,9 @@ impl Connected for Connection {
 const BACKLOG: usize = 64;
 /// Connections from peers that begin at once.
 const NEWCOMERS: usize = 64;
+/// Connections of one listener that have begun. Nine members have far fewer; the oldest makes room for one more, and a peer
+/// that has lost its connection dials again.
+const CONNECTIONS: usize = 128;
 /// A peer that is connected but silent is given up after this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -271,9 +274,9 @@ enum Stream {
 
 impl Stream {
     /// Whether it begins with a handshake, where plaintext is served, too.
-    async fn begins_with_handshake(&self, newcomers: &Newcomers) -> io::Result<bool> {
+    async fn begins_with_handshake(&self, newcomer: &mut Newcomer) -> io::Result<bool> {
         match self {
-            Stream::Tcp(stream) => Handshakes::are_begun(stream, newcomers).await,
+            Stream::Tcp(stream) => Handshakes::are_begun(stream, newcomer).await,
             Stream::Unix(_) => Ok(true),
         }
     }
@@ -294,7 +297,7 @@ async fn accept(
     also_plain: bool,
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let newcomers = Newcomers::new(NEWCOMERS);
+    let (newcomers, crowd) = (Newcomers::new(NEWCOMERS), Crowd::new(CONNECTIONS));
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
@@ -302,10 +305,14 @@ async fn accept(
         };
         match stream {
             Ok((stream, remote)) => {
-                let (tls, newcomers, accepted) = (tls.clone(), newcomers.clone(), accepted.clone());
+                let (tls, newcomer) = (tls.clone(), newcomers.enter());
+                let (crowd, accepted) = (crowd.clone(), accepted.clone());
                 tokio::spawn(async move {
-                    match begin(stream, remote, tls, also_plain, newcomers).await {
-                        Ok(Some(connection)) => drop(accepted.send(Ok(connection)).await),
+                    match begin(stream, remote, tls, also_plain, newcomer).await {
+                        Ok(Some(greeted)) => {
+                            let connection: Connection = Box::new(greeted.holding(crowd.enter()));
+                            drop(accepted.send(Ok(connection)).await);
+                        }
                         // Why it was refused is told already.
                         Ok(None) => {}
                         Err(error) => tracing::debug!(%error, %remote, "a connection said nothing"),
@@ -327,15 +334,15 @@ async fn begin(
     remote: Remote,
     tls: Option<Handshakes>,
     also_plain: bool,
-    newcomers: Newcomers,
-) -> io::Result<Option<Connection>> {
-    let is_plain = also_plain && !stream.begins_with_handshake(&newcomers).await?;
+    mut newcomer: Newcomer,
+) -> io::Result<Option<Greeted<Connection>>> {
+    let is_plain = also_plain && !stream.begins_with_handshake(&mut newcomer).await?;
     let stream: Connection = match tls.filter(|_| !is_plain) {
         None => stream.into(),
-        Some(tls) => match tls.accept(Connection::from(stream), remote, &newcomers).await {
+        Some(tls) => match tls.accept(Connection::from(stream), remote, &mut newcomer).await {
             Some(shaken) => Box::new(shaken.stream),
             None => return Ok(None),
         },
     };
-    Ok(Some(Box::new(newcomers.greet(stream).await?)))
+    newcomer.greet(stream).await.map(Some)
 }
