@@ -18,7 +18,7 @@ fn crashes(scenario: &str, arguments: &[&str]) -> (Option<i32>, String) {
 /// One after the other: each is at work all the time.
 #[test]
 fn nothing_acknowledged_is_missing_and_nothing_is_half_done() {
-    for (scenario, every) in [("founding", "11"), ("restore", "11"), ("installation", "40"), ("membership", "5")] {
+    for (scenario, every) in [("founding", "11"), ("restore", "11"), ("installation", "40"), ("membership", "10")] {
         let (code, told) = crashes(scenario, &["--every", every]);
         assert_eq!(code, Some(0), "{told}");
         assert!(told.contains("killed") && !told.contains("killed 0 times"), "it was not tried: {told}");
