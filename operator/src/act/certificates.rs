@@ -196,8 +196,11 @@ impl Actor<'_> {
         let signer = Pair { certificate: pem(authority, CURRENT[0]).into(), key: pem(authority, CURRENT[1]).into() };
         let roots = pki::authorities(value(authority, CURRENT[0]))?;
         let ends = roots.first().map_or(0, |root| root.not_after);
-        let requests = build::requests(self.cluster, holder).into_iter();
-        let pairs = requests.map(|request| pki::leaf(&signer, ends, &request, self.observed.tls.now));
+        let requests = match (&self.cluster.spec.tls, self.observed.tls.held.get(&holder)) {
+            (None, Some(held)) => build::requests_alike(self.cluster, holder, &held.leaves),
+            _ => build::requests(self.cluster, holder),
+        };
+        let pairs = requests.into_iter().map(|request| pki::leaf(&signer, ends, &request, self.observed.tls.now));
         Ok(pairs.collect::<Result<_, _>>()?)
     }
 

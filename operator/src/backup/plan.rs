@@ -122,6 +122,9 @@ impl Pass<'_> {
         let held = self.is_held();
         let wanted = self.backup.spec.deletion_policy == RetentionPolicy::Delete;
         if held != wanted {
+            if self.status.reason.is_empty() {
+                self.tell(BackupPhase::Pending, "it was seen, and its deletion policy is seen to");
+            }
             return Some(Action::SetFinalizer(wanted));
         }
         match self.status.phase {

@@ -10,7 +10,7 @@ use super::metadata;
 use crate::crd::{EtcdCluster, TlsSpec};
 use crate::names::Names;
 use crate::pki::{Pair, Purpose, Request};
-use crate::plan::tls::{Holder, SourceKind, Tls};
+use crate::plan::tls::{Holder, Leaf, SourceKind, Tls};
 
 /// Keys of a member's Secret: the certificate that it shows to clients, the one between members, and whom it trusts.
 pub const SERVER: [&str; 2] = ["server.crt", "server.key"];
@@ -60,6 +60,18 @@ pub fn requests(cluster: &EtcdCluster, holder: Holder) -> Vec<Request> {
             vec![request("server".into(), towards, Purpose::Member), request("peer".into(), between, Purpose::Member)]
         }
     }
+}
+
+/// The same for a holder whose certificates are made anew as they are, while TLS is being turned off.
+pub fn requests_alike(cluster: &EtcdCluster, holder: Holder, leaves: &[Leaf]) -> Vec<Request> {
+    let mut cluster = cluster.clone();
+    cluster.spec.tls.get_or_insert_default();
+    let alike = |(request, leaf): (Request, &Leaf)| Request {
+        names: leaf.names.iter().cloned().collect(),
+        seconds: leaf.lifetime(),
+        ..request
+    };
+    requests(&cluster, holder).into_iter().zip(leaves).map(alike).collect()
 }
 
 /// The certificate that all members share, or all clients, when it comes from elsewhere.

@@ -16,7 +16,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use certificates::{
-    BUNDLE, CLIENT, authority_secret, certificates_secret, expiring, keys, requests, secret_name, shared_request, text,
+    BUNDLE, CLIENT, authority_secret, certificates_secret, expiring, keys, requests, requests_alike, secret_name,
+    shared_request, text,
 };
 pub use issued::{certificate_resource, certificates, must_name, source_secrets, sources_of};
 pub use job::{BACKUP_CONTAINER, backup_job, backup_path};

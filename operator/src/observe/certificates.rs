@@ -9,7 +9,7 @@ use kube::{Client, ResourceExt};
 use super::owned;
 use super::source::{self, Given};
 use crate::build;
-use crate::crd::EtcdCluster;
+use crate::crd::{EtcdCluster, Transport};
 use crate::member::Credentials;
 use crate::names::{Names, WRITTEN};
 use crate::pki::{self, Pair};
@@ -60,7 +60,8 @@ pub fn bundle(authority: &Secret) -> String {
     [CURRENT[0], NEXT[0], OLD].map(|key| pem(authority, key)).concat()
 }
 
-/// What the Secrets hold at this time (Unix), and what to talk to members with; nothing without `spec.tls`.
+/// What the Secrets hold at this time (Unix), and what to talk to members with; nothing without `spec.tls`, once it
+/// is turned off everywhere.
 pub async fn certificates(
     client: &Client,
     cache: &Cache<Secret>,
@@ -70,8 +71,10 @@ pub async fn certificates(
 ) -> (Tls, Identities) {
     let mut tls = Tls { now, ..Default::default() };
     let operator = secret(cache, names, &names.operator_secret());
-    if cluster.spec.tls.is_none() {
-        // Members may still speak it, until it is turned off everywhere.
+    let settled = cluster.status.as_ref().and_then(|status| status.template.as_ref());
+    let is_leaving = settled.is_some_and(|template| template.transport != Transport::Plain);
+    if cluster.spec.tls.is_none() && !is_leaving {
+        // Members may still speak it.
         let current = operator.and_then(|operator| identities(&operator, None, "").current);
         return (tls, Identities { current, ..Default::default() });
     }

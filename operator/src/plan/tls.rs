@@ -244,7 +244,8 @@ impl Held {
 }
 
 impl Leaf {
-    fn lifetime(&self) -> i64 {
+    /// In seconds.
+    pub fn lifetime(&self) -> i64 {
         self.not_after - self.not_before
     }
 
@@ -261,7 +262,9 @@ impl Leaf {
 
 /// Plans the writes for the holders of a cluster with these `members`; `None` without TLS.
 pub(super) fn plan(situation: &Situation, members: &BTreeMap<u32, Start>) -> Option<TlsPlan> {
-    let spec = situation.cluster.spec.tls.as_ref()?;
+    let Some(spec) = &situation.cluster.spec.tls else {
+        return leaving(situation);
+    };
     let tls = &situation.observed.tls;
     let mut holders = vec![Holder::Operator, Holder::Client];
     holders.extend(members.keys().map(|ordinal| Holder::Member(*ordinal)));
@@ -289,6 +292,17 @@ pub(super) fn plan(situation: &Situation, members: &BTreeMap<u32, Start>) -> Opt
     }
     let waiting_for = lacks.or(waiting_for);
     Some(TlsPlan { writes, stage, since, waiting_for })
+}
+
+/// TLS is being turned off: what is shown until then is made anew before it expires, as it is. Nothing else changes any more.
+fn leaving(situation: &Situation) -> Option<TlsPlan> {
+    let tls = &situation.observed.tls;
+    let (authority, spec) = (tls.authority.as_ref()?, TlsSpec::default());
+    let view = View { situation, spec: &spec, tls, authority, holders: tls.held.keys().copied().collect() };
+    let (mut writes, waiting_for) = view.secrets();
+    writes.retain(|write| matches!(write, Write::Issue(_)));
+    let is_any = !writes.is_empty() || waiting_for.is_some();
+    is_any.then(|| TlsPlan { writes, stage: authority.stage(), since: tls.now, waiting_for })
 }
 
 struct View<'a> {
@@ -369,6 +383,9 @@ impl View<'_> {
         if let Some(source) = &self.tls.source {
             let wanted = source.of(holder).into_iter().map(|leaf| &leaf.fingerprint);
             return !wanted.eq(held.leaves.iter().map(|leaf| &leaf.fingerprint));
+        }
+        if self.situation.cluster.spec.tls.is_none() {
+            return held.leaves.iter().any(|leaf| leaf.is_due(self.tls.now));
         }
         let wanted = build::requests(self.situation.cluster, holder);
         if wanted.len() != held.leaves.len() {

@@ -34,6 +34,7 @@ mod validation;
 mod verbs;
 mod watch;
 
+pub use cel::parse_quantity;
 pub use pki::write_private;
 
 use anyhow::Context;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
+use keelson_local_apiserver::parse_quantity;
 use kube::ResourceExt;
 
 /// What a Secret or ConfigMap holds, by key.
@@ -157,30 +158,7 @@ fn resource_field(container: &Container, resource: &str) -> String {
 
 /// The number that a Kubernetes quantity stands for; 0 when it is none.
 pub fn quantity(text: &str) -> f64 {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && !".+-".contains(c)).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let number: f64 = number.parse().unwrap_or(0.0);
-    let factor = match suffix {
-        "" => 1.0,
-        "m" => 1e-3,
-        "u" => 1e-6,
-        "n" => 1e-9,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        other => {
-            return other
-                .strip_prefix(['e', 'E'])
-                .and_then(|e| e.parse::<i32>().ok())
-                .map_or(0.0, |exponent| number * 10f64.powi(exponent));
-        }
-    };
-    number * factor
+    parse_quantity(text).unwrap_or(0.0)
 }
 
 /// What is executed: `command` (or else the image's entrypoint) followed by `args`, with variables expanded.

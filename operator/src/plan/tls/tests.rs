@@ -188,6 +188,33 @@ fn clients_are_renewed_at_once_and_members_one_at_a_time() {
 }
 
 #[test]
+fn while_tls_is_turned_off_what_expires_is_made_anew_as_it_is_and_nothing_else_happens() {
+    let mut named = cluster(3);
+    named.spec.tls.as_mut().unwrap().extra_names = vec!["db.example.org".into()];
+    let authority = Scene::new().tls.authority.unwrap();
+    let held = issue(&named, Holder::Member(0), &authority, NOW, "named");
+    let leaving = |hours: i64| {
+        let mut scene = Scene::new().with(introducing).with(|tls| tls.now = NOW + hours * HOUR);
+        scene.tls.held.insert(Holder::Member(0), held.clone());
+        scene.tls.served.insert(0, "named-0".into());
+        scene.cluster.spec.tls = None;
+        scene
+    };
+    assert_eq!(leaving(1).whole().1.tls, None, "other names, authorities and Secrets are left");
+    let first = "issue certificates for the operator, issue certificates for clients, issue certificates for member 0";
+    let due = leaving(1441);
+    assert_eq!(due.next(), first);
+    let requests = build::requests_alike(&due.cluster, Holder::Member(0), &held.leaves);
+    let wanted = build::requests(&named, Holder::Member(0));
+    for (request, wanted) in requests.iter().zip(&wanted) {
+        let names = |request: &crate::pki::Request| request.names.iter().cloned().collect::<BTreeSet<_>>();
+        assert_eq!((&request.common_name, request.seconds), (&wanted.common_name, wanted.seconds));
+        assert_eq!(names(request), names(wanted));
+    }
+    assert_eq!(requests.len(), 2);
+}
+
+#[test]
 fn other_names_or_times_are_a_reason_to_reissue() {
     let mut named = Scene::new();
     named.cluster.spec.tls.as_mut().unwrap().extra_names = vec!["db.example.org".into()];
