@@ -1,5 +1,6 @@
 //! From watch events to passes, and the pass itself: observe, validate, plan, check, then apply and report, or report and act.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use kube::{Client, ResourceExt};
 use tracing::Instrument;
 
 use crate::act::{self, Actor};
+use crate::client::retry_after;
 use crate::crd::{EtcdCluster, EtcdClusterStatus, Phase};
 use crate::events;
 use crate::member::{Change, Sessions};
@@ -21,7 +23,7 @@ use crate::names::{FINALIZER, Names};
 use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
 use crate::observe::{Caches, observe};
-use crate::plan::tls::Tls;
+use crate::pass::{attend, backoff, is_conflict};
 use crate::plan::{self, Action, Observed, Plan, Violation, check, plan};
 use crate::status::{self, describe};
 use crate::validate::validate;
@@ -33,8 +35,6 @@ const SOON: Duration = Duration::from_millis(700);
 const LATER: Duration = Duration::from_secs(3);
 /// A pass over a cluster at rest, to notice members that stopped answering.
 const AT_REST: Duration = Duration::from_secs(15);
-/// The longest pause after failures in a row.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// An observation older than this is no ground for a step. Long enough for a member that does not answer and a list that takes
 /// all its time.
 const MAX_AGE: Duration = Duration::from_secs(6);
@@ -62,9 +62,17 @@ impl Error {
     /// The stored object changed since it was read: not a failure, only a reason to look again.
     fn is_conflict(&self) -> bool {
         match self {
-            Self::Kube(_, error) => matches!(&**error, kube::Error::Api(it) if it.code == 409),
+            Self::Kube(_, error) => is_conflict(error),
             Self::Act(act::Error::Changed(_)) => true,
             _ => false,
+        }
+    }
+
+    /// For how long the API server asks to be left alone.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Kube(_, error) | Self::Act(act::Error::Kube(_, error)) => retry_after(error),
+            _ => Duration::ZERO,
         }
     }
 
@@ -101,8 +109,8 @@ pub async fn run(
     let watches = Watches::start(client.clone(), namespace);
     let (clusters, caches) = (watches.clusters.clone(), watches.caches.clone());
     let ready = watches.ready();
-    let gauge = metrics.clone();
-    let context = Arc::new(Context { client, caches, recorder, metrics, memory: Memory::default(), sessions });
+    let memory = Memory::default();
+    let context = Arc::new(Context { client, caches, recorder, metrics: metrics.clone(), memory, sessions });
     // Nothing is reconciled before every cache has its first list.
     let gate = ready.shared();
     let queue = watches.changes.take_until(stop);
@@ -116,29 +124,27 @@ pub async fn run(
             .boxed()
         },
         error_policy,
-        context,
+        context.clone(),
         clusters.clone(),
         queue,
         Config::default().debounce(DEBOUNCE).concurrency(concurrency),
     );
     let mut counted = 0;
-    passes
-        .for_each(|_| {
-            let count = clusters.len();
-            gauge.count_clusters(std::mem::replace(&mut counted, count), count);
-            std::future::ready(())
-        })
-        .await;
+    let passes = passes.inspect(|_| {
+        let count = clusters.len();
+        metrics.count_clusters(std::mem::replace(&mut counted, count), count);
+    });
+    attend(passes, &metrics, |namespace, name| {
+        metrics.forget(namespace, name);
+        let there: BTreeSet<String> = clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
+        context.memory.keep(|uid| there.contains(uid));
+    })
+    .await;
 }
 
 fn error_policy(cluster: Arc<EtcdCluster>, error: &Error, context: Arc<Context>) -> Requeue {
-    if error.is_conflict() {
-        return Requeue::requeue(SOON);
-    }
-    let uid = cluster.uid().unwrap_or_default();
-    let count = context.memory.failures(&uid).max(1);
-    let pause = SOON.saturating_mul(1 << count.min(6));
-    Requeue::requeue(pause.min(LONGEST_BACKOFF))
+    let failures = context.memory.failures(&cluster.uid().unwrap_or_default());
+    Requeue::requeue(backoff(SOON, failures).max(error.retry_after()))
 }
 
 /// One pass over one cluster, measured; a failure is logged and remembered for the status of the next pass.
@@ -150,7 +156,7 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<R
     context.metrics.pass("cluster", started.elapsed().as_secs_f64());
     match &result {
         Ok(_) => context.memory.succeeded(&uid),
-        Err(error) if error.is_conflict() => {}
+        Err(error) if error.is_conflict() => context.memory.was_late(&uid),
         Err(error) => {
             span.in_scope(|| tracing::warn!(%error, "the pass failed"));
             context.metrics.failure(error.kind());
@@ -167,11 +173,6 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
     let read = api.get_opt(&names.cluster).await;
     let read = read.map_err(|error| Error::Kube("reading the EtcdCluster", Box::new(error)))?;
     let Some(cluster) = read.filter(|cluster| cluster.uid() == cached.uid()) else {
-        context.memory.forget(&names.uid);
-        context.sessions.forget(&names.uid);
-        context.metrics.set_certificates(&names, &Tls::default());
-        context.metrics.set_phase(&names, None);
-        context.metrics.backups.forget(&names.namespace, &names.cluster);
         return Ok(Requeue::await_change());
     };
     let problems = validate(&cluster);
@@ -189,7 +190,7 @@ async fn pass(cached: &EtcdCluster, context: &Context) -> Result<Requeue, Error>
         false => plan::refuse(&cluster, &observed, "a valid spec", &problems.join("; ")),
     };
     context.metrics.set_certificates(&names, &observed.tls);
-    context.metrics.set_phase(&names, Some(plan.phase));
+    context.metrics.set_phase(&names, plan.phase);
     let pass = Pass { context, api, cluster, observed, identities, root, seen };
     if let Err(violation) = check(&pass.cluster, &pass.observed, &plan) {
         return pass.refuse(violation).await;
@@ -260,7 +261,7 @@ impl Pass<'_> {
         self.announce(plan, action, outcome).await;
         let memory = &self.context.memory;
         match action {
-            Action::RemoveFinalizer => memory.forget(&self.uid()),
+            Action::RemoveFinalizer => self.context.sessions.forget(&self.uid()),
             _ => drop(memory.waited(&self.uid(), None, Instant::now())),
         }
         Ok(Requeue::requeue(SOON))

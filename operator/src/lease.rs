@@ -1,6 +1,8 @@
 //! Leader election: one operator works, others stand by. The leader renews a Lease; a stand-by takes it over when it saw no
 //! renewal for the lease's duration by its own clock, so that clocks need not agree.
 
+mod election;
+
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -9,15 +11,20 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::pass::is_conflict;
+
+pub use election::Election;
+
 /// How long after its last renewal a leader may be replaced.
-const DURATION: Duration = Duration::from_secs(10);
+const DURATION: Duration = Duration::from_secs(15);
 /// How often the leader renews, and how long it tries before it gives up its work; less than [`DURATION`].
 const RENEW_EVERY: Duration = Duration::from_secs(3);
-const RENEW_DEADLINE: Duration = Duration::from_secs(7);
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a stand-by looks, and a leader tries again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// How long one request may take, so that one that hangs does not use up the time of the others.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one request may take, so that one that hangs does not use up the time of the others. On a machine with too much to do,
+/// a connection that is made anew takes most of that.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A lock that is a Lease.
 pub struct Lock {
@@ -40,14 +47,15 @@ impl Lock {
     }
 
     /// Waits until this operator is the leader; returns the time since which it is, at the latest.
-    pub async fn acquire(&self) -> Instant {
+    async fn acquire(&self) -> Instant {
         let mut sighting = Sighting { resource_version: None, since: Instant::now() };
         loop {
             let asked = Instant::now();
-            match self.attempt(&mut sighting).await {
-                Ok(true) => return asked,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, lease = self.name, "cannot take the lease"),
+            match timeout(REQUEST_TIMEOUT, self.attempt(&mut sighting)).await {
+                Ok(Ok(true)) => return asked,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "cannot take the lease"),
+                Err(_) => tracing::warn!(lease = self.name, "taking the lease takes too long"),
             }
             tokio::time::sleep(RETRY_EVERY).await;
         }
@@ -57,9 +65,10 @@ impl Lock {
     ///
     /// A renewal counts from before its request: the API server may have stored it at any time since, and a stand-by counts from
     /// what was stored. Whatever goes on at the deadline is given up.
-    pub async fn hold(&self, mut renewed: Instant) {
+    async fn hold(&self, mut renewed: Instant) {
+        let mut known = None;
         loop {
-            match timeout_at(renewed + RENEW_DEADLINE, self.next_renewal()).await {
+            match timeout_at(renewed + RENEW_DEADLINE, self.next_renewal(&mut known)).await {
                 Ok(Some(asked)) => renewed = asked,
                 Ok(None) => return,
                 Err(_) => {
@@ -71,11 +80,11 @@ impl Lock {
     }
 
     /// The time before the request that renewed the lease; `None` when another holds it. Tries for as long as it takes.
-    async fn next_renewal(&self) -> Option<Instant> {
+    async fn next_renewal(&self, known: &mut Option<Lease>) -> Option<Instant> {
         tokio::time::sleep(RENEW_EVERY).await;
         loop {
             let asked = Instant::now();
-            match timeout(REQUEST_TIMEOUT, self.renew()).await {
+            match timeout(REQUEST_TIMEOUT, self.renew(known)).await {
                 Ok(Ok(renewed)) => return renewed.then_some(asked),
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
                 Err(_) => tracing::warn!("renewing the lease takes too long"),
@@ -85,18 +94,25 @@ impl Lock {
     }
 
     /// Lets a stand-by take over at once.
-    pub async fn release(&self) {
+    async fn release(&self) {
         let release = async {
-            let mut lease = self.api.get(&self.name).await?;
-            let spec = lease.spec.get_or_insert_default();
-            if spec.holder_identity.as_deref() == Some(&self.identity) {
+            loop {
+                let mut lease = self.api.get(&self.name).await?;
+                let spec = lease.spec.get_or_insert_default();
+                if spec.holder_identity.as_deref() != Some(&self.identity) {
+                    return Ok::<(), kube::Error>(());
+                }
                 spec.holder_identity = None;
-                self.replace(&lease).await?;
+                // A renewal that was under way may have come in between.
+                if self.replace(&lease).await?.is_some() {
+                    return Ok(());
+                }
             }
-            Ok::<(), kube::Error>(())
         };
-        if let Err(error) = release.await {
-            tracing::warn!(%error, "cannot release the lease; it expires by itself");
+        match timeout(REQUEST_TIMEOUT, release).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot release the lease; it expires by itself"),
+            Err(_) => tracing::warn!("releasing the lease takes too long; it expires by itself"),
         }
     }
 
@@ -119,7 +135,7 @@ impl Lock {
             spec.acquire_time = Some(MicroTime(Timestamp::now()));
         }
         self.claim(spec);
-        self.replace(&lease).await
+        Ok(self.replace(&lease).await?.is_some())
     }
 
     async fn create(&self) -> Result<bool, kube::Error> {
@@ -131,26 +147,31 @@ impl Lock {
         self.claim(&mut spec);
         let lease =
             Lease { metadata: ObjectMeta { name: Some(self.name.clone()), ..Default::default() }, spec: Some(spec) };
-        won(self.api.create(&PostParams::default(), &lease).await)
+        Ok(won(self.api.create(&PostParams::default(), &lease).await)?.is_some())
     }
 
-    /// Whether the lease is still this operator's, renewed.
-    async fn renew(&self) -> Result<bool, kube::Error> {
+    /// Whether the lease is still this operator's, renewed. One request, if it is as it was `known`.
+    async fn renew(&self, known: &mut Option<Lease>) -> Result<bool, kube::Error> {
         loop {
-            let mut lease = self.api.get(&self.name).await?;
+            // Whatever becomes of the request, what was known may not be so any more.
+            let mut lease = match known.take() {
+                Some(lease) => lease,
+                None => self.api.get(&self.name).await?,
+            };
             let spec = lease.spec.get_or_insert_default();
             if spec.holder_identity.as_deref() != Some(&self.identity) {
                 return Ok(false);
             }
             self.claim(spec);
-            if self.replace(&lease).await? {
+            if let Some(renewed) = self.replace(&lease).await? {
+                *known = Some(renewed);
                 return Ok(true);
             }
         }
     }
 
     /// With the resourceVersion that was read: of two that try, one succeeds.
-    async fn replace(&self, lease: &Lease) -> Result<bool, kube::Error> {
+    async fn replace(&self, lease: &Lease) -> Result<Option<Lease>, kube::Error> {
         let parameters = PostParams::default();
         won(self.api.replace(&self.name, &parameters, lease).await)
     }
@@ -163,10 +184,10 @@ impl Lock {
 }
 
 /// A conflict means that somebody else was faster.
-fn won(result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+fn won(result: Result<Lease, kube::Error>) -> Result<Option<Lease>, kube::Error> {
     match result {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(response)) if response.code == 409 => Ok(false),
+        Ok(lease) => Ok(Some(lease)),
+        Err(error) if is_conflict(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -182,48 +203,4 @@ fn may_take(spec: Option<&LeaseSpec>, identity: &str, unchanged_for: Duration) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held_by(holder: &str) -> LeaseSpec {
-        LeaseSpec { holder_identity: Some(holder.into()), lease_duration_seconds: Some(15), ..Default::default() }
-    }
-
-    /// An API server that takes requests and never answers.
-    async fn silent_lock() -> Lock {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            let mut open = Vec::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                open.push(stream);
-            }
-        });
-        let config = kube::Config::new(url.parse().unwrap());
-        let client = kube::Client::try_from(config).unwrap();
-        Lock::new(Api::namespaced(client, "ns"), "lock", "me".into())
-    }
-
-    #[tokio::test]
-    async fn a_lease_that_cannot_be_renewed_is_given_up_at_the_deadline_not_later() {
-        let lock = silent_lock().await;
-        for (age, left) in [(7, 0), (6, 1), (3, 4)] {
-            let started = Instant::now();
-            lock.hold(started - Duration::from_secs(age)).await;
-            let held = started.elapsed();
-            let left = Duration::from_secs(left);
-            assert!(held >= left && held < left + Duration::from_millis(900), "{held:?}");
-        }
-    }
-
-    #[test]
-    fn a_lease_is_taken_only_when_free_own_or_expired() {
-        let fresh = Duration::from_secs(3);
-        let stale = Duration::from_secs(16);
-        assert!(may_take(None, "me", fresh));
-        assert!(may_take(Some(&held_by("")), "me", fresh));
-        assert!(may_take(Some(&held_by("me")), "me", fresh));
-        assert!(!may_take(Some(&held_by("other")), "me", fresh));
-        assert!(may_take(Some(&held_by("other")), "me", stale));
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ mod act;
 mod backup;
 mod build;
 mod check;
+mod client;
 mod controller;
 mod crd;
 mod events;
@@ -24,17 +25,18 @@ mod watches;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use futures::future::{join_all, join5};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::crd::{EtcdRole, EtcdUser};
-use crate::lease::Lock;
+use crate::lease::{Election, Lock};
 use crate::member::Sessions;
 use crate::metrics::Metrics;
 
@@ -155,18 +157,26 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(stop));
 
-    let client = Client::try_default().await.context("finding the API server")?;
-    let version = client.apiserver_version().await.context("reaching the API server")?;
-    tracing::info!(version = version.git_version, "reached the API server");
-    metrics.set_ready();
+    let config = Config::infer().await.context("finding the API server")?;
+    let client = client::connect(config.clone(), metrics.clone())?;
+    tokio::select! {
+        () = reach(&client) => metrics.set_ready(),
+        () = until(stopped.clone()) => return Ok(()),
+    }
 
     let identity = arguments.identity.clone().unwrap_or_else(host_name);
-    let leases = Api::namespaced(client.clone(), &arguments.lease_namespace);
-    let lock = Lock::new(leases, &arguments.lease_name, identity.clone());
-    let acquired = tokio::select! {
-        acquired = lock.acquire() => acquired,
-        () = until(stopped.clone()) => return Ok(()),
+    let mut election = {
+        let (metrics, identity) = (metrics.clone(), identity.clone());
+        Election::begin(move || {
+            let client = client::connect(config, metrics)?;
+            let leases = Api::namespaced(client, &arguments.lease_namespace);
+            Ok::<_, kube::Error>(Lock::new(leases, &arguments.lease_name, identity))
+        })?
     };
+    tokio::select! {
+        leads = election.leads() => anyhow::ensure!(leads, "there is no election"),
+        () = until(stopped.clone()) => return Ok(()),
+    }
     tracing::info!(identity, "leading");
     metrics.set_leader(true);
     let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(identity) };
@@ -213,12 +223,23 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     });
     tokio::select! {
         _ = join_all(controllers) => {
-            lock.release().await;
+            election.resign().await;
             tracing::info!("stopped");
             Ok(())
         }
         // Another may lead by now: whatever is under way ends with the process.
-        () = lock.hold(acquired) => anyhow::bail!("lost the lease"),
+        () = election.lost() => anyhow::bail!("lost the lease"),
+    }
+}
+
+/// Waits until the API server answers.
+async fn reach(client: &Client) {
+    for failures in 1.. {
+        match client.apiserver_version().await {
+            Ok(version) => return tracing::info!(version = version.git_version, "reached the API server"),
+            Err(error) => tracing::warn!(%error, "cannot reach the API server"),
+        }
+        tokio::time::sleep(pass::backoff(Duration::from_secs(1), failures)).await;
     }
 }
 

@@ -13,7 +13,7 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Remembered {
-    /// Failures one after the other, and the text of the last.
+    /// Passes that came to nothing, one after the other, and the text of the last failure.
     failures: u32,
     failure: Option<String>,
     /// What is waited for, and since when.
@@ -41,7 +41,12 @@ impl Memory {
         });
     }
 
-    /// How many passes failed since the last success.
+    /// A pass came to nothing because somebody else was faster.
+    pub fn was_late(&self, uid: &str) {
+        self.of(uid, |it| it.failures += 1);
+    }
+
+    /// How many passes came to nothing since the last success.
     pub fn failures(&self, uid: &str) -> u32 {
         self.of(uid, |it| it.failures)
     }
@@ -71,10 +76,10 @@ impl Memory {
         self.of(uid, |it| it.children.get(child).is_some_and(|applied| applied == edition))
     }
 
-    /// The cluster is gone.
-    pub fn forget(&self, uid: &str) {
+    /// All other clusters are gone.
+    pub fn keep(&self, is_there: impl Fn(&str) -> bool) {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        clusters.remove(uid);
+        clusters.retain(|uid, _| is_there(uid));
     }
 }
 
@@ -106,7 +111,7 @@ mod tests {
         memory.applied("u", "Service a", "uid/1".into());
         assert!(memory.is_as_applied("u", "Service a", "uid/1"));
         assert!(!memory.is_as_applied("u", "Service a", "uid/2"));
-        memory.forget("u");
+        memory.keep(|uid| uid != "u");
         assert!(!memory.is_as_applied("u", "Service a", "uid/1"));
     }
 }

@@ -30,6 +30,13 @@ pub struct Kind {
     kind: String,
 }
 
+/// A request to the API server, and the status of its answer; `none` if there was none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    method: String,
+    code: String,
+}
+
 /// A Secret with certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Certificates {
@@ -47,7 +54,7 @@ pub struct InPhase {
 }
 
 /// The kinds of failures.
-pub const FAILURES: [&str; 8] = ["api", "act", "unsafe", "stale", "backup", "schedule", "user", "role"];
+pub const FAILURES: [&str; 9] = ["api", "act", "unsafe", "stale", "backup", "schedule", "user", "role", "watch"];
 
 /// The operator's metrics; `keelson_operator_` goes before each name.
 pub struct Metrics {
@@ -56,6 +63,7 @@ pub struct Metrics {
     pass_seconds: Family<Kind, Histogram>,
     failures: Family<Kind, Counter>,
     actions: Family<Kind, Counter>,
+    api_requests: Family<Request, Counter>,
     status_writes: Counter,
     leader: Gauge<i64, AtomicI64>,
     ready: AtomicBool,
@@ -85,6 +93,7 @@ impl Default for Metrics {
             drop(failures.get_or_create(&Kind { kind: kind.into() }));
         }
         let actions = Family::<Kind, Counter>::default();
+        let api_requests = Family::<Request, Counter>::default();
         let status_writes = Counter::default();
         let leader = Gauge::default();
         let clusters = Gauge::default();
@@ -92,8 +101,10 @@ impl Default for Metrics {
         let expiry = Family::<Certificates, Gauge<i64, AtomicI64>>::default();
         registry.register("reconcile_passes", "Passes, by the kind of the object", passes.clone());
         registry.register("reconcile_seconds", "Duration of a pass, by the kind of the object", pass_seconds.clone());
-        registry.register("reconcile_failures", "Passes that failed, by kind", failures.clone());
+        registry.register("reconcile_failures", "Passes and watches that failed, by kind", failures.clone());
         registry.register("actions", "Steps taken, by kind", actions.clone());
+        let help = "Requests to the API server, by the status of the answer, or none";
+        registry.register("api_requests", help, api_requests.clone());
         registry.register("status_writes", "Writes of a status", status_writes.clone());
         registry.register("leader", "1 while this operator is the leader", leader.clone());
         registry.register("clusters", "Clusters seen", clusters.clone());
@@ -108,6 +119,7 @@ impl Default for Metrics {
             pass_seconds,
             failures,
             actions,
+            api_requests,
             status_writes,
             leader,
             ready: AtomicBool::new(false),
@@ -129,7 +141,7 @@ impl Metrics {
         self.pass_seconds.get_or_create(&kind).observe(seconds);
     }
 
-    /// A pass failed.
+    /// A pass or a watch failed.
     pub fn failure(&self, kind: &str) {
         let kind = kind.to_string();
         self.failures.get_or_create(&Kind { kind }).inc();
@@ -139,6 +151,11 @@ impl Metrics {
     pub fn action(&self, kind: &str) {
         let kind = kind.to_string();
         self.actions.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A request to the API server ended.
+    pub fn api_request(&self, method: &str, code: String) {
+        self.api_requests.get_or_create(&Request { method: method.into(), code }).inc();
     }
 
     /// A status was written.
@@ -156,27 +173,22 @@ impl Metrics {
         self.clusters.inc_by(after as i64 - before as i64);
     }
 
-    /// The phase of a cluster; none when it is gone.
-    pub fn set_phase(&self, names: &Names, phase: Option<Phase>) {
+    /// The phase of a cluster.
+    pub fn set_phase(&self, names: &Names, phase: Phase) {
         let mut known = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown = phase.map(|phase| InPhase {
-            namespace: names.namespace.clone(),
-            cluster: names.cluster.clone(),
-            phase: format!("{phase:?}"),
-        });
-        if known.get(&names.uid) == shown.as_ref() {
+        let shown =
+            InPhase { namespace: names.namespace.clone(), cluster: names.cluster.clone(), phase: format!("{phase:?}") };
+        if known.get(&names.uid) == Some(&shown) {
             return;
         }
         if let Some(before) = known.remove(&names.uid) {
             self.phase.remove(&before);
         }
-        if let Some(shown) = shown {
-            self.phase.get_or_create(&shown).set(1);
-            known.insert(names.uid.clone(), shown);
-        }
+        self.phase.get_or_create(&shown).set(1);
+        known.insert(names.uid.clone(), shown);
     }
 
-    /// The certificates of a cluster, as seen; none when it is gone.
+    /// The certificates of a cluster, as seen.
     pub fn set_certificates(&self, names: &Names, tls: &Tls) {
         let expiring = build::expiring(names, tls);
         let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,6 +211,29 @@ impl Metrics {
         if !expiring.is_empty() {
             known.insert(names.uid.clone(), expiring.iter().map(|(secret, _)| labels(secret)).collect());
         }
+    }
+
+    /// A cluster is gone: nothing is told of it any more.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        let mut known = self.phases.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, shown| {
+            let is_it = shown.namespace == namespace && shown.cluster == cluster;
+            if is_it {
+                self.phase.remove(shown);
+            }
+            !is_it
+        });
+        let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, secrets| {
+            let is_its = |it: &Certificates| it.namespace == namespace && it.cluster == cluster;
+            let (gone, kept): (Vec<_>, Vec<_>) = secrets.drain(..).partition(is_its);
+            gone.iter().for_each(|secret| {
+                self.expiry.remove(secret);
+            });
+            *secrets = kept;
+            !secrets.is_empty()
+        });
+        self.backups.forget(namespace, cluster);
     }
 
     /// The API server was reached; from now on the operator is ready, as leader or as stand-by.
@@ -229,6 +264,14 @@ async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static
     }
 }
 
+/// All metrics as a scrape shows them.
+#[cfg(test)]
+pub fn shown(metrics: &Metrics) -> String {
+    let mut text = String::new();
+    encode(&mut text, &metrics.registry).unwrap();
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,24 +282,24 @@ mod tests {
         let metrics = Metrics::default();
         let names = Names { cluster: "c".into(), namespace: "ns".into(), uid: "u".into(), tls: false };
         let shown = || {
-            let mut text = String::new();
-            encode(&mut text, &metrics.registry).unwrap();
+            let text = shown(&metrics);
             let lines = text.lines().filter_map(|line| line.strip_prefix("keelson_operator_cluster_phase"));
             lines.map(str::to_string).collect::<Vec<_>>()
         };
         for phase in [Phase::Bootstrapping, Phase::Running, Phase::Running] {
-            metrics.set_phase(&names, Some(phase));
+            metrics.set_phase(&names, phase);
             assert_eq!(shown(), [format!("{{namespace=\"ns\",cluster=\"c\",phase=\"{phase:?}\"}} 1")]);
         }
-        metrics.set_phase(&names, None);
+        metrics.forget("other", "c");
+        assert_eq!(shown().len(), 1);
+        metrics.forget("ns", "c");
         assert_eq!(shown(), [""; 0]);
     }
 
     /// An alert on a first failure needs to have seen that there was none.
     #[test]
     fn failures_are_counted_from_zero() {
-        let mut text = String::new();
-        encode(&mut text, &Metrics::default().registry).unwrap();
+        let text = shown(&Metrics::default());
         for kind in FAILURES {
             assert!(
                 text.contains(&format!("keelson_operator_reconcile_failures_total{{kind=\"{kind}\"}} 0\n")),

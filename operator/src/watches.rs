@@ -1,6 +1,7 @@
-//! The watches. Each fills a cache, and names the cluster that a change belongs to.
+//! The watches. Each names the object that a change belongs to, and most fill a cache. One that fails, is cut off or is told that
+//! its place in the history is gone begins again with a list, after a pause that grows.
 
-use futures::stream::{BoxStream, SelectAll, Stream};
+use futures::stream::{self, BoxStream, SelectAll, Stream};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, PartialObjectMeta};
@@ -15,25 +16,93 @@ use crate::crd::EtcdCluster;
 use crate::names::{CLUSTER_LABEL, FIELD_MANAGER};
 use crate::observe::Caches;
 
-/// The cluster that something changed of.
-pub type Change = Result<ObjectRef<EtcdCluster>, watcher::Error>;
+/// The object that something changed of.
+pub type Change<K> = Result<ObjectRef<K>, watcher::Error>;
 
-/// All watches of the operator.
+/// Changes of objects of a kind, and of what belongs to them. Caches are filled while this is polled.
+pub type Changes<K> = SelectAll<BoxStream<'static, Change<K>>>;
+
+/// A kind whose objects can be watched.
+pub trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + DeserializeOwned
+    + Clone
+    + std::fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// The watch of all objects of a kind, and others that wake passes over them.
+pub struct Queue<K: Watched> {
+    /// The objects.
+    pub cache: Cache<K>,
+    /// What wakes passes.
+    pub changes: Changes<K>,
+}
+
+impl<K: Watched> Queue<K> {
+    /// The objects themselves, when they go as well.
+    pub fn of(api: Api<K>) -> Self {
+        let (cache, objects) = reflected(api, watcher::Config::default(), trim_metadata);
+        let changes = SelectAll::from_iter([objects.map_ok(|object| ObjectRef::from_obj(&object)).boxed()]);
+        Self { cache, changes }
+    }
+
+    /// Passes are made over `whose` objects as well.
+    pub fn woken_by<O: Watched>(
+        mut self,
+        api: Api<O>,
+        which: watcher::Config,
+        whose: impl Fn(O) -> Vec<ObjectRef<K>> + Send + 'static,
+    ) -> Self {
+        let others = watcher(api, which).default_backoff().touched_objects();
+        let named = others.map_ok(move |other| stream::iter(whose(other).into_iter().map(Ok))).try_flatten();
+        self.changes.push(named.boxed());
+        self
+    }
+}
+
+/// A cache of objects without what `trim` forgets, and those that changed.
+fn reflected<K: Watched>(
+    api: Api<K>,
+    which: watcher::Config,
+    trim: fn(&mut K),
+) -> (Cache<K>, BoxStream<'static, Result<K, watcher::Error>>) {
+    let (cache, writer) = store();
+    let objects = watcher(api, which).default_backoff().modify(trim).reflect(writer).touched_objects();
+    (cache, objects.boxed())
+}
+
+/// All watches for the clusters.
 pub struct Watches {
     /// The clusters themselves.
     pub clusters: Cache<EtcdCluster>,
     /// What belongs to them.
     pub caches: Caches,
-    /// Changes of any of it. The caches are filled while this is polled.
-    pub changes: SelectAll<BoxStream<'static, Change>>,
+    /// Changes of any of it.
+    pub changes: Changes<EtcdCluster>,
 }
 
 impl Watches {
     /// Watches one namespace, or all.
     pub fn start(client: Client, namespace: Option<&str>) -> Self {
-        let mut source = Source { client, namespace: namespace.map(str::to_string), changes: SelectAll::new() };
+        let Queue { cache: clusters, changes } = Queue::of(scoped::<EtcdCluster>(&client, namespace));
+        let mut source = Source { client, namespace: namespace.map(str::to_string), changes };
         Self {
-            clusters: source.clusters(),
+            clusters,
             caches: Caches {
                 statefulsets: source.metadata(),
                 pods: source.objects(trim_pod),
@@ -66,10 +135,7 @@ impl Watches {
 }
 
 /// The objects of one namespace, or of all.
-pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
+pub fn scoped<K: Watched>(client: &Client, namespace: Option<&str>) -> Api<K> {
     match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -79,58 +145,20 @@ where
 struct Source {
     client: Client,
     namespace: Option<String>,
-    changes: SelectAll<BoxStream<'static, Change>>,
+    changes: Changes<EtcdCluster>,
 }
 
 impl Source {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        scoped(&self.client, self.namespace.as_deref())
-    }
-
-    fn clusters(&mut self) -> Cache<EtcdCluster> {
-        let (cache, writer) = store();
-        let stream = watcher(self.api::<EtcdCluster>(), watcher::Config::default())
-            .default_backoff()
-            .modify(trim_metadata)
-            .reflect(writer)
-            .touched_objects()
-            .map_ok(|cluster| ObjectRef::from_obj(&cluster));
-        self.changes.push(stream.boxed());
-        cache
-    }
-
     /// Only the metadata of members' objects of this kind.
-    fn metadata<K>(&mut self) -> Cache<PartialObjectMeta<K>>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
-    {
+    fn metadata<K: Watched>(&mut self) -> Cache<PartialObjectMeta<K>> {
         self.objects(trim_metadata::<PartialObjectMeta<K>>)
     }
 
     /// Objects of this kind that belong to members, without what `trim` forgets.
-    fn objects<K>(&mut self, trim: fn(&mut K)) -> Cache<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        let (cache, writer) = store();
-        let stream =
-            watcher(self.api::<K>(), of_members()).default_backoff().modify(trim).reflect(writer).touched_objects();
-        self.changes.push(name_clusters(stream));
+    fn objects<K: Watched>(&mut self, trim: fn(&mut K)) -> Cache<K> {
+        let api = scoped::<K>(&self.client, self.namespace.as_deref());
+        let (cache, objects) = reflected(api, of_members(), trim);
+        self.changes.push(name_clusters(objects));
         cache
     }
 }
@@ -141,7 +169,7 @@ fn of_members() -> watcher::Config {
 
 fn name_clusters<K: Resource + 'static>(
     stream: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-) -> BoxStream<'static, Change> {
+) -> BoxStream<'static, Change<EtcdCluster>> {
     stream
         .try_filter_map(|object| {
             let cluster = object.labels().get(CLUSTER_LABEL).map(|name| {

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PartialObjectMeta, Patch, PatchParams, PostParams};
-use kube::runtime::controller::{Action as Requeue, Controller};
+use kube::runtime::controller::{Action as Requeue, Config, applier};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::runtime::watcher;
@@ -23,8 +23,8 @@ use crate::member::{self, Sessions};
 use crate::metrics::Metrics;
 use crate::names::ACCESS_FINALIZER;
 use crate::observe::certificates::pem;
-use crate::pass::{Error, RETRY, failed, measured};
-use crate::watches::scoped;
+use crate::pass::{Error, Passes, attend, failed};
+use crate::watches::{Queue, scoped};
 
 /// A pass while something is waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ struct Context<K: Declared> {
     client: Client,
     all: Cache<K>,
     recorder: Recorder,
-    metrics: Arc<Metrics>,
+    passes: Passes,
     sessions: Arc<Sessions>,
 }
 
@@ -50,24 +50,27 @@ pub async fn run<K: Declared>(
     sessions: Arc<Sessions>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let controller = Controller::new(scoped::<K>(&client, namespace), watcher::Config::default());
-    let all = controller.store();
-    let controller = match K::ADD {
-        Request::AddUser => {
-            let (known, secrets) = (all.clone(), watcher::Config::default().labels(WATCHED_SECRETS));
-            let api = scoped::<PartialObjectMeta<Secret>>(&client, namespace);
-            controller.watches(api, secrets, move |secret| users_of(&known, &secret))
-        }
-        _ => controller,
-    };
-    let context = Arc::new(Context { client, all, recorder, metrics, sessions });
-    let passes = controller.graceful_shutdown_on(stop).run(reconcile, |_, _, _| Requeue::requeue(RETRY), context);
-    passes.for_each(|_| std::future::ready(())).await;
+    let mut queue = Queue::of(scoped::<K>(&client, namespace));
+    let all = queue.cache.clone();
+    if K::ADD == Request::AddUser {
+        let (known, secrets) = (all.clone(), watcher::Config::default().labels(WATCHED_SECRETS));
+        let api = scoped::<PartialObjectMeta<Secret>>(&client, namespace);
+        queue = queue.woken_by(api, secrets, move |secret| users_of(&known, &secret));
+    }
+    let passes = Passes::new(K::WORD, metrics.clone());
+    let context = Arc::new(Context { client, all, recorder, passes, sessions });
+    let changes = queue.changes.take_until(stop);
+    let pass = |object, context| reconcile(object, context).boxed();
+    let passes = applier(pass, error_policy, context, queue.cache, changes, Config::default());
+    attend(passes, &metrics, |_, _| {}).await;
+}
+
+fn error_policy<K: Declared>(declared: Arc<K>, error: &Error, context: Arc<Context<K>>) -> Requeue {
+    context.passes.again(&*declared, error)
 }
 
 async fn reconcile<K: Declared>(cached: Arc<K>, context: Arc<Context<K>>) -> Result<Requeue, Error> {
-    let cluster = cached.common().cluster;
-    measured(K::WORD, &*cached, cluster, &context.metrics, pass(&*cached, &context)).await
+    context.passes.measured(&*cached, cached.cluster(), pass(&*cached, &context)).await
 }
 
 async fn pass<K: Declared>(cached: &K, context: &Context<K>) -> Result<Requeue, Error> {
@@ -78,7 +81,7 @@ async fn pass<K: Declared>(cached: &K, context: &Context<K>) -> Result<Requeue, 
         return Ok(Requeue::await_change());
     };
     let clusters: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &namespace);
-    let cluster = clusters.get_opt(declared.common().cluster).await.map_err(failed("reading the EtcdCluster"))?;
+    let cluster = clusters.get_opt(declared.cluster()).await.map_err(failed("reading the EtcdCluster"))?;
     let cluster = cluster.filter(stays);
     let door = match &cluster {
         Some(cluster) => Some(Door::open(&context.client, cluster, &context.sessions).await),
@@ -121,7 +124,7 @@ async fn pass<K: Declared>(cached: &K, context: &Context<K>) -> Result<Requeue, 
 
 /// Those whose password is in this Secret.
 fn users_of<K: Declared>(all: &Cache<K>, secret: &PartialObjectMeta<Secret>) -> Vec<ObjectRef<K>> {
-    let named = |user: &K| user.common().password_secret.is_some_and(|it| it.name == secret.name_any());
+    let named = |user: &K| user.password_secret().is_some_and(|it| it.name == secret.name_any());
     let all = all.state().into_iter();
     let users = all.filter(|user| user.namespace() == secret.namespace() && named(user));
     users.map(|user| ObjectRef::from_obj(&*user)).collect()
@@ -132,7 +135,7 @@ fn twin<K: Declared>(all: &Cache<K>, declared: &K) -> Option<String> {
     let age = |it: &K| (it.creation_timestamp().map(|time| time.0), it.uid());
     let same = |other: &K| {
         other.namespace() == declared.namespace()
-            && other.common().cluster == declared.common().cluster
+            && other.cluster() == declared.cluster()
             && other.entry_name() == declared.entry_name()
             && other.uid() != declared.uid()
             && other.meta().deletion_timestamp.is_none()
@@ -167,7 +170,7 @@ async fn password<K: Declared>(
     declared: &K,
     namespace: &str,
 ) -> Option<Result<(String, String), String>> {
-    let wanted = declared.common().password_secret?;
+    let wanted = declared.password_secret()?;
     let name = &wanted.name;
     let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await;
     Some(match found {

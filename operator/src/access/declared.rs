@@ -60,19 +60,6 @@ impl fmt::Display for Request {
     }
 }
 
-/// What both kinds say in their spec.
-#[derive(Debug, Clone, Copy)]
-pub struct Common<'a> {
-    /// The EtcdCluster's name.
-    pub cluster: &'a str,
-    /// Its name in the store, if it is not the resource's.
-    pub name: Option<&'a str>,
-    /// What a deletion means.
-    pub deletion_policy: RetentionPolicy,
-    /// Where its password is.
-    pub password_secret: Option<&'a PasswordSecret>,
-}
-
 /// An EtcdUser or an EtcdRole.
 pub trait Declared:
     ResourceExt
@@ -93,15 +80,35 @@ pub trait Declared:
     /// What deletes it.
     const DELETE: Request;
 
-    /// What it says as both kinds do.
-    fn common(&self) -> Common<'_>;
+    /// The EtcdCluster's name.
+    fn cluster(&self) -> &str;
+    /// What a deletion means.
+    fn deletion_policy(&self) -> RetentionPolicy;
+    /// Its name in the store.
+    fn entry_name(&self) -> String;
+    /// Where its password is.
+    fn password_secret(&self) -> Option<&PasswordSecret> {
+        None
+    }
     /// What makes `entry` equal to what is declared; one that was just added is `None`.
     fn differences(&self, entry: Option<&Entry>) -> Vec<Request>;
+}
 
-    /// Its name in the store.
-    fn entry_name(&self) -> String {
-        self.common().name.map_or_else(|| self.name_any(), str::to_string)
-    }
+/// What the specs of both kinds say alike.
+macro_rules! said_by_both {
+    () => {
+        fn cluster(&self) -> &str {
+            &self.spec.cluster
+        }
+
+        fn deletion_policy(&self) -> RetentionPolicy {
+            self.spec.deletion_policy
+        }
+
+        fn entry_name(&self) -> String {
+            self.spec.name.clone().unwrap_or_else(|| self.name_any())
+        }
+    };
 }
 
 impl Declared for EtcdUser {
@@ -109,14 +116,10 @@ impl Declared for EtcdUser {
     const ADD: Request = Request::AddUser;
     const DELETE: Request = Request::DeleteUser;
 
-    fn common(&self) -> Common<'_> {
-        let spec = &self.spec;
-        Common {
-            cluster: &spec.cluster,
-            name: spec.name.as_deref(),
-            deletion_policy: spec.deletion_policy,
-            password_secret: spec.password_secret.as_ref(),
-        }
+    said_by_both!();
+
+    fn password_secret(&self) -> Option<&PasswordSecret> {
+        self.spec.password_secret.as_ref()
     }
 
     fn differences(&self, entry: Option<&Entry>) -> Vec<Request> {
@@ -137,15 +140,7 @@ impl Declared for EtcdRole {
     const ADD: Request = Request::AddRole;
     const DELETE: Request = Request::DeleteRole;
 
-    fn common(&self) -> Common<'_> {
-        let spec = &self.spec;
-        Common {
-            cluster: &spec.cluster,
-            name: spec.name.as_deref(),
-            deletion_policy: spec.deletion_policy,
-            password_secret: None,
-        }
-    }
+    said_by_both!();
 
     fn differences(&self, entry: Option<&Entry>) -> Vec<Request> {
         let has = match entry {

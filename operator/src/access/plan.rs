@@ -91,16 +91,13 @@ fn keep(declared: &impl Declared, seen: &Seen, plan: &mut Plan) -> (AccessPhase,
     if let Some(twin) = &seen.twin {
         return (AccessPhase::Blocked, format!("{twin} declares {} {name} of the same cluster", word(declared)));
     }
-    let wanted = declared.common().deletion_policy == RetentionPolicy::Delete;
+    let wanted = declared.deletion_policy() == RetentionPolicy::Delete;
     if is_held(declared) != wanted {
         plan.finalizer = Some(wanted);
     }
     let entry = match &seen.store {
         Store::Gone => {
-            return (
-                AccessPhase::Pending,
-                format!("waiting for EtcdCluster {} to be there", declared.common().cluster),
-            );
+            return (AccessPhase::Pending, format!("waiting for EtcdCluster {} to be there", declared.cluster()));
         }
         Store::Silent(what) => return (AccessPhase::Pending, format!("waiting for {what}")),
         Store::Has(entry) => entry.as_ref(),
@@ -139,7 +136,7 @@ fn leave<D: Declared>(declared: &D, seen: &Seen, plan: &mut Plan) -> (AccessPhas
     }
     // What was never written, or is somebody else's, is left alone.
     let ours = declared.status().is_some_and(|status| status.name.is_some()) && seen.twin.is_none();
-    if declared.common().deletion_policy == RetentionPolicy::Delete && ours {
+    if declared.deletion_policy() == RetentionPolicy::Delete && ours {
         match &seen.store {
             Store::Silent(what) => return deleting(&format!("waiting for {what}")),
             Store::Has(Some(_)) => plan.requests.push(D::DELETE),

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::batch::v1::Job as KubeJob;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::controller::{Action as Requeue, Controller};
+use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::controller::{Action as Requeue, Config, applier};
 use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
@@ -21,15 +22,16 @@ use crate::build::{BACKUP_CONTAINER, backup_job};
 use crate::crd::{BackupPhase, EtcdBackup, EtcdBackupStatus, EtcdCluster};
 use crate::metrics::Metrics;
 use crate::names::{BACKUP_FINALIZER, BACKUP_LABEL};
-use crate::pass::{Error, RETRY, failed, measured};
-use crate::watches::scoped;
+use crate::pass::{Error, Passes, attend, failed};
+use crate::watches::{Queue, scoped};
 
 /// A pass while something is waited for that no watch tells of.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 struct Context {
     client: Client,
     recorder: Recorder,
-    metrics: Arc<Metrics>,
+    passes: Passes,
 }
 
 /// Runs passes over the EtcdBackups of one namespace, or of all, until `stop` resolves.
@@ -41,16 +43,25 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let jobs = watcher::Config::default().labels(BACKUP_LABEL);
-    let controller = Controller::new(scoped::<EtcdBackup>(&client, namespace), watcher::Config::default())
-        .owns(scoped::<KubeJob>(&client, namespace), jobs)
-        .graceful_shutdown_on(stop);
-    let context = Arc::new(Context { client, recorder, metrics });
-    controller.run(reconcile, |_, _, _| Requeue::requeue(RETRY), context).for_each(|_| std::future::ready(())).await;
+    let queue = Queue::of(scoped::<EtcdBackup>(&client, namespace));
+    let queue = queue.woken_by(scoped::<PartialObjectMeta<KubeJob>>(&client, namespace), jobs, |job| {
+        let backup = job.labels().get(BACKUP_LABEL).map(|name| ObjectRef::new(name));
+        backup.map(|it| it.within(&job.namespace().unwrap_or_default())).into_iter().collect()
+    });
+    let context = Arc::new(Context { client, recorder, passes: Passes::new("backup", metrics.clone()) });
+    let changes = queue.changes.take_until(stop);
+    let pass = |object, context| reconcile(object, context).boxed();
+    let passes = applier(pass, error_policy, context, queue.cache, changes, Config::default());
+    attend(passes, &metrics, |namespace, name| metrics.backups.forget_backup(namespace, name)).await;
+}
+
+fn error_policy(backup: Arc<EtcdBackup>, error: &Error, context: Arc<Context>) -> Requeue {
+    context.passes.again(&*backup, error)
 }
 
 async fn reconcile(cached: Arc<EtcdBackup>, context: Arc<Context>) -> Result<Requeue, Error> {
     let cluster = &cached.spec.cluster;
-    measured("backup", &*cached, cluster, &context.metrics, pass(&cached, &context)).await
+    context.passes.measured(&*cached, cluster, pass(&cached, &context)).await
 }
 
 async fn pass(cached: &EtcdBackup, context: &Context) -> Result<Requeue, Error> {
@@ -59,7 +70,7 @@ async fn pass(cached: &EtcdBackup, context: &Context) -> Result<Requeue, Error> 
     // Read anew: a backup that is complete must not be taken again because a cache lags behind.
     let read = api.get_opt(&cached.name_any()).await.map_err(failed("reading the EtcdBackup"))?;
     let Some(backup) = read.filter(|backup| backup.uid() == cached.uid()) else {
-        let backups = &context.metrics.backups;
+        let backups = &context.passes.metrics.backups;
         backups.set_complete(&namespace, &cached.spec.cluster, &cached.name_any(), None);
         return Ok(Requeue::await_change());
     };
@@ -142,7 +153,7 @@ impl Hands<'_> {
         let (phase, name) = (plan.status.phase, self.backup.name_any());
         let counts = phase == BackupPhase::Succeeded && seen.cluster.is_some();
         let complete = plan.status.completion_time.as_ref().filter(|_| counts).map(|time| time.0.as_second());
-        self.context.metrics.backups.set_complete(&self.namespace, &self.backup.spec.cluster, &name, complete);
+        self.context.passes.metrics.backups.set_complete(&self.namespace, &self.backup.spec.cluster, &name, complete);
         if plan.status == before {
             return Ok(());
         }

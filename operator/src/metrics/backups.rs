@@ -52,15 +52,26 @@ impl Backups {
             Some(time) => drop(known.insert(backup.into(), time)),
             None => drop(known.remove(backup)),
         }
-        match known.values().max() {
-            Some(newest) => {
-                self.newest.get_or_create(&cluster).set(*newest);
-            }
-            None => {
-                all.remove(&cluster);
-                self.newest.remove(&cluster);
-            }
+        if !self.show(&cluster, known) {
+            all.remove(&cluster);
         }
+    }
+
+    /// A backup is gone.
+    pub fn forget_backup(&self, namespace: &str, backup: &str) {
+        let mut all = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|cluster, known| {
+            cluster.namespace != namespace || known.remove(backup).is_none() || self.show(cluster, known)
+        });
+    }
+
+    /// Shows the newest of these, if there is any.
+    fn show(&self, cluster: &Cluster, known: &BTreeMap<String, i64>) -> bool {
+        match known.values().max() {
+            Some(newest) => drop(self.newest.get_or_create(cluster).set(*newest)),
+            None => drop(self.newest.remove(cluster)),
+        }
+        !known.is_empty()
     }
 
     /// A cluster is gone: what is left of its backups is not looked after any more.
@@ -111,11 +122,13 @@ mod tests {
         backups.set_complete("ns", "c", "new", Some(20));
         backups.set_complete("ns", "c", "old", Some(10));
         assert_eq!(shown(&backups), line(20));
-        backups.set_complete("ns", "c", "new", None);
+        backups.forget_backup("other", "new");
+        assert_eq!(shown(&backups), line(20));
+        backups.forget_backup("ns", "new");
         assert_eq!(shown(&backups), line(10));
         backups.forget("ns", "c");
         assert_eq!(shown(&backups), [""; 0]);
-        backups.set_complete("ns", "c", "old", None);
+        backups.forget_backup("ns", "old");
         assert_eq!(shown(&backups), [""; 0]);
     }
 

@@ -1,4 +1,4 @@
-//! A cluster under random faults and edits, with plan, check and act as the only hand that mends it. The model of members and of
+//! A cluster under random faults and edits, the API server's included, with plan, check and act as the only hand that mends it. The model of members and of
 //! Kubernetes is small and does what the real ones would do with what they are told, dangerous things included.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,8 @@ enum Event {
     Speak(Transport),
     /// The spec asks again for what all members ran.
     PutBack,
+    /// The API server's watches stop: what the operator knows of Kubernetes' objects stays as it is, until they go on.
+    Watch(bool),
 }
 
 /// A value with which no member starts.
@@ -53,6 +55,8 @@ enum Crash {
     Never,
     BeforeStatus,
     BeforeChildren,
+    /// After the first of several children: the API server refuses the others.
+    AmidChildren,
     BeforeAction,
 }
 
@@ -68,6 +72,8 @@ struct Listed {
 
 #[derive(Debug, Clone)]
 struct Template {
+    /// Of its StatefulSet.
+    uid: String,
     start: Start,
     config_hash: String,
     bad: bool,
@@ -93,6 +99,14 @@ struct Volume {
     broken: bool,
 }
 
+/// What the operator's watches show.
+#[derive(Debug, Clone)]
+struct Cached {
+    statefulsets: BTreeMap<u32, Child>,
+    pods: BTreeMap<u32, Pod>,
+    claims: BTreeMap<u32, Child>,
+}
+
 #[derive(Debug)]
 struct World {
     cluster: EtcdCluster,
@@ -105,6 +119,8 @@ struct World {
     leader: u64,
     next: u64,
     now: i64,
+    /// What watches showed when they stopped.
+    stale: Option<Cached>,
 }
 
 impl World {
@@ -123,6 +139,7 @@ impl World {
             leader: 0,
             next: 1,
             now: 0,
+            stale: None,
         }
     }
 
@@ -181,8 +198,7 @@ impl World {
         }
     }
 
-    fn observe(&mut self) -> Observed {
-        self.elect();
+    fn cached(&self) -> Cached {
         let children = |uids: Vec<(u32, String)>| {
             let children = uids.into_iter().map(|(ordinal, uid)| (ordinal, Child { uid, ours: true, deleting: false }));
             children.collect::<BTreeMap<_, _>>()
@@ -204,6 +220,16 @@ impl World {
             };
             (*ordinal, pod)
         });
+        Cached {
+            statefulsets: children(self.statefulsets.iter().map(|(n, set)| (*n, set.uid.clone())).collect()),
+            pods: pods.collect(),
+            claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
+        }
+    }
+
+    fn observe(&mut self) -> Observed {
+        self.elect();
+        let cached = self.stale.clone().unwrap_or_else(|| self.cached());
         let members = self.members.iter().map(|(id, member)| Member {
             id: *id,
             ordinal: Some(member.ordinal),
@@ -220,9 +246,9 @@ impl World {
         members.sort_by_key(|member| member.ordinal);
         Observed {
             now: self.now,
-            statefulsets: children(self.statefulsets.keys().map(|n| (*n, format!("s{n}"))).collect()),
-            pods: pods.collect(),
-            claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
+            statefulsets: cached.statefulsets,
+            pods: cached.pods,
+            claims: cached.claims,
             tls: self.certificates(),
             alarms: match self.leader {
                 0 => Vec::new(),
@@ -264,13 +290,15 @@ impl World {
         let observed = self.observe();
         let plan = plan(&self.cluster, &observed);
         let verdict = check(&self.cluster, &observed, &plan);
+        if verdict.is_err() && self.stale.is_some() {
+            // The store's answers do not fit to what watches showed when they stopped: nothing is done, and the status says so.
+            return plan;
+        }
         assert_eq!(verdict, Ok(()), "{plan:#?}");
         let status = render(&self.cluster, &observed, &plan, None, Timestamp::from_second(self.now).unwrap());
         if plan.action.is_none() {
-            if plan.apply_children && crash != Crash::BeforeChildren {
-                self.apply(&plan);
-            }
-            if crash == Crash::Never {
+            let applied = !plan.apply_children || self.apply(&plan, crash);
+            if applied && crash == Crash::Never {
                 self.cluster.status = Some(status);
             }
             return plan;
@@ -279,15 +307,13 @@ impl World {
             return plan;
         }
         self.cluster.status = Some(status);
-        if crash == Crash::BeforeChildren {
+        if plan.apply_children && !self.apply(&plan, crash) {
             return plan;
-        }
-        if plan.apply_children {
-            self.apply(&plan);
         }
         if let Some(action) = plan.action.as_ref().filter(|_| crash == Crash::Never) {
             // A member that went on alone is restarted once, before others join it.
-            let alone = |ordinal: &u32| build::is_alone(&self.pods[ordinal].template.config_hash);
+            let alone =
+                |ordinal: &u32| self.pods.get(ordinal).is_some_and(|pod| build::is_alone(&pod.template.config_hash));
             let ends_solitude = matches!(action, Action::RestartPod { ordinal, .. } if alone(ordinal));
             self.does_not_spread(&plan, action);
             let before = self.has_quorum() && !ends_solitude;
@@ -297,14 +323,30 @@ impl World {
         plan
     }
 
-    fn apply(&mut self, plan: &Plan) {
-        for (ordinal, start) in &plan.members {
+    /// Whether all children were applied.
+    fn apply(&mut self, plan: &Plan, crash: Crash) -> bool {
+        let count = match crash {
+            Crash::BeforeChildren => 0,
+            Crash::AmidChildren => 1,
+            _ => usize::MAX,
+        };
+        for (ordinal, start) in plan.members.iter().take(count) {
+            let others = self.pods.keys().chain(self.statefulsets.keys()).any(|other| other != ordinal);
+            if *start == Start::Alone && others {
+                // The API server itself is asked for them.
+                return false;
+            }
             let template = &plan.templates[ordinal];
             let bad = template.options.get(OPTION) == Some(&BAD.to_string());
             let config_hash = build::pod_hash(&build::with_template(&self.cluster, template), start);
-            self.statefulsets
-                .insert(*ordinal, Template { start: start.clone(), config_hash, bad, transport: template.transport });
+            let uid = match self.statefulsets.get(ordinal) {
+                Some(there) => there.uid.clone(),
+                None => format!("set{}", self.fresh()),
+            };
+            let (start, transport) = (start.clone(), template.transport);
+            self.statefulsets.insert(*ordinal, Template { uid, start, config_hash, bad, transport });
         }
+        count > plan.members.len()
     }
 
     /// What a rollout brings does not spread from a member that does not start with it.
@@ -330,6 +372,10 @@ impl World {
             Action::Bootstrap | Action::Park | Action::RemoveFinalizer => {}
             Action::ForgetRequest => drop(self.cluster.annotations_mut().remove(RECOVER_FROM)),
             Action::AddLearner { ordinal } => {
+                // The API server itself is asked whether the number is free.
+                if self.statefulsets.contains_key(ordinal) || self.claims.contains_key(ordinal) {
+                    return;
+                }
                 let id = self.fresh();
                 let secure = self.cluster.speaks_tls();
                 let member = Listed { ordinal: *ordinal, learner: true, started: false, caught_up: false, secure };
@@ -347,14 +393,23 @@ impl World {
             Action::RemoveMember { id, .. } => {
                 self.members.remove(id);
             }
-            Action::DeleteStatefulSet { ordinal, .. } => {
-                self.statefulsets.remove(ordinal);
+            // What is deleted has the uid that was seen, or it stays.
+            Action::DeleteStatefulSet { ordinal, uid } => {
+                self.statefulsets.retain(|other, set| other != ordinal || set.uid != *uid);
             }
-            Action::DeleteClaim { ordinal, .. } => {
+            Action::DeleteClaim { ordinal, uid } => {
+                // The API server itself is asked for the pod.
+                if self.stale.is_some() && self.pods.contains_key(ordinal) {
+                    return;
+                }
                 assert!(!self.pods.contains_key(ordinal), "the pod uses the claim");
-                self.claims.remove(ordinal);
+                self.claims.retain(|other, claim| other != ordinal || claim.uid != *uid);
             }
-            Action::RestartPod { ordinal, .. } => self.delete_pod(*ordinal),
+            Action::RestartPod { ordinal, uid } => {
+                if self.pods.get(ordinal).is_some_and(|pod| pod.uid == *uid) {
+                    self.delete_pod(*ordinal);
+                }
+            }
             Action::FreeSpace { .. } => {}
             Action::Disarm { member, .. } => drop(self.corrupt.remove(member)),
         }
@@ -450,6 +505,7 @@ impl World {
     /// Nothing happens for long but what must; answers the last plan.
     fn rest(&mut self) -> Plan {
         let mut last = None;
+        self.stale = None;
         for _ in 0..250 {
             self.tick();
             last = Some(self.pass(Crash::Never));
@@ -500,6 +556,8 @@ impl World {
                     self.cluster.annotations_mut().insert(RECOVER_FROM.into(), member.name.clone());
                 }
             }
+            Event::Watch(true) => self.stale = None,
+            Event::Watch(false) => self.stale = Some(self.stale.take().unwrap_or_else(|| self.cached())),
             Event::Resize(size) => self.cluster.spec.size = *size,
             Event::Configure(value) => {
                 self.cluster.spec.options.insert(OPTION.into(), value.to_string());
@@ -521,6 +579,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => Just(Crash::Never),
         1 => Just(Crash::BeforeStatus),
         1 => Just(Crash::BeforeChildren),
+        1 => Just(Crash::AmidChildren),
         1 => Just(Crash::BeforeAction),
     ];
     prop_oneof![
@@ -536,6 +595,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..=7i32).prop_map(Event::Resize),
         2 => prop_oneof![0..3u8, Just(BAD)].prop_map(Event::Configure),
         1 => Just(Event::PutBack),
+        2 => Just(Event::Watch(false)),
+        2 => Just(Event::Watch(true)),
         2 => prop_oneof![Just(Transport::Plain), Just(Transport::Both), Just(Transport::Tls)].prop_map(Event::Speak),
     ]
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
-use kube::runtime::controller::{Action as Requeue, Controller};
+use kube::runtime::controller::{Action as Requeue, Config, applier};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
@@ -16,12 +16,12 @@ use super::plan::{Plan, plan};
 use crate::crd::{EtcdBackup, EtcdBackupSchedule};
 use crate::metrics::Metrics;
 use crate::names::SCHEDULE_LABEL;
-use crate::pass::{Error, RETRY, failed, measured};
-use crate::watches::scoped;
+use crate::pass::{Error, Passes, attend, failed};
+use crate::watches::{Queue, scoped};
 
 struct Context {
     client: Client,
-    metrics: Arc<Metrics>,
+    passes: Passes,
 }
 
 /// Runs passes over the EtcdBackupSchedules of one namespace, or of all, until `stop` resolves.
@@ -32,19 +32,25 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let made = watcher::Config::default().labels(SCHEDULE_LABEL);
-    let controller = Controller::new(scoped::<EtcdBackupSchedule>(&client, namespace), watcher::Config::default())
-        .watches(scoped::<EtcdBackup>(&client, namespace), made, |backup| {
-            let name = backup.labels().get(SCHEDULE_LABEL)?;
-            Some(ObjectRef::new(name).within(&backup.namespace()?))
-        })
-        .graceful_shutdown_on(stop);
-    let context = Arc::new(Context { client, metrics });
-    controller.run(reconcile, |_, _, _| Requeue::requeue(RETRY), context).for_each(|_| std::future::ready(())).await;
+    let queue = Queue::of(scoped::<EtcdBackupSchedule>(&client, namespace));
+    let queue = queue.woken_by(scoped::<EtcdBackup>(&client, namespace), made, |backup| {
+        let schedule = backup.labels().get(SCHEDULE_LABEL).map(|name| ObjectRef::new(name));
+        schedule.map(|it| it.within(&backup.namespace().unwrap_or_default())).into_iter().collect()
+    });
+    let context = Arc::new(Context { client, passes: Passes::new("schedule", metrics.clone()) });
+    let changes = queue.changes.take_until(stop);
+    let pass = |object, context| reconcile(object, context).boxed();
+    let passes = applier(pass, error_policy, context, queue.cache, changes, Config::default());
+    attend(passes, &metrics, |namespace, name| metrics.backups.set_due(namespace, name, "", None)).await;
+}
+
+fn error_policy(schedule: Arc<EtcdBackupSchedule>, error: &Error, context: Arc<Context>) -> Requeue {
+    context.passes.again(&*schedule, error)
 }
 
 async fn reconcile(cached: Arc<EtcdBackupSchedule>, context: Arc<Context>) -> Result<Requeue, Error> {
     let cluster = &cached.spec.backup.cluster;
-    measured("schedule", &*cached, cluster, &context.metrics, pass(&cached, &context)).await
+    context.passes.measured(&*cached, cluster, pass(&cached, &context)).await
 }
 
 async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue, Error> {
@@ -55,7 +61,7 @@ async fn pass(cached: &EtcdBackupSchedule, context: &Context) -> Result<Requeue,
     let found = read.filter(|it| it.uid() == cached.uid() && it.metadata.deletion_timestamp.is_none());
     let due = |due: Option<Timestamp>| {
         let (name, cluster) = (cached.name_any(), &cached.spec.backup.cluster);
-        context.metrics.backups.set_due(&namespace, &name, cluster, due.map(|due| due.as_second()));
+        context.passes.metrics.backups.set_due(&namespace, &name, cluster, due.map(|due| due.as_second()));
     };
     let Some(schedule) = found else {
         due(None);
