@@ -15,7 +15,7 @@ SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
 
-.PHONY: help run clean build images test unit instructions bounds differential simulation clients e2e apiserver faults crashes soak verify fix generate bench
+.PHONY: help run clean build images test unit instructions bounds differential simulation clients e2e api-faults scale apiserver faults crashes soak verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -83,6 +83,14 @@ soak: ## the same for HOURS=, with any seeds
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
 	@deploy/prerequisites.sh test
 	@tests/e2e/run.sh
+
+api-faults: ## of those only operators on an API server that fails; KEELSON_E2E_SEED=7 makes the same faults again
+	@deploy/prerequisites.sh test
+	@tests/e2e/run.sh --api-faults
+
+scale: ## one operator with CLUSTERS=200 clusters: processor, memory, requests, and how soon a change is answered
+	@deploy/prerequisites.sh test
+	@KEELSON_SCALE_CLUSTERS=$(or $(CLUSTERS),200) KEELSON_SCALE_SECONDS=$(or $(SECONDS),60) tests/e2e/run.sh --scale
 
 apiserver: build ## a Kubernetes API server on three members; KUBE_APISERVER names the program
 	@test -x "$(KUBE_APISERVER)" || { echo "KUBE_APISERVER=/path/to/kube-apiserver make apiserver" >&2; exit 2; }

@@ -2,7 +2,9 @@
 # The end-to-end tests: on the Kubernetes that KUBECONFIG names, or on a keelson-local of their own.
 #
 # What a real Kubernetes needs for it is in docs/real-kubernetes.md. The operator is installed from this checkout either way, and must
-# not be there before: the chart comes first. Arguments go to the test program (a filter, say), and then it runs alone.
+# not be there before: the chart comes first, and operators on an API server that fails. Arguments go to the test program (a filter,
+# say), and then it runs alone; with --api-faults or --scale as the first of them, that of those operators, or of one with many
+# clusters.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -11,19 +13,41 @@ cargo build --release --locked --workspace --bins
 deploy/images/check.sh
 # Built before the cluster starts: compiling takes the cores that its timeouts need. The whole workspace is named so that
 # dependencies are those of `make test`.
-build=(cargo test --release --locked --workspace --features keelson-e2e/cluster --test e2e --no-run)
+build=(cargo test --release --locked --workspace --features keelson-e2e/cluster --no-run
+  --test e2e --test api_faults --test scale)
 "${build[@]}"
-program=$("${build[@]}" --message-format=json 2>/dev/null |
-  jq -r 'select(.reason == "compiler-artifact" and .target.name == "e2e") | .executable')
+program() {
+  "${build[@]}" --message-format=json 2>/dev/null |
+    jq -r --arg name "$1" 'select(.reason == "compiler-artifact" and .target.name == $name) | .executable'
+}
+e2e=$(program e2e)
+api_faults=$(program api_faults)
+scale=$(program scale)
+export KEELSON_OPERATOR=$target/release/keelson-operator
 
-install_operator() {
+# Everything, or what the arguments ask for; commands are put after what is in `where`.
+where=()
+run() {
+  case ${1:-} in
+  --api-faults | --scale)
+    local name=${1#--}
+    kubectl apply --server-side -k crds >/dev/null
+    program=${name//-/_}
+    "${where[@]}" "${!program}" --test-threads=1 --nocapture "${@:2}"
+    return
+    ;;
+  "")
+    "${where[@]}" tests/e2e/helm.sh
+    run --api-faults
+    ;;
+  esac
   bash -euo pipefail docs/gitops/kustomize.sh
+  "${where[@]}" "$e2e" --test-threads=1 --nocapture "$@"
 }
 
 if [ -n "${KUBECONFIG:-}" ]; then
-  [ $# -gt 0 ] || tests/e2e/helm.sh
-  install_operator
-  exec "$program" --test-threads=1 --nocapture "$@"
+  run "$@"
+  exit
 fi
 
 data=$(mktemp -d)
@@ -57,8 +81,7 @@ until kubectl --kubeconfig "$data/kubeconfig" get --raw /readyz >/dev/null 2>&1;
   fi
   sleep 0.2
 done
-[ $# -gt 0 ] || "$target/release/keelson-local" enter --data-dir "$data" -- tests/e2e/helm.sh
 export KUBECONFIG=$data/kubeconfig
-install_operator
-unset KUBECONFIG
-"$target/release/keelson-local" enter --data-dir "$data" -- "$program" --test-threads=1 --nocapture "$@"
+# Where pod addresses can be reached, and the API server by another KUBECONFIG.
+where=("$target/release/keelson-local" enter --data-dir "$data" --)
+run "$@"

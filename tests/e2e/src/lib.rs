@@ -5,6 +5,8 @@
 
 pub mod apiserver;
 pub mod cluster;
+pub mod faulty;
+pub mod operator;
 pub mod page;
 pub mod s3;
 pub mod writer;
