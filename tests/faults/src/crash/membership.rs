@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -73,16 +73,12 @@ impl Membership {
         for change in [Change::Add, Change::Promote, Change::Remove] {
             let put = self.put(1 - victim).await?;
             let acknowledged = self.is_answered(change, victim).await;
-            let mut done = self.is_known(change, victim).await;
-            // It may die of what follows, too.
-            if !restarted && died(&self.voters[victim]) {
+            // It may die of what follows the answer, too.
+            while !self.is_settled(change, acknowledged, victim).await? {
                 self.restart(life, victim).await?;
                 restarted = true;
-                done = self.is_known(change, victim).await;
             }
             put.await?;
-            ensure!(!acknowledged || done?, "{change:?} was acknowledged, and has not happened");
-            self.insist(change).await?;
             if change == Change::Add {
                 self.joining.start("existing").await?;
             }
@@ -134,26 +130,21 @@ impl Membership {
         }
     }
 
-    /// Whether it has happened, as soon as both tell; not if the victim dies before.
-    async fn is_known(&self, change: Change, victim: usize) -> Result<bool> {
+    /// Waits until both tell that the change has happened, and asks again for one that was not acknowledged; not if the
+    /// victim dies before.
+    async fn is_settled(&self, change: Change, acknowledged: bool, victim: usize) -> Result<bool> {
         let deadline = Instant::now() + SERVES_WITHIN;
-        loop {
+        while !died(&self.voters[victim]) {
             match self.is_done(change).await {
-                Err(_) if Instant::now() < deadline && !died(&self.voters[victim]) => sleep(POLL).await,
-                known => return known,
+                Ok(true) => return Ok(true),
+                Ok(false) if acknowledged => bail!("{change:?} was acknowledged, and has not happened"),
+                Ok(false) => drop(self.ask(change, 1 - victim).await),
+                Err(_) => {}
             }
-        }
-    }
-
-    /// Makes the change happen, if it has not.
-    async fn insist(&self, change: Change) -> Result<()> {
-        let deadline = Instant::now() + SERVES_WITHIN;
-        while !self.is_done(change).await.unwrap_or(false) {
-            let asked = self.ask(change, 0).await;
-            ensure!(Instant::now() < deadline, "{change:?} is refused by a cluster that is well: {asked:?}");
+            ensure!(Instant::now() < deadline, "{change:?}: a cluster that is well does not do it");
             sleep(POLL).await;
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn ask(&self, change: Change, voter: usize) -> Result<()> {
