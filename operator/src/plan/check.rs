@@ -283,7 +283,10 @@ fn restart(cluster: &EtcdCluster, observed: &Observed, action: &Action, ordinal:
         return Err(Violation::InUse(action.to_string()));
     };
     ours(pod.ours, action)?;
-    if !pod.running {
+    // One that answers runs, whatever an old view of its pod shows.
+    let mut members = observed.store.members().iter();
+    let answers = members.any(|member| member.ordinal == Some(ordinal) && member.answer.is_some());
+    if !pod.running && !answers {
         return Ok(());
     }
     let members = confirmed(cluster, observed, action)?;

@@ -48,6 +48,10 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
     if leader_index.saturating_sub(answer.raft_index) > MAX_LAG || answer.leader == 0 {
         return wait(format!("{name} to catch up with the leader"));
     }
+    // By its claim it is seen later that its volume is lost. A voter of which that is not known could not be replaced.
+    if !situation.observed.claims.contains_key(&ordinal) {
+        return wait(format!("the volume claim of {name} to be seen"));
+    }
     if !survives_promotion(store.voters()) {
         return wait("more voters to be healthy: a further vote would raise the quorum".into());
     }
