@@ -15,7 +15,7 @@ SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
 
-.PHONY: help run clean build images test unit instructions bounds differential simulation clients e2e api-faults scale apiserver faults crashes soak verify fix generate bench
+.PHONY: help run clean build images test unit instructions bounds differential simulation operator-simulation clients e2e api-faults scale apiserver faults crashes soak verify fix generate bench
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,10 @@ simulation: ## Raft, log and state machine in simulated time, a run for each see
 	@deploy/prerequisites.sh test
 	KEELSON_SIMULATION_SEED=$(SEED) KEELSON_SIMULATION_RUNS=$(or $(RUNS),2000) \
 		$(cargo) test $(profile) --workspace --test simulation what_raft_promises -- --nocapture
+
+operator-simulation: ## the operator's planner under faults, edits and old views, other cases in each run: CASES=5000 SEED=7
+	PROPTEST_CASES=$(or $(CASES),5000) PROPTEST_RNG_SEED=$(or $(filter-out 0,$(SEED)),$(shell date +%s)) \
+		$(cargo) test $(profile) --workspace --bin keelson-operator simulation
 
 faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 MEMBERS=3,5 ARGS="--faults kill"
 	@deploy/prerequisites.sh test

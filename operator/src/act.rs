@@ -128,7 +128,8 @@ impl Actor<'_> {
             Action::RemoveFinalizer => self.release().await?,
             Action::AddLearner { ordinal } => {
                 self.nothing_has_number(*ordinal).await?;
-                let peer_url = self.names.peer_url(*ordinal);
+                self.nobody_goes_on_alone().await?;
+                let peer_url = self.names.peer_url_by(*ordinal, self.cluster.is_joined_by_tls());
                 return Ok(self.leader(None)?.add_learner(peer_url).await?);
             }
             Action::Promote { id, .. } => {
@@ -144,7 +145,7 @@ impl Actor<'_> {
             }
             Action::DeleteStatefulSet { ordinal, uid } => {
                 let name = self.names.member(*ordinal);
-                self.delete::<StatefulSet>(&name, uid).await?;
+                self.delete::<StatefulSet>(&name, uid, None).await?;
             }
             Action::FreeSpace { ordinal, revision, .. } => {
                 self.leader(None)?.compact(*revision).await?;
@@ -155,7 +156,10 @@ impl Actor<'_> {
             Action::ExpandClaim { ordinal, uid, size } => self.expand_claim(*ordinal, uid, size).await?,
             Action::DeleteClaim { ordinal, uid } => self.delete_claim(*ordinal, uid).await?,
             Action::RestartPod { ordinal, uid } => {
-                self.delete::<Pod>(&self.names.pod(*ordinal), uid).await?;
+                // One that was seen stopped may run by now, and the others may not do without it.
+                let stopped = self.observed.pods.get(ordinal).filter(|pod| !pod.running);
+                let version = stopped.map(|pod| pod.version.clone());
+                self.delete::<Pod>(&self.names.pod(*ordinal), uid, version).await?;
             }
         }
         Ok(Change::Done)
@@ -186,7 +190,7 @@ impl Actor<'_> {
             return Err(Error::StillThere(format!("pod {pod}")));
         }
         let name = self.names.claim(ordinal);
-        self.delete::<PersistentVolumeClaim>(&name, uid).await
+        self.delete::<PersistentVolumeClaim>(&name, uid, None).await
     }
 
     /// The API server refuses it unless the claim's StorageClass allows expansion.
@@ -203,13 +207,13 @@ impl Actor<'_> {
         Ok(())
     }
 
-    /// Deletes this very object; one that is gone, or another one of its name, is left.
-    async fn delete<K>(&self, name: &str, uid: &str) -> Result<(), Error>
+    /// Deletes this very object, if it is still at `version` when one is given. Anything else of its name is left.
+    async fn delete<K>(&self, name: &str, uid: &str, version: Option<String>) -> Result<(), Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
         let parameters = DeleteParams::background()
-            .preconditions(Preconditions { uid: Some(uid.to_string()), resource_version: None });
+            .preconditions(Preconditions { uid: Some(uid.to_string()), resource_version: version });
         match self.api::<K>().delete(name, &parameters).await {
             Err(kube::Error::Api(response)) if matches!(response.code, 404 | 409) => Ok(()),
             Err(error) => Err(kube_error(format!("deleting {} {name}", K::kind(&())))(error)),

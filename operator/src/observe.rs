@@ -242,6 +242,7 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
     let state = server.as_ref().and_then(|status| status.state.as_ref());
     Pod {
         uid: pod.uid().unwrap_or_default(),
+        version: pod.resource_version().unwrap_or_default(),
         ours: labelled(pod, names),
         deleting: pod.meta().deletion_timestamp.is_some(),
         gone_by: pod.meta().deletion_timestamp.as_ref().map(|time| time.0.as_second()),

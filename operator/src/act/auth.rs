@@ -102,7 +102,7 @@ impl Actor<'_> {
         let delete = self.cluster.spec.auth.as_ref().is_some_and(|auth| auth.when_deleted == RetentionPolicy::Delete);
         let found = self.caches.secrets.find(|secret| delete && is_root_secret(secret, &self.names));
         match found.and_then(|secret| secret.metadata.uid.clone()) {
-            Some(uid) => self.delete::<Secret>(&self.names.root_secret(), &uid).await,
+            Some(uid) => self.delete::<Secret>(&self.names.root_secret(), &uid, None).await,
             None => Ok(()),
         }
     }

@@ -69,6 +69,20 @@ impl Actor<'_> {
         }
     }
 
+    /// Before anybody joins the only member: a start of a pod that was told to go on alone would leave the others behind again, and the
+    /// caches may not show it yet.
+    pub(super) async fn nobody_goes_on_alone(&self) -> Result<(), Error> {
+        if self.observed.store.voters().count() > 1 {
+            return Ok(());
+        }
+        let there =
+            list(self.client, self.cluster).await.map_err(kube_error("looking for a member that goes on alone"))?;
+        match there.pods.iter().find(|(_, pod)| pod.config_hash.as_deref().is_some_and(build::is_alone)) {
+            Some((ordinal, _)) => Err(Error::Changed(format!("pod {}", self.names.pod(*ordinal)))),
+            None => Ok(()),
+        }
+    }
+
     /// Before a number is given to a new member: what has it must not depend on labels that the caches look for.
     pub(super) async fn nothing_has_number(&self, ordinal: u32) -> Result<(), Error> {
         let (member, claim) = (self.names.member(ordinal), self.names.claim(ordinal));

@@ -223,6 +223,37 @@ async fn a_pod_is_marked_once_when_its_certificates_were_written_after_it_starte
     assert_eq!(marked(&mut world, 99, Some("7")).await, None);
 }
 
+/// Watches may have stopped: the pod may run by now, and the others may not do without it.
+#[tokio::test]
+async fn a_pod_that_was_seen_stopped_is_deleted_only_as_it_was_seen() {
+    const POD: &str = "/api/v1/namespaces/ns/pods/c-0-0";
+    let mut world = World::new().await;
+    for (running, version) in [(false, json!("7")), (true, json!(null))] {
+        world.observed.pods.insert(0, Pod { ours: true, running, version: "7".into(), ..Default::default() });
+        world.actor().take(&Action::RestartPod { ordinal: 0, uid: "x".into() }).await.unwrap();
+        let asked = world.stored.lock().unwrap().objects[POD]["preconditions"].clone();
+        assert_eq!((&asked["uid"], &asked["resourceVersion"]), (&json!("x"), &version), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_joins_a_member_whose_next_start_would_leave_others_behind() {
+    let member = Member { id: 1, ordinal: Some(0), started: true, ..Default::default() };
+    let store = Store::Listed { cluster_id: 1, members: vec![member] };
+    for (hash, is_refused) in [("0123-alone", true), ("0123", false)] {
+        let metadata = json!({
+            "name": "c-0-0", "namespace": "ns", "uid": "x", "annotations": {"keelson.dev/config-hash": hash},
+            "labels": {"keelson.dev/cluster": "c", "keelson.dev/cluster-uid": "u"},
+        });
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        let mut world = World::new().await;
+        world.stored.lock().unwrap().objects.insert("/api/v1/namespaces/ns/pods/c-0-0".into(), pod);
+        world.observed.store = store.clone();
+        let refused = world.actor().take(&Action::AddLearner { ordinal: 1 }).await;
+        assert_eq!(matches!(refused, Err(Error::Changed(_))), is_refused, "{hash}: {refused:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_finalizer_stays_while_the_api_server_knows_of_a_member() {
     let labels = json!({"keelson.dev/cluster": "c", "keelson.dev/cluster-uid": "u"});

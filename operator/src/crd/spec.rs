@@ -158,14 +158,22 @@ impl EtcdCluster {
     /// Whether all members speak TLS, and are to be spoken to in it: what they run counts, not yet what the spec asks for.
     pub fn speaks_tls(&self) -> bool {
         let settled = self.status.as_ref().and_then(|status| status.template.as_ref());
-        // Some may have given up TLS already, though it is asked for again.
-        let rollout = self.status.as_ref().and_then(|status| status.rollout.as_ref());
-        let brings =
-            |speech| rollout.is_some_and(|it| it.refused.iter().chain([&it.target]).any(|to| to.transport == speech));
         match settled.map(|template| template.transport) {
             Some(Transport::Plain) => false,
             Some(Transport::Tls) => true,
-            Some(Transport::Both) | None => self.spec.tls.is_some() && !brings(Transport::Plain),
+            Some(Transport::Both) | None => self.spec.tls.is_some(),
+        }
+    }
+
+    /// Whether a member that joins now is to be reached by TLS. While members speak both it is not, unless some give up plaintext: others
+    /// may have given up TLS.
+    pub fn is_joined_by_tls(&self) -> bool {
+        let status = self.status.as_ref();
+        let rollout = status.and_then(|status| status.rollout.as_ref());
+        let targets = rollout.iter().flat_map(|it| it.refused.iter().chain([&it.target]));
+        match status.and_then(|status| status.template.as_ref()).map(|template| template.transport) {
+            Some(Transport::Both) => targets.into_iter().any(|target| target.transport == Transport::Tls),
+            _ => self.speaks_tls(),
         }
     }
 

@@ -283,10 +283,7 @@ fn restart(cluster: &EtcdCluster, observed: &Observed, action: &Action, ordinal:
         return Err(Violation::InUse(action.to_string()));
     };
     ours(pod.ours, action)?;
-    // One that answers runs, whatever an old view of its pod shows.
-    let mut members = observed.store.members().iter();
-    let answers = members.any(|member| member.ordinal == Some(ordinal) && member.answer.is_some());
-    if !pod.running && !answers {
+    if !pod.running {
         return Ok(());
     }
     let members = confirmed(cluster, observed, action)?;

@@ -78,6 +78,8 @@ pub struct Volume {
 pub struct Pod {
     /// The object's uid.
     pub uid: String,
+    /// The object's resourceVersion: which state of it was seen.
+    pub version: String,
     /// As in [`Child::ours`].
     pub ours: bool,
     /// Whether its deletion has begun.

@@ -30,10 +30,7 @@ pub(super) fn of_stopped_pods(situation: &Situation, ordinals: &[u32]) -> Option
     }
     ordinals.iter().find_map(|ordinal| {
         let pod = situation.observed.pods.get(ordinal)?;
-        // One that answers runs, whatever an old view shows.
-        let answers = situation.observed.store.by_ordinal(*ordinal).is_some_and(|member| member.answer.is_some());
-        let stopped = !pod.running && !pod.deleting && !answers;
-        let stuck = stopped && is_outdated(situation, pod) && may_follow(situation, *ordinal);
+        let stuck = !pod.running && !pod.deleting && is_outdated(situation, pod) && may_follow(situation, *ordinal);
         stuck.then(|| restart(situation, *ordinal, pod, None))
     })
 }
@@ -115,7 +112,7 @@ fn restart_one(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option
         let step = Step::wait(format!("{name} to stop"), Phase::RollingOut, reason);
         return Some(step.during(operation));
     }
-    if !pod.running && voter.answer.is_none() && may_follow(situation, ordinal) {
+    if !pod.running && may_follow(situation, ordinal) {
         return Some(restart(situation, ordinal, pod, Some(voter.id)));
     }
     if !survives_restart(store.voters(), voter.id) {

@@ -286,7 +286,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(crate::plan::simulation::cases(96))]
 
     #[test]
     fn all_accept_each_other_at_any_time(events in prop::collection::vec(event(), 0..200)) {
