@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Member};
-use etcd_client::{Client, GetOptions};
+use common::{DEADLINE, Member, eventually};
+use etcd_client::{Client, GetOptions, MemberAddOptions};
 
 /// Of these nothing is read that matters.
 const WITHOUT_DATA: [&str; 5] = ["LOG", "LOCK", "keelson.lock", "IDENTITY", "OPTIONS"];
@@ -161,4 +161,38 @@ async fn a_broken_file_is_named_or_makes_no_difference() {
         }
     }
     assert!(refused > 10 && failed > 0, "{refused} refused, {failed} failed");
+}
+
+/// A member may lead although a block that nobody reads is damaged.
+#[tokio::test]
+async fn what_is_damaged_does_not_come_to_a_new_member() {
+    let mut member = Member::new("single");
+    start(&mut member);
+    let mut client = member.client().await;
+    for n in 0..KEYS {
+        client.put("key", format!("{n}").repeat(50), None).await.expect("put");
+    }
+    client.maintenance_client().defragment().await.expect("flushed");
+    member.kill();
+    let data = files(&member.data_dir());
+    let stored = data.iter().filter(|file| file.extension().is_some_and(|of| of == "sst"));
+    let history = stored.max_by_key(|file| fs::metadata(file).expect("a file").len()).expect("a file");
+    let mut bytes = fs::read(history).expect("read");
+    bytes[100] ^= 4;
+    fs::write(history, bytes).expect("written");
+    start(&mut member);
+    let mut client = member.client().await;
+    let mut joining = Member::new("joining");
+    let as_learner = MemberAddOptions::new().with_is_learner();
+    client.member_add([joining.peer_url()], Some(as_learner)).await.expect("added");
+    let both = format!("--initial-cluster=single={},joining={}", member.peer_url(), joining.peer_url());
+    joining.start(&[&both, "--initial-cluster-state=existing"]);
+    let name = history.file_name().expect("a name").to_string_lossy();
+    eventually("the damage to be told", || async {
+        let told =
+            |member: &Member| member.log().lines().any(|line| line.contains("is damaged") && line.contains(&*name));
+        (told(&joining) && told(&member)).then_some(())
+    })
+    .await;
+    assert!(joining.get("/readyz").await.is_none_or(|(code, _)| code != 200), "it serves what is damaged");
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, FlushOptions, LogLevel, LruCacheOptions, Options, WriteBatch, WriteOptions,
-    properties,
+    CompactOptions, DB, DBCompressionType, FlushOptions, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch,
+    WriteOptions, properties,
 };
 
 use super::recent::Recent;
@@ -159,6 +159,36 @@ impl Drop for Database {
         }
     }
 }
+
+/// Reads all that is in the closed database in `dir`: RocksDB compares each block with its checksum.
+///
+/// # Errors
+/// A file that is damaged, by its name.
+pub fn verify(dir: &Path) -> Result<(), StorageError> {
+    let settings = StoreOptions { block_cache_bytes: VERIFY_CACHE_BYTES, ..Default::default() };
+    let cache = cache(settings.block_cache_bytes);
+    let columns =
+        Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, &settings, &cache)));
+    let rocks = DB::open_cf_descriptors_read_only(&Options::default(), dir, columns, false)?;
+    for column in Column::ALL {
+        let handle = rocks.cf_handle(column.name()).expect("every column family is opened");
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_readahead_size(READ_AHEAD_BYTES);
+        let mut entries = rocks.raw_iterator_cf_opt(handle, options);
+        entries.seek_to_first();
+        while entries.valid() {
+            entries.next();
+        }
+        entries.status()?;
+    }
+    Ok(())
+}
+
+/// Of indexes, while everything is read once.
+const VERIFY_CACHE_BYTES: usize = 8 << 20;
+/// Bytes read at once.
+const READ_AHEAD_BYTES: usize = 2 << 20;
 
 /// Bits of the number of parts of the cache; none of them takes a block that is larger than it.
 const CACHE_SHARD_BITS: i32 = 4;

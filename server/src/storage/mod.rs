@@ -40,6 +40,7 @@ mod recent;
 mod tests;
 
 pub use batch::Batch;
+pub use columns::verify;
 pub use load::{Loaded, Loader, Version};
 pub use read::ReadView;
 

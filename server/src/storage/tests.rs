@@ -217,6 +217,29 @@ fn a_damaged_checkpoint_is_refused_and_the_store_goes_on() {
     assert_eq!(get(&store.view(), "a", 0).as_deref(), Some("2"));
 }
 
+#[test]
+fn a_checkpoint_with_a_damaged_block_is_told_from_a_whole_one() {
+    let (dir, parent) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(dir.path());
+    // More than one block, so that opening it does not read the damaged one.
+    apply(&store, (0..2000).map(|n| put(&format!("key/{n}"), &format!("{n}").repeat(20))));
+    let copy = parent.path().join("copy");
+    store.checkpoint(&copy).unwrap();
+    verify(&copy).unwrap();
+    let files = std::fs::read_dir(&copy).unwrap().map(|file| file.unwrap().path());
+    let data = files.filter(|file| file.extension().is_some_and(|of| of == "sst"));
+    let largest = data.max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    // Hard links would damage the store itself.
+    std::fs::remove_file(&largest).unwrap();
+    std::fs::write(&largest, bytes).unwrap();
+    let error = verify(&copy).unwrap_err().to_string();
+    let name = largest.file_name().unwrap().to_str().unwrap();
+    assert!(error.contains(name), "{error}");
+}
+
 /// What `rev` and `key` hold, to see what compaction removed.
 fn stored(store: &Store) -> (Vec<(i64, bool)>, usize) {
     let view = store.view();

@@ -18,6 +18,7 @@ use crate::proto::peer as pb;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::raft::state_machine::{AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
 use crate::raft::types::{LogId, Malformed, Members, StoredMembers, Vote, maybe_log_id};
+use crate::storage;
 use crate::telemetry::NodeMetrics;
 
 /// Bytes of a file sent at once.
@@ -27,6 +28,14 @@ const AHEAD: usize = 4;
 
 fn failed(error: impl std::fmt::Display) -> Status {
     Status::internal(format!("snapshot: {error}"))
+}
+
+/// What is damaged at its sender must not come to others.
+fn damaged(error: impl std::fmt::Display) -> Status {
+    let what =
+        "the snapshot is damaged, and with it the leader's store: remove that member, delete its data, add it again";
+    tracing::error!(%error, "{what}");
+    Status::data_loss(format!("{what} ({error})"))
 }
 
 /// Sends the store as it is now. Answers the receiver's vote once it has installed the snapshot.
@@ -142,6 +151,9 @@ pub async fn receive(
             }
             Some(Part::End(end)) => {
                 blocking(move || incoming.finish(&end)).await?;
+                let files = dir.path().to_owned();
+                let verified = tokio::task::spawn_blocking(move || storage::verify(&files)).await.map_err(failed)?;
+                verified.map_err(damaged)?;
                 metrics.snapshot_received_seconds.observe(begun.elapsed().as_secs_f64());
                 return Ok((vote, Snapshot { meta, snapshot: SnapshotFiles::Received(dir) }));
             }
