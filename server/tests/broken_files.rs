@@ -167,7 +167,9 @@ async fn a_broken_file_is_named_or_makes_no_difference() {
 #[tokio::test]
 async fn what_is_damaged_does_not_come_to_a_new_member() {
     let mut member = Member::new("single");
-    start(&mut member);
+    let list = format!("--initial-cluster=single={}", member.peer_url());
+    let flags = [list.as_str(), "--snapshot-catchup-entries=10"];
+    member.start(&flags);
     let mut client = member.client().await;
     for n in 0..KEYS {
         client.put("key", format!("{n}").repeat(50), None).await.expect("put");
@@ -180,7 +182,7 @@ async fn what_is_damaged_does_not_come_to_a_new_member() {
     let mut bytes = fs::read(history).expect("read");
     bytes[100] ^= 4;
     fs::write(history, bytes).expect("written");
-    start(&mut member);
+    member.start(&flags);
     let mut client = member.client().await;
     let mut joining = Member::new("joining");
     let as_learner = MemberAddOptions::new().with_is_learner();

@@ -82,7 +82,9 @@ impl Cluster {
                         break;
                     }
                     Err(error) if member.has_ended().await => {
-                        bail!("{} does not serve and has ended by itself: {error}", member.name)
+                        let log = std::fs::read_to_string(member.log()).unwrap_or_default();
+                        let last = log.lines().next_back().unwrap_or_default();
+                        bail!("{} does not serve and has ended by itself: {error}; its last words: {last}", member.name)
                     }
                     Err(error) if Instant::now() > deadline => {
                         bail!("{} does not serve after {RECOVERS_WITHIN:?}: {error}", member.name)

@@ -20,11 +20,13 @@ pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
     let disk = member.disk().context("an error of the disk needs a disk of ours")?;
     let (before, deadline) = (disk.failed(), Instant::now() + USED_WITHIN);
     disk.set(Condition::Fails);
-    while disk.failed() == before && Instant::now() < deadline {
+    // One that is just starting may end before it has written.
+    while disk.failed() == before && !member.has_ended().await && Instant::now() < deadline {
         sleep(POLL).await;
     }
     // One error may be that of a file that it can do without.
-    let ended = disk.failed() == before || member.ends(ENDS_WITHIN).await?;
+    let unused = disk.failed() == before && !member.has_ended().await;
+    let ended = unused || member.ends(ENDS_WITHIN).await?;
     disk.set(Condition::Sound);
     ensure!(ended, "disk-error: {} goes on {ENDS_WITHIN:?} after its disk began to fail", member.name);
     member.kill().await;
