@@ -170,9 +170,9 @@ impl EtcdCluster {
     pub fn is_joined_by_tls(&self) -> bool {
         let status = self.status.as_ref();
         let rollout = status.and_then(|status| status.rollout.as_ref());
-        let targets = rollout.iter().flat_map(|it| it.refused.iter().chain([&it.target]));
+        let mut targets = rollout.iter().flat_map(|it| it.refused.iter().chain([&it.target]));
         match status.and_then(|status| status.template.as_ref()).map(|template| template.transport) {
-            Some(Transport::Both) => targets.into_iter().any(|target| target.transport == Transport::Tls),
+            Some(Transport::Both) => targets.any(|target| target.transport == Transport::Tls),
             _ => self.speaks_tls(),
         }
     }
