@@ -12,12 +12,13 @@ use futures::future::{join, join_all, join3, select_ok};
 use futures::{FutureExt, try_join};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Secret, Service,
+    ContainerState, ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod as KubePod, Secret, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams, PartialObjectMeta};
 use kube::runtime::reflector::Store as Cache;
 use kube::{Client, Resource, ResourceExt};
+use serde_json::Value;
 
 use self::auth::Root;
 use self::certificates::Identities;
@@ -28,6 +29,9 @@ use crate::names::{
     VOLUME_SIZE,
 };
 use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store, Volume};
+
+/// Characters of a member's last words that a status tells.
+const LAST_WORDS: usize = 300;
 
 /// The watched objects of all clusters. Of most only the metadata is kept, and of pods also the state.
 #[derive(Clone)]
@@ -253,7 +257,7 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
         transport: pod.annotations().get(TRANSPORT).and_then(|word| Transport::parse(word)),
         labels: pod.labels().clone(),
         certificates: pod.annotations().get(CERTIFICATES).cloned(),
-        trouble: trouble(pod, state),
+        trouble: trouble(pod, server.as_ref()),
         restarts: server.as_ref().map_or(0, |status| status.restart_count),
         created: pod.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     }
@@ -264,12 +268,15 @@ fn is_ready(pod: &KubePod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Why a pod does not run, in Kubernetes' own word; `None` while it starts as usual.
-fn trouble(pod: &KubePod, state: Option<&ContainerState>) -> Option<String> {
+/// Why a pod does not run, in Kubernetes' own word and the member's last ones; `None` while it starts as usual.
+fn trouble(pod: &KubePod, server: Option<&ContainerStatus>) -> Option<String> {
+    let state = server.and_then(|status| status.state.as_ref());
+    let ended = |state: Option<&ContainerState>| state?.terminated.clone();
     let waiting = state.and_then(|state| state.waiting.as_ref()?.reason.clone());
     let usual = ["ContainerCreating", "PodInitializing"];
     if let Some(reason) = waiting.filter(|reason| !usual.contains(&reason.as_str())) {
-        return Some(reason);
+        let last = server.filter(|_| reason == "CrashLoopBackOff").and_then(|status| status.last_state.as_ref());
+        return Some(with_last_words(reason, ended(last).as_ref()));
     }
     let before = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
     // While it waits for its next attempt, the last one tells why.
@@ -277,13 +284,31 @@ fn trouble(pod: &KubePod, state: Option<&ContainerState>) -> Option<String> {
     if let Some(message) = failed.next_back() {
         return message.lines().next().map(str::to_string);
     }
-    if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
-        return Some(format!("exited with {}", terminated.exit_code));
+    if let Some(terminated) = ended(state) {
+        return Some(with_last_words(format!("exited with {}", terminated.exit_code), Some(&terminated)));
     }
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let unscheduled =
         conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     unscheduled.reason.clone()
+}
+
+fn with_last_words(reason: String, ended: Option<&ContainerStateTerminated>) -> String {
+    match ended.and_then(|ended| last_words(ended.message.as_deref()?)) {
+        Some(words) => format!("{reason}: {words}"),
+        None => reason,
+    }
+}
+
+/// Why a process ended, out of the end of its log: the last error in it, or the first line of what is no log.
+fn last_words(log: &str) -> Option<String> {
+    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?.get("error")?.as_str()?.to_owned());
+    let words = lines.clone().rev().find_map(error).or_else(|| {
+        let first = lines.next().filter(|line| !line.starts_with('{'));
+        first.map(str::to_owned)
+    })?;
+    Some(words.chars().take(LAST_WORDS).collect())
 }
 
 /// A member's Status, by the number of its pod.

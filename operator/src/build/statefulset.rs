@@ -52,9 +52,14 @@ fn template(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start, r
     annotations.insert(CONFIG_HASH.into(), pod_hash(cluster, start));
     annotations.insert(IMAGE.into(), cluster.spec.server_image());
     annotations.insert(TRANSPORT.into(), cluster.spec.transport().as_str().into());
+    let mut spec = pod::spec(cluster, names, ordinal, start);
+    // Not a part of what is hashed: a pod that does not have it is not restarted for it.
+    for container in &mut spec.containers {
+        container.termination_message_policy = Some("FallbackToLogsOnError".into());
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),
-        spec: Some(pod::spec(cluster, names, ordinal, start)),
+        spec: Some(spec),
     }
 }
 

@@ -24,6 +24,10 @@ pub struct RolloutSpec {
     /// Whether an image whose tag names a lower minor version is rolled out. Such a version may not understand the data.
     #[serde(default)]
     pub allow_downgrade: bool,
+    /// Whether members of a cluster of one or two are restarted, too, which interrupts it for as long as a member takes to start.
+    /// Otherwise a person deletes their pods.
+    #[serde(default)]
+    pub allow_interruption: bool,
 }
 
 /// What happens with a rollout that makes no progress.
@@ -46,6 +50,7 @@ impl Default for RolloutSpec {
             progress_deadline: default_progress_deadline(),
             on_deadline: OnDeadline::default(),
             allow_downgrade: false,
+            allow_interruption: false,
         }
     }
 }

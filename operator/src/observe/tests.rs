@@ -40,6 +40,35 @@ fn what_admission_changes_is_not_seen() {
 }
 
 #[test]
+fn a_member_that_does_not_start_says_why() {
+    let trouble = |state: serde_json::Value, message: &str| {
+        let mut pod = mutated(state);
+        let ended = json!({"terminated": {"exitCode": 1, "message": message}});
+        let statuses = pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap();
+        statuses[1].last_state = Some(serde_json::from_value(ended).unwrap());
+        pod_view(&pod, &names()).trouble
+    };
+    let looping = |message| trouble(json!({"waiting": {"reason": "CrashLoopBackOff"}}), message);
+    let log = concat!(
+        r#""level":"info","msg":"cut off"}"#,
+        "\n",
+        r#"{"level":"error","ts":"2026-01-01","msg":"stopped","error":"/data/1.wal is damaged"}"#,
+        "\n",
+    );
+    assert_eq!(looping(log).as_deref(), Some("CrashLoopBackOff: /data/1.wal is damaged"));
+    let usage = "flag provided but not defined: -x\n--help lists every flag\n";
+    assert_eq!(looping(usage).as_deref(), Some("CrashLoopBackOff: flag provided but not defined: -x"));
+    assert_eq!(looping("").as_deref(), Some("CrashLoopBackOff"));
+    assert_eq!(looping(r#"{"level":"info","msg":"starting"}"#).as_deref(), Some("CrashLoopBackOff"));
+    assert_eq!(looping(&"é".repeat(3000)).map(|words| words.chars().count()), Some(318));
+    let pulled = json!({"waiting": {"reason": "ImagePullBackOff"}});
+    assert_eq!(trouble(pulled, log).as_deref(), Some("ImagePullBackOff"));
+    let ended = json!({"terminated": {"exitCode": 2, "message": "flag provided"}});
+    assert_eq!(trouble(ended, "").as_deref(), Some("exited with 2: flag provided"));
+    assert_eq!(trouble(json!({"running": {}}), log), None);
+}
+
+#[test]
 fn a_pod_on_its_way_out_is_not_asked() {
     let mut pod = mutated(json!({"running": {}}));
     pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());

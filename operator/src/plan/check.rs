@@ -294,7 +294,7 @@ fn restart(cluster: &EtcdCluster, observed: &Observed, action: &Action, ordinal:
     }
     let alive = voters.iter().filter(|voter| !victim(voter) && up(observed, voter)).count();
     let all_others_up = alive + 1 == voters.len();
-    match all_others_up && alive * 2 > voters.len() {
+    match all_others_up && (alive * 2 > voters.len() || cluster.spec.rollout.allow_interruption) {
         true => Ok(()),
         false => {
             let needed = voters.len() / 2 + 1;

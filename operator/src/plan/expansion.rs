@@ -1,7 +1,6 @@
 //! Volumes that grow: each claim asks for the size of the spec, the storage driver does the rest while the member runs. A member
 //! is restarted for it only if the driver cannot grow a file system that is mounted.
 
-use super::quorum::survives_restart;
 use super::{Action, Situation, Step, Store, Volume};
 use crate::crd::{OperationKind, Phase, bytes};
 
@@ -47,12 +46,12 @@ fn restart(situation: &Situation) -> Option<Step> {
     let id = store.by_ordinal(ordinal)?.id;
     let name = situation.names.member(ordinal);
     let reason = format!("the file system of {name} grows only with a restart");
-    if !survives_restart(store.voters(), id) {
+    if !situation.may_restart(id) {
         return Some(Step::wait("all other members to be healthy", Phase::Expanding, reason));
     }
     let operation = situation.operation(OperationKind::RestartMember, ordinal, Some(id));
-    if store.leader() == Some(id) {
-        let successor = store.voters().find(|other| other.id != id && other.healthy())?;
+    let successor = store.voters().find(|other| other.id != id && other.healthy());
+    if let Some(successor) = successor.filter(|_| store.leader() == Some(id)) {
         let action = Action::MoveLeader { from: id, to: successor.id };
         return Some(Step::act(action, Phase::Expanding, reason).during(operation));
     }

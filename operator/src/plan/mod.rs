@@ -460,6 +460,11 @@ impl<'a> Situation<'a> {
         self.recorded.space.clone().filter(|_| unknown || is_full)
     }
 
+    /// Whether a voter may be restarted now: the others go on meanwhile, or the spec accepts that nobody does.
+    fn may_restart(&self, id: u64) -> bool {
+        quorum::survives_restart(self.observed.store.voters(), id, self.cluster.spec.rollout.allow_interruption)
+    }
+
     /// The numbers of the voters that are not healthy.
     fn silent_voters(&self) -> Vec<u32> {
         let voters = self.observed.store.voters();

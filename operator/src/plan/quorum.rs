@@ -19,8 +19,8 @@ pub fn survives_removal<'a>(voters: impl IntoIterator<Item = &'a Member>, victim
 }
 
 /// Whether the voters other than `victim` keep the quorum while `victim`, still a voter, is away; all of them must be healthy,
-/// so that one restart never meets another failure.
-pub fn survives_restart<'a>(voters: impl IntoIterator<Item = &'a Member>, victim: u64) -> bool {
+/// so that one restart never meets another failure. With `interrupted`, one or two voters may be without it meanwhile.
+pub fn survives_restart<'a>(voters: impl IntoIterator<Item = &'a Member>, victim: u64, interrupted: bool) -> bool {
     let (mut count, mut rest, mut up) = (0, 0, 0);
     for voter in voters {
         count += 1;
@@ -29,7 +29,7 @@ pub fn survives_restart<'a>(voters: impl IntoIterator<Item = &'a Member>, victim
             up += usize::from(voter.healthy());
         }
     }
-    up == rest && up >= quorum(count)
+    up == rest && (up >= quorum(count) || interrupted)
 }
 
 /// Whether the cluster still works when a healthy learner gets a vote.

@@ -1,7 +1,6 @@
 //! Restarts of members whose pod was made from an older template: one at a time, followers first, the leader last after its
 //! leadership moved, each only when all the others are healthy. What they are restarted with is in [`course`](super::course).
 
-use super::quorum::survives_restart;
 use super::{Action, Member, Pod, Situation, Step};
 use crate::crd::{OperationKind, Phase, RolloutStage};
 
@@ -115,14 +114,16 @@ fn restart_one(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option
     if !pod.running && may_follow(situation, ordinal) {
         return Some(restart(situation, ordinal, pod, Some(voter.id)));
     }
-    if !survives_restart(store.voters(), voter.id) {
+    if !situation.may_restart(voter.id) {
         return Some(refused(situation, ordinal));
     }
     if Some(voter.id) == leader {
-        let successor = store.voters().find(|other| other.id != voter.id && other.healthy())?;
-        let action = Action::MoveLeader { from: voter.id, to: successor.id };
-        let reason = format!("{name} leads and is restarted last");
-        return Some(Step::act(action, Phase::RollingOut, reason).during(operation));
+        // A lone member has none.
+        if let Some(successor) = store.voters().find(|other| other.id != voter.id && other.healthy()) {
+            let action = Action::MoveLeader { from: voter.id, to: successor.id };
+            let reason = format!("{name} leads and is restarted last");
+            return Some(Step::act(action, Phase::RollingOut, reason).during(operation));
+        }
     }
     Some(restart(situation, ordinal, pod, Some(voter.id)))
 }
@@ -135,7 +136,10 @@ fn refused(situation: &Situation, ordinal: u32) -> Step {
     silent.retain(|other| *other != ordinal);
     let waiting_for = match situation.observed.store.voters().count() {
         1 | 2 => {
-            format!("size 3 or more: a restart of {name} would interrupt the cluster (delete its pod to accept that)")
+            format!(
+                "size 3 or more: a restart of {name} would interrupt the cluster (delete its pod, or set \
+                 spec.rollout.allowInterruption, to accept that)"
+            )
         }
         _ => situation.expect(&silent, "to be healthy"),
     };

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::build;
@@ -44,6 +43,8 @@ enum Event {
     Speak(Transport),
     /// The spec asks again for what all members ran.
     PutBack,
+    /// Whether the spec accepts that a cluster of one or two is interrupted by restarts.
+    Interrupt(bool),
     /// The API server's watches stop: what the operator knows of Kubernetes' objects stays as it is, until they go on.
     Watch(bool),
 }
@@ -316,7 +317,10 @@ impl World {
                 |ordinal: &u32| self.pods.get(ordinal).is_some_and(|pod| build::is_alone(&pod.template.config_hash));
             let ends_solitude = matches!(action, Action::RestartPod { ordinal, .. } if alone(ordinal));
             self.does_not_spread(&plan, action);
-            let before = self.has_quorum() && !ends_solitude;
+            let is_accepted = matches!(action, Action::RestartPod { .. })
+                && self.cluster.spec.rollout.allow_interruption
+                && self.voters().len() < 3;
+            let before = self.has_quorum() && !ends_solitude && !is_accepted;
             self.act(action);
             assert!(!before || self.has_quorum(), "{action} cost the quorum");
         }
@@ -568,6 +572,7 @@ impl World {
             Event::Configure(value) => {
                 self.cluster.spec.options.insert(OPTION.into(), value.to_string());
             }
+            Event::Interrupt(accepted) => self.cluster.spec.rollout.allow_interruption = *accepted,
             Event::Speak(transport) => {
                 let tls = TlsSpec { plaintext: *transport == Transport::Both, ..Default::default() };
                 self.cluster.spec.tls = (*transport != Transport::Plain).then_some(tls);
@@ -602,6 +607,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => prop_oneof![0..3u8, Just(BAD)].prop_map(Event::Configure),
         1 => Just(Event::PutBack),
         2 => prop_oneof![Just(Transport::Plain), Just(Transport::Both), Just(Transport::Tls)].prop_map(Event::Speak),
+        1 => any::<bool>().prop_map(Event::Interrupt),
     ]
 }
 
@@ -610,14 +616,11 @@ fn event_or_watch() -> impl Strategy<Value = Event> {
     prop_oneof![30 => event(), 1 => Just(Event::Watch(false)), 1 => Just(Event::Watch(true))]
 }
 
-/// The same cases in each run of all tests; others, and as many as asked for, with `PROPTEST_RNG_SEED` and `PROPTEST_CASES`.
+/// As many cases as a run of all tests can afford, or as `PROPTEST_CASES` says.
 pub(super) fn cases(usual: u32) -> ProptestConfig {
     let mut config = ProptestConfig::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = usual;
-    }
-    if config.rng_seed == RngSeed::Random {
-        config.rng_seed = RngSeed::Fixed(0);
     }
     config
 }
@@ -694,7 +697,8 @@ fn survive(size: i32, events: &[Event]) -> Result<(), TestCaseError> {
     // A recovery that a person asked for waits until that person is sure of a node that is lost.
     let waits_for_node = last.phase == Phase::Recovering && world.pods.values().any(|pod| pod.stuck);
     if world.recoverable() && !waits_for_node {
-        let too_small = asked_for < 3 && last.phase == Phase::RollingOut;
+        let too_small =
+            asked_for < 3 && last.phase == Phase::RollingOut && !world.cluster.spec.rollout.allow_interruption;
         prop_assert!(complete, "not complete: {last:#?}\n{world:#?}");
         prop_assert!(last.phase == Phase::Running || too_small, "{last:#?}");
         if last.phase == Phase::Running {

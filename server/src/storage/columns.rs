@@ -87,9 +87,7 @@ impl Database {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
-        let columns = Column::ALL
-            .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, settings, cache)));
-        let rocks = DB::open_cf_descriptors(&options, dir, columns)?;
+        let rocks = DB::open_cf_descriptors(&options, dir, descriptors(settings, cache))?;
         let recent = Recent::new(settings.recent_keys_bytes);
         Ok(Self { rocks: Some(rocks), recent, dir: dir.to_owned(), discarded: AtomicBool::new(false) })
     }
@@ -167,9 +165,7 @@ impl Drop for Database {
 pub fn verify(dir: &Path) -> Result<(), StorageError> {
     let settings = StoreOptions { block_cache_bytes: VERIFY_CACHE_BYTES, ..Default::default() };
     let cache = cache(settings.block_cache_bytes);
-    let columns =
-        Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, &settings, &cache)));
-    let rocks = DB::open_cf_descriptors_read_only(&Options::default(), dir, columns, false)?;
+    let rocks = DB::open_cf_descriptors_read_only(&Options::default(), dir, descriptors(&settings, &cache), false)?;
     for column in Column::ALL {
         let handle = rocks.cf_handle(column.name()).expect("every column family is opened");
         let mut options = ReadOptions::default();
@@ -199,6 +195,10 @@ pub fn cache(bytes: usize) -> Cache {
     options.set_capacity(bytes);
     options.set_num_shard_bits(CACHE_SHARD_BITS);
     Cache::new_lru_cache_opts(&options)
+}
+
+fn descriptors(settings: &StoreOptions, cache: &Cache) -> [ColumnFamilyDescriptor; Column::ALL.len()] {
+    Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, settings, cache)))
 }
 
 /// RocksDB's settings for a column family.

@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use prost::Message;
-use rocksdb::{Cache, checkpoint::Checkpoint};
+use rocksdb::{Cache, ErrorKind, checkpoint::Checkpoint};
 
 use crate::mvcc::counts::Blocks;
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
@@ -67,6 +67,13 @@ pub enum StorageError {
     /// What is stored is not what was written.
     #[error(transparent)]
     View(#[from] ViewError),
+}
+
+impl StorageError {
+    /// Whether a file's contents are not what was written to it; otherwise it could not be read, or written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Rocks(error) if error.kind() == ErrorKind::Corruption)
+    }
 }
 
 /// Sizes of buffers; the defaults suit a member.

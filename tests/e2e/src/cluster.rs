@@ -157,6 +157,16 @@ impl Cluster {
         .await
     }
 
+    /// Waits until the status says this somewhere.
+    pub async fn tells(&self, text: &str) -> Result<()> {
+        wait_for(&format!("{} to tell {text:?}", self.name), PATIENCE, || async {
+            let status = self.get().await?["status"].to_string();
+            anyhow::ensure!(status.contains(text), "status is {status}");
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// The client URL of each member that runs.
     pub async fn endpoints(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;

@@ -94,6 +94,10 @@ pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
     for member in &cluster.members {
         failures.extend(member.crashes().await);
     }
+    // The next round's members listen at the same addresses, so these have to be gone.
+    for member in &cluster.members {
+        member.kill().await;
+    }
     let history = recorder.take();
     let report = check(&history);
     Ok(Round { history, report, faults, failures, cluster })

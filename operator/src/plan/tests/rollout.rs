@@ -40,7 +40,8 @@ fn a_member_that_comes_back_after_a_restart_is_part_of_the_rollout() {
 
 #[test]
 fn no_restart_that_would_interrupt_the_cluster() {
-    let why = "wait: size 3 or more: a restart of c-0 would interrupt the cluster (delete its pod to accept that)";
+    let why = "wait: size 3 or more: a restart of c-0 would interrupt the cluster (delete its pod, or set \
+         spec.rollout.allowInterruption, to accept that)";
     table(&[
         (1, "0Lo", why),
         (1, "0Li", why),
@@ -50,6 +51,19 @@ fn no_restart_that_would_interrupt_the_cluster() {
         (2, "0L 1so", "restart member 1"),
         (3, "0L 1so 2xo", "restart member 1"),
     ]);
+}
+
+#[test]
+fn one_or_two_members_are_restarted_where_the_spec_accepts_that() {
+    let step = |size, line| {
+        let accepts = |scene: &mut Scene| scene.cluster.spec.rollout.allow_interruption = true;
+        Scene::new(size, line).with(accepts).step()
+    };
+    assert_eq!(step(1, "0Lo"), "restart member 0");
+    assert_eq!(step(2, "0Lo 1o"), "restart member 1");
+    assert_eq!(step(2, "0Lo 1"), "move leadership from 100 to 101");
+    let three = step(3, "0L 1o 2x");
+    assert!(three.starts_with("wait: "), "three would be interrupted: {three}");
 }
 
 fn some(values: [Option<&str>; 3]) -> Vec<Option<String>> {

@@ -38,6 +38,9 @@ use crate::telemetry::peers::PeerCounts;
 type RpcError = RPCError<TypeConfig>;
 type AppendStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>;
 
+/// After a snapshot was refused for what is in it: the next one has the same.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
 /// Says on every call who calls whom, so that a member at a reused address refuses it.
 #[derive(Clone)]
 pub struct Identity {
@@ -390,15 +393,24 @@ impl RaftNetworkV2<TypeConfig> for Target {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = async {
+            let sent = snapshot::send(self.bulk.clone(), vote, snapshot).await;
+            if let Err(status) = &sent {
+                tracing::warn!(%status, "a snapshot was not transferred");
+                if status.code() == Code::DataLoss {
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+            }
+            sent
+        };
         let sent = tokio::select! {
-            sent = snapshot::send(self.bulk.clone(), vote, snapshot) => sent,
+            sent = sending => sent,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
         match sent {
             Ok(vote) => Ok(SnapshotResponse::new(vote)),
             Err(status) => {
                 self.peers.note(&status);
-                tracing::warn!(%status, "a snapshot was not transferred");
                 Err(StreamingError::Unreachable(Unreachable::new(&status)))
             }
         }

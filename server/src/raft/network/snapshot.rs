@@ -18,7 +18,7 @@ use crate::proto::peer as pb;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::raft::state_machine::{AppliedState, Shared, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
 use crate::raft::types::{LogId, Malformed, Members, StoredMembers, Vote, maybe_log_id};
-use crate::storage;
+use crate::storage::{self, StorageError};
 use crate::telemetry::NodeMetrics;
 
 /// Bytes of a file sent at once.
@@ -31,7 +31,10 @@ fn failed(error: impl std::fmt::Display) -> Status {
 }
 
 /// What is damaged at its sender must not come to others.
-fn damaged(error: impl std::fmt::Display) -> Status {
+fn refused(error: StorageError) -> Status {
+    if !error.is_damage() {
+        return failed(error);
+    }
     let what =
         "the snapshot is damaged, and with it the leader's store: remove that member, delete its data, add it again";
     tracing::error!(%error, "{what}");
@@ -153,7 +156,7 @@ pub async fn receive(
                 blocking(move || incoming.finish(&end)).await?;
                 let files = dir.path().to_owned();
                 let verified = tokio::task::spawn_blocking(move || storage::verify(&files)).await.map_err(failed)?;
-                verified.map_err(damaged)?;
+                verified.map_err(refused)?;
                 metrics.snapshot_received_seconds.observe(begun.elapsed().as_secs_f64());
                 return Ok((vote, Snapshot { meta, snapshot: SnapshotFiles::Received(dir) }));
             }

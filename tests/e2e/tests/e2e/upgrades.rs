@@ -71,3 +71,31 @@ async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> 
     println!("{} acknowledged writes are there", writer.verify().await?);
     cluster.remove().await
 }
+
+#[tokio::test]
+async fn a_member_that_is_alone_is_restarted_when_that_is_accepted_and_says_why_it_does_not_start() -> Result<()> {
+    let cluster = Cluster::apply("demo", 1).await?;
+    cluster.settled(1).await?;
+    let mut client = cluster.connect(&cluster.endpoints().await?[0]).await?;
+    client.put("before", "kept", None).await?;
+
+    let before = pods(&cluster).await?;
+    cluster.patch(json!({"options": {"snapshot-count": "20000"}})).await?;
+    cluster.in_phase("RollingOut").await?;
+    let waits = cluster.get().await?["status"]["nextAction"]["waitingFor"].to_string();
+    ensure!(waits.contains("spec.rollout.allowInterruption"), "{waits}");
+    ensure!(pods(&cluster).await? == before, "it was interrupted");
+
+    Page::open("upgrades.md", &cluster.namespace).await?.run("allowInterruption").await?;
+    cluster.settled(1).await?;
+    let after = cluster.pods().await?;
+    ensure!(arguments(&after[0]).contains("--snapshot-count=20000"), "it has not the option");
+
+    cluster.patch(json!({"options": {"no-such-flag": "1"}})).await?;
+    cluster.tells("flag provided but not defined: -no-such-flag").await?;
+    cluster.patch(json!({"options": {"no-such-flag": null}})).await?;
+    cluster.settled(1).await?;
+    let mut client = cluster.connect(&cluster.endpoints().await?[0]).await?;
+    ensure!(client.get("before", None).await?.count() == 1, "what was written is gone");
+    cluster.remove().await
+}
