@@ -304,10 +304,12 @@ fn with_last_words(reason: String, ended: Option<&ContainerStateTerminated>) -> 
 fn last_words(log: &str) -> Option<String> {
     let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?.get("error")?.as_str()?.to_owned());
-    let words = lines.clone().rev().find_map(error).or_else(|| {
-        let first = lines.next().filter(|line| !line.starts_with('{'));
-        first.map(str::to_owned)
-    })?;
+    // The first line of a log may be cut off.
+    let is_log = lines.clone().any(|line| line.starts_with('{'));
+    let words = match is_log {
+        true => lines.rev().find_map(error)?,
+        false => lines.next()?.to_owned(),
+    };
     Some(words.chars().take(LAST_WORDS).collect())
 }
 

@@ -59,7 +59,8 @@ fn a_member_that_does_not_start_says_why() {
     let usage = "flag provided but not defined: -x\n--help lists every flag\n";
     assert_eq!(looping(usage).as_deref(), Some("CrashLoopBackOff: flag provided but not defined: -x"));
     assert_eq!(looping("").as_deref(), Some("CrashLoopBackOff"));
-    assert_eq!(looping(r#"{"level":"info","msg":"starting"}"#).as_deref(), Some("CrashLoopBackOff"));
+    let killed = concat!(r#"evel":"info","msg":"cut off"}"#, "\n", r#"{"level":"info","msg":"starting"}"#);
+    assert_eq!(looping(killed).as_deref(), Some("CrashLoopBackOff"));
     assert_eq!(looping(&"é".repeat(3000)).map(|words| words.chars().count()), Some(318));
     let pulled = json!({"waiting": {"reason": "ImagePullBackOff"}});
     assert_eq!(trouble(pulled, log).as_deref(), Some("ImagePullBackOff"));
