@@ -174,7 +174,7 @@ if [ "$purpose" = verify ]; then chart_checks; fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then
   program cargo-deny@0.20.2
 fi
-# It must be of the version that server/benches is built with.
+# It must be of the version that tests/instructions is built with.
 gungraun=$(sed -n '/^name = "gungraun-runner"$/{n;s/^version = "\(.*\)"$/\1/p}' "$(dirname "$0")/../Cargo.lock")
 if [ "$purpose" = test ] && [ "$(cat "$bin/.gungraun" 2>/dev/null)" != "$gungraun" ]; then
   program "gungraun-runner@$gungraun"

@@ -4,7 +4,7 @@
 # What a real Kubernetes needs for it is in docs/real-kubernetes.md. The operator is installed from this checkout either way, and must
 # not be there before: the chart comes first, and operators on an API server that fails. Arguments go to the test program (a filter,
 # say), and then it runs alone; with --api-faults or --scale as the first of them, that of those operators, or of one with many
-# clusters.
+# clusters. With --build nothing is run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -16,6 +16,7 @@ deploy/images/check.sh
 build=(cargo test --release --locked --workspace --features keelson-e2e/cluster --no-run
   --test e2e --test api_faults --test scale)
 "${build[@]}"
+if [ "${1:-}" = --build ]; then exit; fi
 program() {
   "${build[@]}" --message-format=json 2>/dev/null |
     jq -r --arg name "$1" 'select(.reason == "compiler-artifact" and .target.name == $name) | .executable'

@@ -14,16 +14,15 @@ use tonic::{Request, Status};
 use super::caller::Credentials;
 use super::raw::{Raw, client, path};
 
-/// The API's descriptors.
-pub fn descriptors() -> &'static DescriptorPool {
+fn descriptors() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-        let folder = std::fs::read_dir(format!("{root}/etcd")).expect("the folder of protos");
-        let files = folder.map(|entry| entry.expect("a file").path());
-        let files = protox::compile(files, [root]).expect("protos that compile");
-        DescriptorPool::from_file_descriptor_set(files).expect("descriptors")
-    })
+    POOL.get_or_init(|| DescriptorPool::decode(keelson_server::proto::DESCRIPTORS).expect("descriptors"))
+}
+
+/// All methods of etcd's API.
+pub fn methods() -> impl Iterator<Item = MethodDescriptor> {
+    let services = descriptors().services().filter(|service| !service.package_name().starts_with("keelson"));
+    services.flat_map(|service| service.methods().collect::<Vec<_>>())
 }
 
 /// The method of that name, `package.Service/Method`.
