@@ -115,7 +115,7 @@ clients() {
 # An S3 server that backups are tested with, pinned, in a folder of its own.
 object_store() {
   local requirements folder=$cache/moto stamp
-  requirements=$(dirname "$0")/../server/tests/backup/requirements.txt
+  requirements=$(dirname "$0")/../server/tests/member/backup/requirements.txt
   stamp=$(python3 --version; cat "$requirements")
   if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
   echo "installing an S3 server for tests"

@@ -173,13 +173,18 @@ impl Drop for Share {
 
 /// What a member gives to answers and events if nobody says: a quarter of the memory that its process may use, in bytes.
 pub fn default_bytes() -> usize {
+    (memory_bytes() / 4).max(LEAST_BYTES)
+}
+
+/// The memory that the process may use, by its control group or the machine, in bytes.
+pub fn memory_bytes() -> usize {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     // Of the second version of control groups, or the first one; without a limit there is no number, or a huge one.
     let group = number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
     let machine = rustix::system::sysinfo();
     let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
     let memory = group.map_or(machine, |group| group.min(machine));
-    usize::try_from(memory / 4).unwrap_or(usize::MAX).max(LEAST_BYTES)
+    usize::try_from(memory).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -127,17 +127,21 @@ impl Database {
         Ok(())
     }
 
+    /// What the files take that are read from.
+    pub fn file_bytes(&self) -> u64 {
+        self.sum(properties::LIVE_SST_FILES_SIZE)
+    }
+
+    fn sum(&self, property: &properties::PropName) -> u64 {
+        let of = |column: &Column| self.rocks().property_int_value_cf(self.column(*column), property).ok().flatten();
+        Column::ALL.iter().filter_map(of).sum()
+    }
+
     /// What the files and buffers take.
     pub fn sizes(&self) -> Sizes {
-        let sum = |property| -> u64 {
-            Column::ALL
-                .iter()
-                .filter_map(|column| self.rocks().property_int_value_cf(self.column(*column), property).ok().flatten())
-                .sum()
-        };
-        let buffers = sum(properties::CUR_SIZE_ALL_MEM_TABLES);
-        let total_bytes = sum(properties::TOTAL_SST_FILES_SIZE) + buffers;
-        let live = sum(properties::ESTIMATE_LIVE_DATA_SIZE) + buffers;
+        let buffers = self.sum(properties::CUR_SIZE_ALL_MEM_TABLES);
+        let total_bytes = self.sum(properties::TOTAL_SST_FILES_SIZE) + buffers;
+        let live = self.sum(properties::ESTIMATE_LIVE_DATA_SIZE) + buffers;
         Sizes { total_bytes, in_use_bytes: live.min(total_bytes) }
     }
 
@@ -163,8 +167,8 @@ impl Drop for Database {
 /// # Errors
 /// A file that is damaged, by its name.
 pub fn verify(dir: &Path) -> Result<(), StorageError> {
-    let settings = StoreOptions { block_cache_bytes: VERIFY_CACHE_BYTES, ..Default::default() };
-    let cache = cache(settings.block_cache_bytes);
+    let settings = StoreOptions::default();
+    let cache = cache(VERIFY_CACHE_BYTES);
     let rocks = DB::open_cf_descriptors_read_only(&Options::default(), dir, descriptors(&settings, &cache), false)?;
     for column in Column::ALL {
         let handle = rocks.cf_handle(column.name()).expect("every column family is opened");

@@ -79,7 +79,7 @@ impl Loader {
     pub fn create(dir: &Path, options: &StoreOptions) -> Result<Self, StorageError> {
         let place = Place::open(dir)?;
         let (state_dir, create) = place.current();
-        let cache = super::columns::cache(options.block_cache_bytes);
+        let cache = super::columns::cache(super::LEAST_CACHE_BYTES);
         let database = Database::open(&state_dir, options, &cache, create)?;
         let (dir, options, batch) = (dir.to_owned(), options.clone(), WriteBatch::default());
         let (leases, sample) = (HashSet::new(), Sample::default());

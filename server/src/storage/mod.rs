@@ -21,6 +21,7 @@ use std::time::Instant;
 use prost::Message;
 use rocksdb::{Cache, ErrorKind, checkpoint::Checkpoint};
 
+use crate::budget;
 use crate::mvcc::counts::Blocks;
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
 use crate::mvcc::{Auth, Effects, ReadError, Source, ViewError, keys};
@@ -81,7 +82,7 @@ impl StorageError {
 pub struct StoreOptions {
     /// Memory for writes before they are flushed; grows only with use.
     pub write_buffer_bytes: usize,
-    /// Memory for blocks read from disk; grows only with use.
+    /// Memory for blocks read from disk, at most; grows only with use, and with what is on the disk.
     pub block_cache_bytes: usize,
     /// Memory for keys that were written lately; grows only with use.
     pub recent_keys_bytes: usize,
@@ -93,12 +94,17 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             write_buffer_bytes: 64 << 20,
-            block_cache_bytes: 32 << 20,
+            block_cache_bytes: budget::memory_bytes() / 8,
             recent_keys_bytes: 32 << 20,
             metrics: Arc::default(),
         }
     }
 }
+
+/// Memory for blocks of a store that is small.
+const LEAST_CACHE_BYTES: usize = 32 << 20;
+/// The cache takes one in so many bytes of the files. Indexes and filters are one in 60 where a key and its value take 300 bytes.
+const CACHED_PART: u64 = 24;
 
 /// How much disk the store takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,7 +145,7 @@ struct Head {
 impl Store {
     /// Opens or creates the store in `dir`, which belongs to it alone. One process at a time.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<Self>, StorageError> {
-        let cache = columns::cache(options.block_cache_bytes);
+        let cache = columns::cache(LEAST_CACHE_BYTES);
         let place = Place::open(dir)?;
         let (state_dir, create) = place.current();
         let database = Arc::new(Database::open(&state_dir, &options, &cache, create)?);
@@ -160,6 +166,7 @@ impl Store {
             counter: Arc::clone(&counter),
             counting: OnceLock::new(),
         });
+        store.fit_cache();
         let fail = |source| io_error(dir, source);
         let weak = Arc::downgrade(&store);
         let compaction = thread::Builder::new().name("compaction".to_owned());
@@ -222,6 +229,7 @@ impl Store {
             (Arc::clone(&head.database), head.applied.clone())
         };
         database.flush()?;
+        self.fit_cache();
         let mut flushed = self.flushed();
         // Not if the state was replaced meanwhile.
         if Arc::ptr_eq(&database, &self.head().database) {
@@ -262,7 +270,15 @@ impl Store {
         self.counter.want();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         *self.flushed() = applied;
+        self.fit_cache();
         Ok(())
+    }
+
+    /// Lets the cache have room for the indexes and filters of all files, and for some of their blocks.
+    fn fit_cache(&self) {
+        let bytes = self.head().database.file_bytes() / CACHED_PART;
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.options.block_cache_bytes);
+        self.cache.clone().set_capacity(bytes.max(LEAST_CACHE_BYTES));
     }
 
     /// Current sizes.

@@ -1,14 +1,12 @@
 //! Encryption and certificates, with the programs that people use: curl, Debian's etcdctl, a gRPC client.
 
-mod common;
-
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::authority::{Authority, Leaf, Pair};
-use common::secure::grpc;
-use common::{Member, eventually};
+use crate::common::authority::{Authority, Leaf, Pair};
+use crate::common::secure::grpc;
+use crate::common::{Member, eventually};
 use keelson_server::proto::etcdserverpb::kv_client::KvClient;
 use keelson_server::proto::etcdserverpb::{PutRequest, RangeRequest};
 use tempfile::TempDir;

@@ -1,12 +1,10 @@
 //! JSON under /v3: what etcd answers, to the byte, but for ids and terms. The expected texts were recorded from etcd.
 
-mod common;
-
 use std::convert::Infallible;
 
+use crate::common::{self, Member, eventually, single};
 use base64::Engine as _;
 use bytes::Bytes;
-use common::{Member, eventually, single};
 use etcd_client::Client;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, Response};

@@ -1,10 +1,8 @@
 //! Probes, versions and who may ask over HTTP. The expected answers were recorded from etcd.
 
-mod common;
-
 use std::process::Command;
 
-use common::{Member, eventually, single};
+use crate::common::{self, Member, eventually, single};
 use etcd_client::{AlarmAction, AlarmType};
 
 /// What curl says: status, headers in lower case, body.

@@ -1,11 +1,9 @@
 //! What keeps a cluster well: the quota, comparisons of the members' data, and the way back to an older version.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use common::{Member, eventually, refusal, single};
+use crate::common::{Member, eventually, refusal, single};
 use etcd_client::CompactionOptions;
 use keelson_server::mvcc::{Effects, KeyValue, RevRecord, View};
 use keelson_server::proto::etcdserverpb::alarm_request::AlarmAction;

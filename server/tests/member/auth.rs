@@ -1,11 +1,9 @@
 //! Users, roles, tokens: with etcd's client library and with Debian's etcdctl (3.4).
 
-mod common;
-
 use std::process::Command;
 
+use crate::common::{self, Cluster, Member, eventually, refusal, single};
 use base64::Engine;
-use common::{Cluster, Member, eventually, refusal, single};
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, LeaseTimeToLiveOptions, Permission,
     PermissionType, PutOptions, RoleRevokePermissionOptions, Txn, TxnOp, WatchOptions,

@@ -1,8 +1,6 @@
 //! One member, with the `etcd-client` library as users have it.
 
-mod common;
-
-use common::{eventually, refusal, single, watch};
+use crate::common::{self, eventually, refusal, single, watch};
 use etcd_client::{
     Client, CompactionOptions, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder,
     SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,

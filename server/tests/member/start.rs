@@ -1,10 +1,8 @@
 //! Flags whose effect shows only in a running member.
 
-mod common;
-
 use std::os::unix::net::UnixDatagram;
 
-use common::{Cluster, DEADLINE, Member, eventually};
+use crate::common::{Cluster, DEADLINE, Member, eventually};
 use etcd_client::{Client, GetOptions};
 
 fn alone(member: &Member) -> String {

@@ -3,14 +3,12 @@
 //! The real etcd, with etcdutl beside it, is the one that KEELSON_REFERENCE_ETCD names, as make sets it; without one those
 //! tests say so and pass.
 
-mod common;
-
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Member, PROGRAM, eventually, refusal, single};
+use crate::common::{Member, PROGRAM, eventually, refusal, single};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, Permission, PermissionType, PutOptions};
 use keelson_server::proto::etcdserverpb::auth_client::AuthClient;
 use keelson_server::proto::etcdserverpb::maintenance_client::MaintenanceClient;

@@ -1,8 +1,6 @@
 //! Several members: what one acknowledges, all have, whoever dies.
 
-mod common;
-
-use common::{Cluster, DEADLINE, Member, eventually, refusal, watch};
+use crate::common::{self, Cluster, DEADLINE, Member, eventually, refusal, watch};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Instant;

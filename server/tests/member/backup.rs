@@ -2,13 +2,11 @@
 //!
 //! The S3 server is moto, as `deploy/prerequisites.sh test` installs it below KEELSON_CACHE; without it that test says so and passes.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::authority::{Authority, Leaf};
-use common::{Member, PROGRAM, eventually, http_get, single, watch};
+use crate::common::authority::{Authority, Leaf};
+use crate::common::{Member, PROGRAM, eventually, http_get, single, watch};
 use etcd_client::{Client, WatchOptions};
 use rand::RngCore;
 use serde_json::Value;

@@ -1,14 +1,12 @@
 //! A member whose files are broken: it says which one, and what to do, or it has everything. It never serves something else.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Member, eventually};
+use crate::common::{DEADLINE, Member, eventually};
 use etcd_client::{Client, GetOptions, MemberAddOptions};
 
 /// Of these nothing is read that matters.

@@ -1,11 +1,9 @@
 //! The lock and election services, by a generated client and together with etcdctl, which makes its own queues of keys.
 
-mod common;
-
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Member, eventually, refusal, single};
+use crate::common::{Member, eventually, refusal, single};
 use etcd_client::{Client, CompactionOptions, GetOptions, LeaderKey, LockOptions, ProclaimOptions, ResignOptions};
 
 const UNKNOWN: i32 = 2;

@@ -1,10 +1,8 @@
 //! The command line as a person or kubeadm uses it.
 
-mod common;
-
 use std::process::Command;
 
-use common::{Member, PROGRAM};
+use crate::common::{self, Member, PROGRAM};
 
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let output = Command::new(PROGRAM)
