@@ -1,6 +1,6 @@
 //! What commands change, and a view with such changes on top of another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -66,18 +66,29 @@ impl Effects {
 #[derive(Debug, Clone)]
 pub struct Overlay<V> {
     base: V,
+    /// Of the base, what was read ahead.
+    known: HashMap<Bytes, Option<KeyRecord>>,
     effects: Effects,
 }
 
 impl<V: View> Overlay<V> {
     /// Nothing changed yet.
     pub fn new(base: V) -> Self {
-        Self { base, effects: Effects::default() }
+        Self { base, known: HashMap::new(), effects: Effects::default() }
     }
 
     /// The view without the changes.
     pub fn base(&self) -> &V {
         &self.base
+    }
+
+    /// Reads these keys of the base at once, which takes less than one after the other.
+    pub fn read_ahead(&mut self, mut keys: Vec<Bytes>) -> Result<(), ViewError> {
+        keys.sort_unstable();
+        keys.dedup();
+        let records = self.base.keys(&keys)?;
+        self.known.extend(keys.into_iter().zip(records));
+        Ok(())
     }
 
     /// The changes so far.
@@ -111,8 +122,11 @@ impl<V: View> View for Overlay<V> {
     }
 
     fn key(&self, key: &[u8]) -> Result<Option<KeyRecord>, ViewError> {
-        match self.effects.keys.get(key) {
-            Some(record) => Ok(Some(record.clone())),
+        if let Some(record) = self.effects.keys.get(key) {
+            return Ok(Some(record.clone()));
+        }
+        match self.known.get(key) {
+            Some(record) => Ok(record.clone()),
             None => self.base.key(key),
         }
     }

@@ -159,6 +159,11 @@ pub trait View {
     /// The newest version of a key, deletions included.
     fn key(&self, key: &[u8]) -> Result<Option<KeyRecord>, ViewError>;
 
+    /// The newest version of each of these keys, which are in order.
+    fn keys(&self, keys: &[Bytes]) -> Result<Vec<Option<KeyRecord>>, ViewError> {
+        keys.iter().map(|key| self.key(key)).collect()
+    }
+
     /// The newest versions of the keys in the range in key order, deletions included, until `visit` breaks.
     fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError>;
 

@@ -34,6 +34,8 @@ pub type Snapshot = openraft::Snapshot<CommittedLeaderId<u64>, u64, PeerNode, Sn
 pub const FLUSH_BYTES: u64 = 64 << 20;
 /// Bytes of commands applied in one storage batch, about.
 const BATCH_BYTES: usize = 1 << 20;
+/// What an entry takes in memory beside its command, about.
+const ENTRY_BYTES: usize = 64;
 
 /// What the last applied entry left behind, beside the data.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -167,11 +169,34 @@ pub struct StateMachine {
     slow: Duration,
 }
 
+/// A committed entry, and who waits for its outcome.
+struct Committed {
+    entry: Entry,
+    /// What it carries, if it is a command.
+    command: Option<Command>,
+    responder: Option<ApplyResponder<TypeConfig>>,
+}
+
+impl Committed {
+    fn new((entry, responder): EntryResponder<TypeConfig>) -> io::Result<Self> {
+        let command = match &entry.payload {
+            EntryPayload::Normal(request) => Some(Command::decode(request.0.clone()).map_err(io::Error::other)?),
+            _ => None,
+        };
+        Ok(Self { entry, command, responder })
+    }
+
+    /// What it takes in memory, about.
+    fn size(&self) -> usize {
+        let EntryPayload::Normal(request) = &self.entry.payload else { return ENTRY_BYTES };
+        ENTRY_BYTES + request.0.len()
+    }
+}
+
 /// Entries that are committed to the store together.
 struct Group {
     batch: Batch,
     state: AppliedState,
-    size: usize,
     events: Vec<(i64, Arc<[Event]>)>,
     compacted: Option<i64>,
     /// The revision that was reached without a change of a key.
@@ -183,13 +208,12 @@ struct Group {
 }
 
 impl Group {
-    fn add(&mut self, entry: Entry, responder: Option<ApplyResponder<TypeConfig>>) -> io::Result<()> {
+    fn add(&mut self, committed: Committed) -> io::Result<()> {
+        let Committed { entry, command, responder } = committed;
         assert!(self.state.last < Some(entry.log_id), "entries are applied once and in order");
         self.state.last = Some(entry.log_id);
-        self.size += 64;
-        let outcome = match entry.payload {
-            EntryPayload::Blank => Outcome::default(),
-            EntryPayload::Membership(members) => {
+        let outcome = match (entry.payload, command) {
+            (EntryPayload::Membership(members), _) => {
                 let mut effects = Effects::default();
                 for id in self.state.change_members(entry.log_id, &members) {
                     effects.forget_member(id);
@@ -197,11 +221,8 @@ impl Group {
                 self.batch.stage(effects);
                 Outcome::default()
             }
-            EntryPayload::Normal(request) => {
-                self.size += request.0.len();
-                let command = Command::decode(request.0).map_err(io::Error::other)?;
-                self.apply(&command, entry.log_id.index)?
-            }
+            (_, Some(command)) => self.apply(&command, entry.log_id.index)?,
+            (_, None) => Outcome::default(),
         };
         self.answers.extend(responder.map(|responder| (responder, outcome)));
         Ok(())
@@ -255,7 +276,6 @@ impl StateMachine {
         Group {
             batch: self.shared.store.begin(),
             state: AppliedState::clone(&self.shared.state()),
-            size: 0,
             events: Vec::new(),
             compacted: None,
             advanced: None,
@@ -311,21 +331,30 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut more = true;
         while more {
-            let mut group = self.begin();
+            let (mut taken, mut size) = (Vec::new(), 0);
             more = false;
             while let Some(item) = entries.next().await {
-                let (entry, responder) = item?;
-                let (index, begun) = (entry.log_id.index, Instant::now());
-                group.add(entry, responder)?;
-                self.warn_if_slow("entry", index, begun.elapsed());
-                if group.size >= BATCH_BYTES {
+                let committed = Committed::new(item?)?;
+                size += committed.size();
+                taken.push(committed);
+                if size >= BATCH_BYTES {
                     more = true;
                     break;
                 }
             }
-            if group.size > 0 {
-                self.finish(group)?;
+            if taken.is_empty() {
+                break;
             }
+            let mut group = self.begin();
+            let commands = taken.iter().filter_map(|committed| committed.command.as_ref());
+            let keys = commands.flat_map(state::asked_for).cloned().collect();
+            group.batch.read_ahead(keys).map_err(io::Error::other)?;
+            for committed in taken {
+                let (index, begun) = (committed.entry.log_id.index, Instant::now());
+                group.add(committed)?;
+                self.warn_if_slow("entry", index, begun.elapsed());
+            }
+            self.finish(group)?;
         }
         Ok(())
     }

@@ -3,11 +3,14 @@
 //! One file per command family; [`write`] is what they write with. The caller stages the effects, commits them,
 //! publishes the events and answers.
 
+use bytes::Bytes;
+
 use crate::error::EtcdError;
 use crate::mvcc::{Effects, Event, ReadError, View, ViewError};
 use crate::proto::command::command::Op;
 use crate::proto::command::outcome::Result as Answer;
 use crate::proto::command::{Command, Done, Outcome};
+use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{AuthenticateResponse, ResponseHeader};
 
 mod alarm;
@@ -53,6 +56,22 @@ pub fn apply<V: View>(view: &V, command: &Command) -> Result<Applied, ViewError>
         }
         Err(ReadError::View(error)) => Err(error),
     }
+}
+
+/// Keys that applying the command is likely to ask for one by one.
+pub fn asked_for(command: &Command) -> impl Iterator<Item = &Bytes> {
+    let (one, several) = match &command.op {
+        Some(Op::Put(request)) => (Some(&request.key), None),
+        Some(Op::DeleteRange(request)) if request.range_end.is_empty() => (Some(&request.key), None),
+        Some(Op::Txn(request)) => (None, Some(request)),
+        _ => (None, None),
+    };
+    let compared = several.into_iter().flat_map(|txn| &txn.compare).filter(|compare| compare.range_end.is_empty());
+    let put = several.into_iter().flat_map(|txn| &txn.success).filter_map(|op| match &op.request {
+        Some(Request::RequestPut(request)) => Some(&request.key),
+        _ => None,
+    });
+    one.into_iter().chain(compared.map(|compare| &compare.key)).chain(put)
 }
 
 fn answer<V: View>(writer: &mut Writer<'_, V>, command: &Command) -> Result<Answer, ReadError> {

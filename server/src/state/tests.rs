@@ -431,16 +431,20 @@ proptest! {
     fn the_store_on_disk_reads_like_the_one_in_memory(
         ops in prop::collection::vec(op(), 1..40),
         batch_size in 1usize..5,
+        recent_keys_bytes in prop::sample::select(vec![0, 1 << 20]),
         requests in prop::collection::vec(ranges(), 20),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let store = Store::open(dir.path(), StoreOptions { recent_keys_bytes, ..Default::default() }).unwrap();
         let (mut memory, mut model) = (Overlay::new(Nothing), Model::new());
         for batch_ops in ops.chunks(batch_size) {
             let mut batch = store.begin();
-            for op in batch_ops {
+            let commands = batch_ops.iter().map(|op| Command { op: Some(op.clone()), ..Default::default() });
+            let commands: Vec<_> = commands.collect();
+            batch.read_ahead(commands.iter().flat_map(asked_for).cloned().collect()).unwrap();
+            for (op, command) in batch_ops.iter().zip(&commands) {
                 let effects = check(&mut memory, &mut model, op);
-                let applied = apply(batch.view(), &Command { op: Some(op.clone()), ..Default::default() }).unwrap();
+                let applied = apply(batch.view(), command).unwrap();
                 prop_assert_eq!(&applied.effects, &effects);
                 batch.stage(applied.effects);
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use rocksdb::WriteBatch;
 
@@ -9,7 +10,7 @@ use super::columns::{Column, Database, meta};
 use super::read::ReadView;
 use super::{StorageError, Store};
 use crate::mvcc::keys::{attachment_key, encode_key_record, encode_lease, encode_rev_record, lease_key};
-use crate::mvcc::{Auth, Effects, Overlay};
+use crate::mvcc::{Auth, Effects, Overlay, ViewError};
 use crate::proto::etcdserverpb::AlarmResponse;
 
 /// Changes that become visible together, and after a crash are there together or not at all.
@@ -30,6 +31,11 @@ impl Batch {
     /// The committed state with the batch's own changes: what the next command is applied to.
     pub fn view(&self) -> &Overlay<ReadView> {
         &self.overlay
+    }
+
+    /// Reads these keys of the committed state at once: commands that will ask for them find them in memory.
+    pub fn read_ahead(&mut self, keys: Vec<Bytes>) -> Result<(), ViewError> {
+        self.overlay.read_ahead(keys)
     }
 
     /// Adds what a command changed.

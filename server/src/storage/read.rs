@@ -141,14 +141,21 @@ impl View for ReadView {
         if let Some(record) = self.0.pinned.database.recent.get(key, self.revision()) {
             return Ok(Some(record));
         }
-        let Some(bytes) = self.get(Column::Key, key)? else {
-            return Ok(None);
-        };
-        let (stamp, value) = decode_key_record(&bytes)?;
-        let inline = value.map(<[u8]>::len);
-        let bytes = Bytes::from(bytes);
-        let value = inline.map(|length| bytes.slice(bytes.len() - length..));
-        Ok(Some(KeyRecord { stamp, value }))
+        self.get(Column::Key, key)?.map(|bytes| key_record(bytes.into())).transpose()
+    }
+
+    fn keys(&self, keys: &[Bytes]) -> Result<Vec<Option<KeyRecord>>, ViewError> {
+        let Pinned { snapshot, database } = &*self.0.pinned;
+        let mut records: Vec<_> = keys.iter().map(|key| database.recent.get(key, self.revision())).collect();
+        let unknown: Vec<_> = (0..keys.len()).filter(|n| records[*n].is_none()).collect();
+        let mut options = ReadOptions::default();
+        options.set_snapshot(snapshot);
+        let names = unknown.iter().map(|n| &keys[*n]);
+        let found = database.rocks().batched_multi_get_cf_opt(database.column(Column::Key), names, true, &options);
+        for (n, bytes) in unknown.into_iter().zip(found) {
+            records[n] = bytes.map_err(failed)?.map(|bytes| key_record(Bytes::copy_from_slice(&bytes))).transpose()?;
+        }
+        Ok(records)
     }
 
     fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
@@ -246,6 +253,12 @@ impl View for ReadView {
         })?;
         Ok(members)
     }
+}
+
+fn key_record(bytes: Bytes) -> Result<KeyRecord, ViewError> {
+    let (stamp, value) = decode_key_record(&bytes)?;
+    let value = value.map(|value| bytes.slice_ref(value));
+    Ok(KeyRecord { stamp, value })
 }
 
 fn failed(error: rocksdb::Error) -> ViewError {
