@@ -84,7 +84,7 @@ mod tests {
         found.collect()
     }
 
-    /// A block that no test runs is wrong one day. Those of docs/http.md are run by server/tests/gateway.rs.
+    /// A block that no test runs is wrong one day. Those of docs/http.md are run by server/tests/member/gateway.rs.
     #[test]
     fn every_block_for_a_shell_is_run_once() {
         let folder = root().join("tests/e2e/tests/e2e");
