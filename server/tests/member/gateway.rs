@@ -1,6 +1,7 @@
 //! JSON under /v3: what etcd answers, to the byte, but for ids and terms. The expected texts were recorded from etcd.
 
 use std::convert::Infallible;
+use std::process::Command;
 
 use crate::common::{self, Member, eventually, single};
 use base64::Engine as _;
@@ -360,4 +361,32 @@ async fn it_can_be_turned_off() {
     let request = post(&member, "/v3/kv/range").body(Empty::new()).expect("a request");
     let (status, _, body) = whole(open(request).await).await;
     assert_eq!((status, body.as_str()), (404, "404 page not found\n"));
+}
+
+/// The very lines of docs/http.md. A stream that goes on is left after two seconds.
+#[tokio::test]
+async fn the_lines_of_the_page_are_answered() {
+    let (member, _client) = single().await;
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let lines: String = page.split("```sh\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0)).collect();
+    let lines = lines.replace("http://localhost:2379", &member.client_url());
+    let curl = r#"curl() { command curl -sS --fail-with-body --max-time 2 "$@" || [ $? = 28 ]; echo; }"#;
+    let script = format!("{curl}\n{lines}");
+    let output = Command::new("bash").args(["-euo", "pipefail", "-c", &script]).output().expect("bash runs");
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let expected = [
+        r#""health":"true""#,
+        "[+]linearizable_read ok",
+        "etcd_server_has_leader 1",
+        r#""value":"YmFy""#,
+        r#""deleted":"1""#,
+        r#""created":true"#,
+        r#""TTL":"60""#,
+        r#""dbSize""#,
+    ];
+    for part in expected {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
 }

@@ -242,6 +242,46 @@ async fn we_restore_and_serve_a_real_etcds_snapshot() {
     assert_eq!(compacted.1, "etcdserver: mvcc: required revision has been compacted");
 }
 
+/// As the operator does it for `bootstrap.recovery.file`: by a URL, compressed or not, at later revisions.
+#[tokio::test]
+async fn we_restore_a_real_etcds_snapshot_by_its_url() {
+    let Some(etcd) = reference("etcd") else { return };
+    let etcd = Etcd::start(&etcd, |_| {}).await;
+    let mut client = etcd.client().await;
+    fill(&mut client).await;
+    let theirs = told(&mut client).await;
+    let last = client.get("a", None).await.expect("a header").header().expect("a header").revision();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (plain, compressed) = (folder.path().join("snapshot.db"), folder.path().join("snapshot.db.zst"));
+    save(etcd.client_url.clone(), &plain).await;
+    let file = File::open(&plain).expect("a snapshot");
+    std::fs::write(&compressed, zstd::encode_all(file, 3).expect("compressed")).expect("written");
+    for file in [plain, compressed] {
+        let mut member = Member::new("restored");
+        let flags = [
+            format!("file://{}", file.display()),
+            "--name=restored".into(),
+            format!("--data-dir={}", member.data_dir().display()),
+            format!("--initial-cluster=restored={}", member.peer_url()),
+            format!("--initial-advertise-peer-urls={}", member.peer_url()),
+            "--initial-cluster-token=ns-demo-1234".into(),
+            "--bump-revision=1000000000".into(),
+            "--mark-compacted".into(),
+        ];
+        let flags = flags.iter().map(String::as_str);
+        run(PROGRAM, &["backup", "restore"].into_iter().chain(flags).collect::<Vec<_>>()).expect("restored");
+        member.start(&[&format!("--initial-cluster=restored={}", member.peer_url())]);
+        let mut restored = member.client().await;
+        // The hash is of later revisions.
+        let ours = told(&mut restored).await;
+        assert_eq!(Told { hash: theirs.hash, ..ours }, theirs);
+        let put = restored.put("a", "1", None).await.expect("put");
+        assert_eq!(put.header().expect("a header").revision(), last + 1_000_000_001);
+        let compacted = refusal(restored.get("a", Some(GetOptions::new().with_revision(last))).await);
+        assert_eq!(compacted.1, "etcdserver: mvcc: required revision has been compacted");
+    }
+}
+
 /// Root, and a user who may read `a` only.
 async fn enable_auth(client: &mut Client) {
     client.put("a", "1", None).await.expect("put");

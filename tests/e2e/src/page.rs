@@ -18,13 +18,18 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The blocks for a shell. Above those that are a script of their own stands its path.
+fn blocks(text: &str) -> Vec<String> {
+    let parts: Vec<&str> = text.split("```sh\n").collect();
+    let ours = parts.windows(2).filter(|parts| !parts[0].ends_with(" -->\n"));
+    ours.filter_map(|parts| parts[1].split_once("```")).map(|(block, _)| block.to_string()).collect()
+}
+
 impl Page {
     /// Reads `docs/PAGE` for this namespace.
     pub async fn open(page: &str, namespace: &str) -> Result<Self> {
         let text = std::fs::read_to_string(root().join("docs").join(page))?;
-        let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```"));
-        let blocks = blocks.map(|(block, _)| block.to_string()).collect();
-        let this = Self { blocks, folder: tempfile::tempdir()? };
+        let this = Self { blocks: blocks(&text), folder: tempfile::tempdir()? };
         this.shell(&format!(
             "kubectl config view --raw >config.new && mv config.new kubeconfig && \
              KUBECONFIG=kubeconfig kubectl config set-context --current --namespace={namespace}"
@@ -52,5 +57,56 @@ impl Page {
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{script}\n{told}{error}");
         Ok(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// What is between two marks, again and again.
+    fn between<'a>(text: &'a str, begin: &'a str, end: &'a str) -> impl Iterator<Item = &'a str> {
+        text.split(begin).skip(1).filter_map(move |rest| Some(rest.split_once(end)?.0))
+    }
+
+    /// Blocks that a scenario names in the text behind `Page::open`, as `Page::run` finds them, by their number.
+    fn named(scenario: &str, page: &str, blocks: &[String]) -> Vec<usize> {
+        let opened = scenario.split("Page::open(\"").skip(1);
+        let mine = opened.filter(|text| text.split_once('"').is_some_and(|(name, _)| name == page));
+        let parts = mine.flat_map(|text| between(text, ".run(\"", "\")"));
+        let found = parts.map(|part| {
+            let part = part.replace("\\\"", "\"");
+            let found = blocks.iter().position(|block| block.contains(&part));
+            found.unwrap_or_else(|| panic!("docs/{page} has no block with {part:?}"))
+        });
+        found.collect()
+    }
+
+    /// A block that no test runs is wrong one day. Those of docs/http.md are run by server/tests/member/gateway.rs.
+    #[test]
+    fn every_block_for_a_shell_is_run_once() {
+        let folder = root().join("tests/e2e/tests/e2e");
+        let scenarios = std::fs::read_dir(folder).unwrap();
+        let scenarios: Vec<String> =
+            scenarios.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+        let pages = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let pages: BTreeMap<String, Vec<String>> = pages
+            .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+            .map(|path| {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, blocks(&std::fs::read_to_string(&path).unwrap()))
+            })
+            .filter(|(name, blocks)| name != "http.md" && !blocks.is_empty())
+            .collect();
+        assert!(pages.len() >= 6, "{:?}", pages.keys());
+        for (page, blocks) in pages {
+            let run: Vec<usize> = scenarios.iter().flat_map(|scenario| named(scenario, &page, &blocks)).collect();
+            for (number, block) in blocks.iter().enumerate() {
+                let times = run.iter().filter(|it| **it == number).count();
+                assert_eq!(times, 1, "how often scenarios run this block of docs/{page}:\n{block}");
+            }
+        }
     }
 }

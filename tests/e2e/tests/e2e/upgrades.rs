@@ -68,6 +68,11 @@ async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> 
     let smaller = cluster.patch(json!({"storage": {"size": "1Gi"}})).await;
     let refusal = smaller.err().map(|error| error.to_string()).unwrap_or_default();
     ensure!(refusal.contains("volumes do not shrink"), "{refusal}");
+
+    page.run("restarted").await?;
+    cluster.settled(3).await?;
+    let restarted = pods(&cluster).await?;
+    ensure!(restarted.len() == 3 && !restarted.iter().any(|uid| back.contains(uid)), "a member was not restarted");
     println!("{} acknowledged writes are there", writer.verify().await?);
     cluster.remove().await
 }
