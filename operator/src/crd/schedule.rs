@@ -131,3 +131,10 @@ pub struct EtcdBackupScheduleStatus {
     /// Ready (the last backup that ended has succeeded), Reconciling, Stalled.
     pub conditions: Vec<Condition>,
 }
+
+impl EtcdBackupScheduleStatus {
+    /// How it stands, in a word: the reason of its conditions.
+    pub fn word(&self) -> &str {
+        self.conditions.first().map_or("", |condition| &condition.reason)
+    }
+}

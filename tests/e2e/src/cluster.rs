@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -163,6 +164,21 @@ impl Cluster {
             let status = self.get().await?["status"].to_string();
             anyhow::ensure!(status.contains(text), "status is {status}");
             Ok(Some(()))
+        })
+        .await
+    }
+
+    /// Waits until an Event of Kubernetes with this reason is about the object.
+    pub async fn announced(&self, object: &Value, reason: &str) -> Result<Event> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let (kind, uid) = (object["kind"].as_str(), object["metadata"]["uid"].as_str());
+        wait_for(&format!("an Event {reason} about {}", object["metadata"]["name"]), PATIENCE, || async {
+            let events = api.list(&ListParams::default()).await?.items;
+            let about = |event: &Event| {
+                let regarding = event.regarding.clone().unwrap_or_default();
+                (regarding.kind.as_deref(), regarding.uid.as_deref()) == (kind, uid)
+            };
+            Ok(events.into_iter().find(|event| about(event) && event.reason.as_deref() == Some(reason)))
         })
         .await
     }

@@ -187,6 +187,9 @@ async fn retention(cluster: &Cluster, s3: &S3) -> Result<()> {
         Ok(Some(newest.to_string()))
     })
     .await?;
+    let schedule = serde_json::to_value(api.get("often").await?)?;
+    let made = cluster.announced(&schedule, "BackupCreated").await?.related.and_then(|related| related.name);
+    ensure!(made.as_ref().is_some_and(|name| name.starts_with("often-20")), "the Event names {made:?}");
     wait_for("the older one to go, with its data", PATIENCE, || async {
         let gone = backups(cluster).get_opt("older").await?.is_none() && !s3.keys().await?.contains(&older);
         Ok(gone.then_some(()))
