@@ -265,13 +265,18 @@ impl Cluster {
 
     /// Deletes the cluster and its namespace, and waits until the EtcdCluster is gone.
     pub async fn remove(self) -> Result<()> {
+        self.delete().await?;
+        self.remove_namespace().await
+    }
+
+    /// Deletes the EtcdCluster, and waits until it is gone.
+    pub async fn delete(&self) -> Result<()> {
         let api = clusters(&self.client, &self.namespace);
         api.delete(&self.name, &DeleteParams::default()).await?;
         wait_for("deletion of the EtcdCluster", PATIENCE, || async {
             Ok(api.get_opt(&self.name).await?.is_none().then_some(()))
         })
-        .await?;
-        self.remove_namespace().await
+        .await
     }
 
     /// Deletes the namespace with whatever is left in it.

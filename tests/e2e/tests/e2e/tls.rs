@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use k8s_openapi::jiff::Timestamp;
 use keelson_e2e::{
     cluster::{Cluster, PATIENCE, clusters, condition, manifest},
@@ -12,8 +12,8 @@ use keelson_e2e::{
     wait_for,
     writer::Writer,
 };
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
@@ -89,6 +89,9 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
 
     ensure!(cluster.starts().await? == before, "members were restarted");
     println!("{} acknowledged writes are there", writer.verify().await?);
+    cluster
+        .patch(json!({"storage": {"retention": {"whenScaled": "Retain"}}, "tls": {"whenDeleted": "Retain"}}))
+        .await?;
     cluster.scale(1).await?;
     cluster.settled(1).await?;
     wait_for("the Secrets of former members to go", PATIENCE, || async {
@@ -96,7 +99,27 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
         Ok((left.len() == 4).then_some(()))
     })
     .await?;
-    cluster.remove().await
+    cluster.delete().await?;
+    are_kept(&cluster).await?;
+    cluster.remove_namespace().await
+}
+
+/// The volumes of all members, of former ones too, and the Secrets, which have no owner that would take them along.
+async fn are_kept(cluster: &Cluster) -> Result<()> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    for ordinal in 0..3 {
+        let claim = claims.get(&format!("data-secure-{ordinal}-0")).await?;
+        ensure!(claim.metadata.deletion_timestamp.is_none(), "the claim of member {ordinal} goes");
+    }
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let kept = secrets.list(&ListParams::default().labels("keelson.dev/cluster=secure")).await?.items;
+    let names: Vec<String> = kept.iter().map(ResourceExt::name_any).collect();
+    for name in ["secure-ca", "secure-client-tls", "secure-operator-tls"] {
+        ensure!(names.iter().any(|kept| kept == name), "Secret {name} is not among {names:?}");
+    }
+    ensure!(names.len() == 4, "with that of the last member: {names:?}");
+    ensure!(kept.iter().all(|secret| secret.owner_references().is_empty()), "a Secret goes with its owner");
+    Ok(())
 }
 
 /// Certificates of an authority of the test's own, in three Secrets.
