@@ -1,4 +1,6 @@
-//! What is told about a cluster as Kubernetes Events. They are a courtesy: that one cannot be published stops nothing.
+//! What is told as Kubernetes Events. They are a courtesy: that one cannot be published stops nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
@@ -22,7 +24,7 @@ pub async fn phase(recorder: &Recorder, cluster: &EtcdCluster, phase: Phase, rea
         action: "Observe".into(),
         secondary: None,
     };
-    publish(recorder, cluster, event).await;
+    publish(recorder, &cluster.object_ref(&()), event).await;
 }
 
 /// Tells that a step was taken.
@@ -34,7 +36,7 @@ pub async fn step(recorder: &Recorder, cluster: &EtcdCluster, observed: &Observe
         action: "Act".into(),
         secondary: object(&Names::of(cluster), observed, action),
     };
-    publish(recorder, cluster, event).await;
+    publish(recorder, &cluster.object_ref(&()), event).await;
 }
 
 /// Tells that certificates were written.
@@ -51,7 +53,7 @@ pub async fn certificate(recorder: &Recorder, cluster: &EtcdCluster, write: &Wri
         action: "Act".into(),
         secondary: Some(reference::<Secret>(&names, name, None)),
     };
-    publish(recorder, cluster, event).await;
+    publish(recorder, &cluster.object_ref(&()), event).await;
 }
 
 /// Tells what was done about authentication.
@@ -64,7 +66,7 @@ pub async fn auth(recorder: &Recorder, cluster: &EtcdCluster, write: AuthWrite) 
         action: "Act".into(),
         secondary: Some(reference::<Secret>(&names, names.root_secret(), None)),
     };
-    publish(recorder, cluster, event).await;
+    publish(recorder, &cluster.object_ref(&()), event).await;
 }
 
 /// That in a word, for Events and metrics.
@@ -90,10 +92,14 @@ pub fn certificate_word(write: &Write) -> &'static str {
     }
 }
 
-async fn publish(recorder: &Recorder, cluster: &EtcdCluster, event: Event) {
-    let about = cluster.object_ref(&());
-    if let Err(error) = recorder.publish(&event, &about).await {
-        tracing::debug!(%error, "cannot publish an event");
+/// Publishes an Event about an object. That it cannot be is a warning the first time: whatever the reason is, others will meet it.
+pub async fn publish(recorder: &Recorder, about: &ObjectReference, event: Event) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if let Err(error) = recorder.publish(&event, about).await {
+        match WARNED.swap(true, Ordering::Relaxed) {
+            false => tracing::warn!(%error, "cannot publish an event; others that cannot be are told at level debug"),
+            true => tracing::debug!(%error, "cannot publish an event"),
+        }
     }
 }
 

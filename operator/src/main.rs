@@ -202,7 +202,13 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
             metrics.clone(),
             until(stopped.clone()),
         );
-        let schedules = schedule::controller::run(client.clone(), namespace, metrics.clone(), until(stopped.clone()));
+        let schedules = schedule::controller::run(
+            client.clone(),
+            namespace,
+            recorder.clone(),
+            metrics.clone(),
+            until(stopped.clone()),
+        );
         let users = access::controller::run::<EtcdUser>(
             client.clone(),
             namespace,

@@ -1,7 +1,7 @@
 //! Checks a stored resource by the rules of the definition once more: it may be older than a rule, and CEL rules cannot name the
 //! very entry that is wrong.
 
-use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, OWNED_FLAGS, bytes, seconds};
+use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, MIN_VALIDITY, OWNED_FLAGS, bytes, seconds};
 
 /// Everything that is wrong with a resource, each with the field's name; empty when nothing is.
 pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
@@ -58,6 +58,12 @@ fn tls(cluster: &EtcdCluster) -> Vec<String> {
         if seconds(time).is_none() {
             problems.push(format!("spec.tls.{field}: {time:?} is not a time such as 24h"));
         }
+    }
+    if tls.validity_seconds() < MIN_VALIDITY {
+        problems.push(format!("spec.tls.validity: {:?} is less than {MIN_VALIDITY}s", tls.validity));
+    }
+    if tls.issuer_ref.is_some() && !tls.validity.ends_with('h') {
+        problems.push("spec.tls.validity: it is in hours with spec.tls.issuerRef".into());
     }
     if tls.validity_seconds() >= tls.authority_seconds() {
         problems.push("spec.tls.validity: it must be shorter than spec.tls.authority.validity".into());

@@ -19,6 +19,7 @@ use super::declared::{Declared, Entry, Request};
 use super::door::{Door, stays};
 use super::plan::{Password, Plan, Seen, Store, failed as failure, plan};
 use crate::crd::{AccessPhase, AccessStatus, EtcdCluster};
+use crate::events;
 use crate::member::{self, Sessions};
 use crate::metrics::Metrics;
 use crate::names::ACCESS_FINALIZER;
@@ -279,7 +280,5 @@ async fn tell<K: Declared>(context: &Context<K>, declared: &K, status: &AccessSt
         action: "Reconcile".into(),
         secondary: None,
     };
-    if let Err(error) = context.recorder.publish(&event, &declared.object_ref(&())).await {
-        tracing::debug!(%error, "cannot publish an event");
-    }
+    events::publish(&context.recorder, &declared.object_ref(&()), event).await;
 }

@@ -8,7 +8,7 @@ use rustls::crypto::ring::default_provider;
 use super::{Actor, Error, kube_error};
 use crate::build::{self, APPLIED, PASSWORD};
 use crate::crd::RetentionPolicy;
-use crate::member::ROOT;
+use crate::member::{MemberClient, ROOT};
 use crate::observe::auth::is_root_secret;
 use crate::plan::auth::AuthWrite;
 
@@ -32,16 +32,17 @@ impl Actor<'_> {
                 client.enable_auth().await?;
                 self.note_applied(secret).await
             }
-            AuthWrite::Rotate => {
-                let secret = self.wanted_is_kept().await?;
-                let mut client = self.leader(None)?;
-                if !client.is_password(ROOT, &self.root.wanted).await? {
-                    client.change_password(ROOT, &self.root.wanted).await?;
-                }
-                self.note_applied(secret).await
-            }
+            AuthWrite::Rotate => self.rotate(self.leader(None)?).await,
             AuthWrite::Disable => Ok(self.leader(None)?.disable_auth().await?),
         }
+    }
+
+    pub(super) async fn rotate(&self, mut client: MemberClient) -> Result<(), Error> {
+        let secret = self.wanted_is_kept().await?;
+        if !client.is_password(ROOT, &self.root.wanted).await? {
+            client.change_password(ROOT, &self.root.wanted).await?;
+        }
+        self.note_applied(secret).await
     }
 
     async fn keep_root_secret(&self) -> Result<(), Error> {

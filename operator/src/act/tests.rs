@@ -7,10 +7,16 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::{Json, Router};
+use kube::runtime::reflector::store;
+use kube::runtime::watcher;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::build::{self, APPLIED};
 use crate::crd::Phase;
+use crate::member::tests::guarded;
+use crate::member::{ROOT, Sessions};
+use crate::observe::auth::passwords;
 use crate::plan::tls::Held;
 use crate::plan::{Member, Plan, Pod, Start, Store};
 
@@ -268,6 +274,45 @@ async fn the_finalizer_stays_while_the_api_server_knows_of_a_member() {
     let world = World::new().await.with(STATEFULSET, released);
     world.actor().take(&Action::RemoveFinalizer).await.unwrap();
     assert_eq!(world.writes().len(), 1);
+}
+
+/// Whenever the operator is killed, one of the two passwords in the Secret is right. The member is an etcd.
+#[tokio::test]
+async fn roots_new_password_is_in_its_secret_before_the_store_has_it() {
+    let folder = std::env::temp_dir().join(format!("keelson-operator-rotate-{}", std::process::id()));
+    let (_etcd, url) = guarded(&folder, "one").await;
+    let stranger = || MemberClient::new(&url, None).unwrap();
+    let mut world = World::new().await;
+    let mut secret = build::root_secret(&world.cluster, "one");
+    secret.metadata.resource_version = Some("7".into());
+    secret.data.get_or_insert_default().insert(APPLIED.into(), build::text("one"));
+    let (secrets, mut watch) = store();
+    watch.apply_watcher_event(&watcher::Event::Apply(secret));
+    world.caches.secrets = secrets;
+    world.observed.auth.secret = Some("7".into());
+    world.root.wanted = "two".into();
+    let kept = || {
+        let stored = world.stored.lock().unwrap();
+        let secret = stored.objects["/api/v1/namespaces/ns/secrets/c-root"].clone();
+        passwords(&serde_json::from_value(secret).unwrap())
+    };
+
+    // It is killed before the store has it, as one that is not let in.
+    let refused = world.actor().rotate(stranger()).await;
+    assert!(matches!(refused, Err(Error::Member(_))), "{refused:?}");
+    assert_eq!(kept(), ["one", "two"]);
+    assert!(stranger().is_password(ROOT, "one").await.unwrap());
+
+    let mut root = stranger();
+    Sessions::default().login("u", &mut root, &kept()).await.unwrap();
+    world.actor().rotate(root).await.unwrap();
+    assert_eq!(kept(), ["two"]);
+    assert!(stranger().is_password(ROOT, "two").await.unwrap());
+    assert!(!stranger().is_password(ROOT, "one").await.unwrap());
+    // It was killed before that was noted: nothing is left to be asked of the store.
+    world.actor().rotate(stranger()).await.unwrap();
+    assert_eq!(kept(), ["two"]);
+    let _ = std::fs::remove_dir_all(&folder);
 }
 
 /// Kubernetes deletes what has an owner that is gone.

@@ -20,6 +20,7 @@ use super::Task;
 use super::plan::{Action, Job, Outcome, Plan, Seen, plan};
 use crate::build::{BACKUP_CONTAINER, backup_job};
 use crate::crd::{BackupPhase, EtcdBackup, EtcdBackupStatus, EtcdCluster};
+use crate::events;
 use crate::metrics::Metrics;
 use crate::names::{BACKUP_FINALIZER, BACKUP_LABEL};
 use crate::pass::{Error, Passes, attend, failed};
@@ -220,8 +221,6 @@ impl Hands<'_> {
             action: "Reconcile".into(),
             secondary: None,
         };
-        if let Err(error) = self.context.recorder.publish(&event, &self.backup.object_ref(&())).await {
-            tracing::debug!(%error, "cannot publish an event");
-        }
+        events::publish(&self.context.recorder, &self.backup.object_ref(&()), event).await;
     }
 }

@@ -111,6 +111,12 @@ fn the_objects_of_a_cluster_with_tls() {
     golden("tls-requests.txt", asked);
 }
 
+#[test]
+fn the_secret_with_the_password_of_root() {
+    let cluster = cluster(json!({"auth": {}}));
+    golden("root.yaml", yaml(&root_secret(&cluster, "password")));
+}
+
 fn backup(store: serde_json::Value) -> EtcdBackup {
     serde_json::from_value(json!({
         "apiVersion": "keelson.dev/v1alpha1",

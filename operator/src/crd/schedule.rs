@@ -128,6 +128,14 @@ pub struct EtcdBackupScheduleStatus {
     pub next_time: Option<Time>,
     /// The backups that are not over.
     pub active: Vec<String>,
-    /// Ready (the last backup that ended has succeeded), Reconciling, Stalled.
+    /// Ready (the last backup that ended has succeeded), UpToDate (the newest one that succeeded is not older than the schedule wants
+    /// it to be, by more than an hour), Reconciling, Stalled.
     pub conditions: Vec<Condition>,
+}
+
+impl EtcdBackupScheduleStatus {
+    /// How it stands, in a word: the reason of its conditions.
+    pub fn word(&self) -> &str {
+        self.conditions.first().map_or("", |condition| &condition.reason)
+    }
 }

@@ -13,6 +13,8 @@ use super::RetentionPolicy;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!(has(self.issuerRef) && has(self.secrets))").message("spec.tls.issuerRef and spec.tls.secrets exclude each other"),
+    validation = Rule::new("self.validity != '1m' && !self.validity.matches('^([0-9]{1,2}|1[01][0-9])s$')").message("spec.tls.validity must be at least 2m"),
+    validation = Rule::new("!has(self.issuerRef) || self.validity.endsWith('h')").message("spec.tls.validity is in hours with spec.tls.issuerRef: cert-manager makes no certificates for less than one"),
 )]
 pub struct TlsSpec {
     /// Certificates from an issuer of cert-manager, in place of an authority of the operator's.
@@ -21,9 +23,10 @@ pub struct TlsSpec {
     /// Certificates from Secrets of your own, in place of an authority of the operator's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<GivenSecrets>,
-    /// How long certificates are valid, in hours. They are renewed when two thirds of that are over, and when this changes.
+    /// How long certificates are valid, at least `2m`, as they begin a minute before they are made. They are renewed when two
+    /// thirds of that are over, and when this changes.
     #[serde(default = "default_validity")]
-    #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]*h$"))]
+    #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]*(s|m|h)$"))]
     pub validity: String,
     /// The cluster's own authority.
     #[serde(default)]
@@ -50,6 +53,9 @@ pub struct TlsSpec {
     #[serde(default = "RetentionPolicy::delete")]
     pub when_deleted: RetentionPolicy,
 }
+
+/// The least validity of a certificate, in seconds.
+pub const MIN_VALIDITY: i64 = 120;
 
 fn default_validity() -> String {
     "2160h".into()

@@ -10,7 +10,7 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running etcd; it ends with the test.
-struct Etcd(Child);
+pub(crate) struct Etcd(Child);
 
 impl Drop for Etcd {
     fn drop(&mut self) {
@@ -70,6 +70,19 @@ async fn leader_of(url: &str) -> Option<(u64, u64)> {
     let status = MemberClient::new(url, None).unwrap().status().await.ok()?;
     let own = status.header?.member_id;
     (status.leader != 0).then_some((own, status.leader))
+}
+
+/// One that wants to know who asks, with this password of root's; and its URL.
+pub(crate) async fn guarded(folder: &Path, password: &str) -> (Etcd, String) {
+    let urls = Urls::new();
+    let member = start(folder, "a", &urls, &format!("a={}", urls.peer), "new");
+    eventually("the member", || leader_of(&urls.client)).await;
+    let mut client = MemberClient::new(&urls.client, None).unwrap();
+    client.add_role(ROOT).await.unwrap();
+    client.add_user(ROOT, Some(password)).await.unwrap();
+    client.grant_role(ROOT, ROOT).await.unwrap();
+    client.enable_auth().await.unwrap();
+    (member, urls.client)
 }
 
 /// Founding, joining as a learner, promotion, a move of leadership and removal, as the operator does them; and each request that

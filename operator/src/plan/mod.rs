@@ -290,14 +290,15 @@ impl<'a> Situation<'a> {
 
     /// A working cluster: the first step that applies, in the order of urgency.
     fn steady(&self) -> Plan {
-        if let Some(step) = quorum_loss::step(self).or_else(|| repair::step(self)) {
+        if let Some(step) = quorum_loss::step(self).or_else(|| repair::of_corrupt_data(self)) {
             return self.with_members(step, self.listed_members(), true);
         }
         if let Some((step, round)) = space::step(self) {
             let plan = self.with_members(step, self.listed_members(), true);
             return Plan { space: Some(round), ..plan };
         }
-        let step = leftovers::step(self)
+        let step = repair::step(self)
+            .or_else(|| leftovers::step(self))
             .or_else(|| obstacles::unknown_member(self))
             .or_else(|| learner::step(self))
             .or_else(|| transport::step(self))

@@ -20,8 +20,8 @@ struct Victim<'a> {
     allowed: Result<(), String>,
 }
 
-/// The next step of a replacement, if there is a member to replace and it may be.
-pub(super) fn step(situation: &Situation) -> Option<Step> {
+/// The next step about corrupt data, which goes before all else that is repaired.
+pub(super) fn of_corrupt_data(situation: &Situation) -> Option<Step> {
     let removed = situation.observed.alarms.iter().find(|alarm| {
         let mut members = situation.observed.store.members().iter();
         alarm.kind == AlarmKind::Corrupt && alarm.member != 0 && !members.any(|member| member.id == alarm.member)
@@ -30,6 +30,11 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
         let reason = format!("member {:x}, whose data was corrupt, is no longer listed", alarm.member);
         return Some(Step::act(Action::Disarm { member: alarm.member, kind: alarm.kind }, Phase::Repairing, reason));
     }
+    step(situation).filter(|_| victim(situation).is_some_and(|victim| situation.is_corrupt(victim.member.id)))
+}
+
+/// The next step of a replacement, if there is a member to replace and it may be.
+pub(super) fn step(situation: &Situation) -> Option<Step> {
     let victim = victim(situation).filter(|victim| victim.allowed.is_ok())?;
     Some(replace(situation, &victim))
 }
@@ -71,7 +76,8 @@ fn replace(situation: &Situation, victim: &Victim) -> Step {
 fn victim<'a>(situation: &Situation<'a>) -> Option<Victim<'a>> {
     let members = situation.observed.store.members();
     let asked = situation.cluster.metadata.annotations.as_ref().and_then(|it| it.get(REPLACE_MEMBER));
-    let automatic = |member: &Member| within_limits(situation, member.id);
+    let is_asked = |member: &Member| asked == Some(&hex(member.id));
+    let automatic = |member: &Member| if is_asked(member) { Ok(()) } else { within_limits(situation, member.id) };
     let find = |why: &dyn Fn(&Member) -> Option<String>, allowed: &dyn Fn(&Member) -> Result<(), String>| {
         members.iter().find_map(|member| {
             let (why, ordinal) = (why(member)?, member.ordinal?);
@@ -79,7 +85,7 @@ fn victim<'a>(situation: &Situation<'a>) -> Option<Victim<'a>> {
         })
     };
     find(&|member| situation.is_corrupt(member.id).then(|| "has corrupt data".into()), &automatic)
-        .or_else(|| find(&|member| (asked == Some(&hex(member.id))).then(|| "is unwanted".into()), &|_| Ok(())))
+        .or_else(|| find(&|member| is_asked(member).then(|| "is unwanted".into()), &automatic))
         .or_else(|| find(&|member| lost_volume(situation, member).then(|| "lost its volume".into()), &automatic))
         .or_else(|| find(&|member| down_for_long(situation, member), &automatic))
 }

@@ -31,6 +31,8 @@ enum Event {
     Break(usize),
     /// The n-th member's data is found to be wrong.
     Corrupt(usize),
+    /// All members reach their quota, and the n-th says so.
+    Fill(usize),
     /// The n-th pod's node is lost: the pod never ends.
     LoseNode(usize),
     /// A person names the n-th member as the one to go on with.
@@ -119,6 +121,10 @@ struct World {
     claims: BTreeMap<u32, Volume>,
     /// Members whose data is wrong, as the store's alarms say.
     corrupt: BTreeSet<u64>,
+    /// Members that said that they are full, as the store's alarms say.
+    no_space: BTreeSet<u64>,
+    /// Members whose store is as large as it may be.
+    full: BTreeSet<u64>,
     leader: u64,
     next: u64,
     now: i64,
@@ -139,6 +145,8 @@ impl World {
             pods: BTreeMap::new(),
             claims: BTreeMap::new(),
             corrupt: BTreeSet::new(),
+            no_space: BTreeSet::new(),
+            full: BTreeSet::new(),
             leader: 0,
             next: 1,
             now: 0,
@@ -249,6 +257,8 @@ impl World {
             answer: (asked(member) && self.up(*id)).then(|| Answer {
                 leader: self.leader,
                 raft_index: if member.learner && !member.caught_up { 1 } else { 5000 },
+                db_size: if self.full.contains(id) { 100 } else { 10 },
+                db_quota: 100,
                 ..Default::default()
             }),
         });
@@ -256,6 +266,7 @@ impl World {
         members.sort_by_key(|member| member.ordinal);
         let silent = self.leader == 0 || members.iter().all(|member| member.answer.is_none());
         let alarms = self.corrupt.iter().map(|id| Alarm { member: *id, kind: AlarmKind::Corrupt });
+        let alarms = alarms.chain(self.no_space.iter().map(|id| Alarm { member: *id, kind: AlarmKind::NoSpace }));
         Observed {
             now: self.now,
             statefulsets: cached.statefulsets,
@@ -420,8 +431,9 @@ impl World {
                     self.delete_pod(*ordinal);
                 }
             }
-            Action::FreeSpace { .. } => {}
-            Action::Disarm { member, .. } => drop(self.corrupt.remove(member)),
+            Action::FreeSpace { id, .. } => drop(self.full.remove(id)),
+            Action::Disarm { member, kind: AlarmKind::Corrupt } => drop(self.corrupt.remove(member)),
+            Action::Disarm { member, kind: AlarmKind::NoSpace } => drop(self.no_space.remove(member)),
         }
     }
 
@@ -555,6 +567,13 @@ impl World {
                 let nth = self.members.keys().nth(n % self.members.len().max(1));
                 self.corrupt.extend(nth.filter(|_| self.recorded()));
             }
+            Event::Fill(n) => {
+                let nth = self.members.keys().nth(n % self.members.len().max(1)).filter(|_| self.recorded());
+                if let Some(id) = nth {
+                    self.no_space.insert(*id);
+                    self.full.extend(self.members.keys());
+                }
+            }
             Event::LoseNode(n) => {
                 if let Some(pod) = self.nth_pod(*n).and_then(|ordinal| self.pods.get_mut(&ordinal)) {
                     (pod.stuck, pod.deleting) = (true, true);
@@ -601,6 +620,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..9usize).prop_map(Event::LoseVolume),
         1 => (0..9usize).prop_map(Event::Break),
         1 => (0..9usize).prop_map(Event::Corrupt),
+        1 => (0..9usize).prop_map(Event::Fill),
         1 => (0..9usize).prop_map(Event::LoseNode),
         1 => (0..9usize).prop_map(Event::Recover),
         2 => (0..=7i32).prop_map(Event::Resize),

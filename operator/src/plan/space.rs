@@ -4,6 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::quorum::{healthy, quorum};
 use super::{Action, AlarmKind, Answer, Member, Situation, Step, hex};
 use crate::crd::{Phase, RepairMode, SpaceStatus};
 
@@ -16,8 +17,12 @@ const FULL_PERCENT: i64 = 90;
 pub(super) fn step(situation: &Situation) -> Option<(Step, SpaceStatus)> {
     let alarm = alarm(situation).filter(|_| situation.cluster.spec.repair.mode == RepairMode::Automatic)?;
     let mut round = round(situation)?;
-    let leader = situation.observed.store.leader();
-    let members = situation.observed.store.members().iter().filter(|member| member.healthy());
+    let store = &situation.observed.store;
+    if healthy(store.voters()) < quorum(store.voters().count()) {
+        return None;
+    }
+    let leader = store.leader();
+    let members = store.members().iter().filter(|member| member.healthy());
     let mut waiting: Vec<&Member> = members.filter(|member| !round.defragmented.contains(&hex(member.id))).collect();
     waiting.sort_by_key(|member| (Some(member.id) == leader, member.ordinal));
     if let Some(member) = waiting.first() {

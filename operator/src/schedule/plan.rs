@@ -11,6 +11,9 @@ use crate::crd::{
 };
 use crate::status::dated;
 
+/// How long after its time a backup may succeed before it is missed; the chart's alert gives it as much.
+const GRACE: SignedDuration = SignedDuration::from_hours(1);
+
 /// What is done, and then reported.
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
@@ -44,6 +47,8 @@ pub fn plan(schedule: &EtcdBackupSchedule, backups: &[EtcdBackup], now: Timestam
         Ok(clock) => {
             begin(schedule, &clock, &active, now, &mut plan);
             plan.due = due(schedule, &clock, &mine);
+            let missed = plan.due.and_then(missed);
+            plan.wake = earlier(plan.wake, missed.filter(|missed| *missed > now));
             None
         }
     };
@@ -87,6 +92,11 @@ fn begin(schedule: &EtcdBackupSchedule, clock: &Clock, active: &[&EtcdBackup], n
 fn due(schedule: &EtcdBackupSchedule, clock: &Clock, mine: &[&EtcdBackup]) -> Option<Timestamp> {
     let since = newest(mine).and_then(completed).or(schedule.creation_timestamp().map(|time| time.0))?;
     clock.next(since).filter(|_| !schedule.spec.suspend)
+}
+
+/// From when on a backup that is due then is missed.
+fn missed(due: Timestamp) -> Option<Timestamp> {
+    due.checked_add(GRACE).ok()
 }
 
 fn newest<'a>(mine: &[&'a EtcdBackup]) -> Option<&'a EtcdBackup> {
@@ -141,8 +151,16 @@ fn report(
         (.., Some(newest)) => format!("the last backup, {}, has succeeded", newest.name_any()),
         (_, _, None) => "there was no backup yet".into(),
     };
+    let overdue = plan.due.filter(|due| missed(*due).is_some_and(|missed| missed <= now));
+    let age = match (&problem, overdue, &status.last_successful_time) {
+        (Some(problem), ..) => problem.clone(),
+        (_, Some(due), _) => format!("no backup has succeeded since {due}, when one was due"),
+        (.., Some(time)) => format!("the newest backup that succeeded was complete at {}", time.0),
+        (.., None) => "no backup is missed yet".into(),
+    };
     let list = [
         ("Ready", problem.is_none() && failed.is_none(), status.reason.as_str()),
+        ("UpToDate", problem.is_none() && overdue.is_none(), age.as_str()),
         ("Reconciling", false, status.reason.as_str()),
         ("Stalled", problem.is_some(), status.reason.as_str()),
     ];

@@ -111,6 +111,9 @@ fn good_resources_are_accepted() {
         json!({"tls": {}}),
         json!({"tls": {"issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}}),
         json!({"tls": {"secrets": {"server": "a", "peer": "b", "client": "c"}}}),
+        json!({"tls": {"validity": "2m"}}),
+        json!({"tls": {"validity": "120s"}}),
+        json!({"tls": {"validity": "10m"}}),
         json!({"tls": {"validity": "24h", "overlap": "90s", "extraNames": ["*.example.org", "::1"], "authority": {"generation": 3}}}),
     ];
     for spec in good {
@@ -135,6 +138,9 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
         ("demo", json!({"options": {"force-new-cluster": "true"}}), "spec.options"),
         ("demo", json!({"options": {"cert-file": "/x"}}), "spec.options"),
         ("demo", json!({"tls": {"validity": "90d"}}), "tls.validity"),
+        ("demo", json!({"tls": {"validity": "1m"}}), "tls.validity"),
+        ("demo", json!({"tls": {"validity": "119s"}}), "tls.validity"),
+        ("demo", json!({"tls": {"validity": "30m", "issuerRef": {"name": "a"}}}), "tls.validity"),
         ("demo", json!({"tls": {"overlap": "soon"}}), "tls.overlap"),
         (
             "demo",

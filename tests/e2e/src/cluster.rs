@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -167,6 +168,21 @@ impl Cluster {
         .await
     }
 
+    /// Waits until an Event of Kubernetes with this reason is about the object.
+    pub async fn announced(&self, object: &Value, reason: &str) -> Result<Event> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let (kind, uid) = (object["kind"].as_str(), object["metadata"]["uid"].as_str());
+        wait_for(&format!("an Event {reason} about {}", object["metadata"]["name"]), PATIENCE, || async {
+            let events = api.list(&ListParams::default()).await?.items;
+            let about = |event: &Event| {
+                let regarding = event.regarding.clone().unwrap_or_default();
+                (regarding.kind.as_deref(), regarding.uid.as_deref()) == (kind, uid)
+            };
+            Ok(events.into_iter().find(|event| about(event) && event.reason.as_deref() == Some(reason)))
+        })
+        .await
+    }
+
     /// The client URL of each member that runs.
     pub async fn endpoints(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;
@@ -249,13 +265,18 @@ impl Cluster {
 
     /// Deletes the cluster and its namespace, and waits until the EtcdCluster is gone.
     pub async fn remove(self) -> Result<()> {
+        self.delete().await?;
+        self.remove_namespace().await
+    }
+
+    /// Deletes the EtcdCluster, and waits until it is gone.
+    pub async fn delete(&self) -> Result<()> {
         let api = clusters(&self.client, &self.namespace);
         api.delete(&self.name, &DeleteParams::default()).await?;
         wait_for("deletion of the EtcdCluster", PATIENCE, || async {
             Ok(api.get_opt(&self.name).await?.is_none().then_some(()))
         })
-        .await?;
-        self.remove_namespace().await
+        .await
     }
 
     /// Deletes the namespace with whatever is left in it.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use http::Method;
 use keelson_e2e::cluster::{Cluster, clusters, manifest, resources};
 use keelson_e2e::faulty::{Asked, Fault, Faulty, Seen};
@@ -14,7 +14,7 @@ use keelson_e2e::writer::Writer;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How long an API server is away.
 const AWAY: Duration = Duration::from_secs(30);
@@ -63,6 +63,23 @@ fn created_twice(seen: &[Seen]) -> Vec<String> {
 fn missing(seen: &[Seen]) -> Vec<Fault> {
     let all = Fault::READS.into_iter().chain(Fault::WRITES).chain(Fault::WATCHES);
     all.filter(|fault| !seen.iter().any(|it| it.fault == Some(*fault))).collect()
+}
+
+/// Every line of the log is JSON; those out of passes, of which there must be some of each kind, name the cluster and its namespace.
+/// How many those are.
+fn lines_of_passes(log: &str, cluster: &str, namespace: &str) -> Result<usize> {
+    let lines: Vec<Value> =
+        log.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("a line is no JSON")?;
+    let is = |line: &Value, message: &str| line["message"] == message;
+    let passes = ["done", "phase", "the pass failed"];
+    for line in lines.iter().filter(|line| passes.iter().any(|message| is(line, message))) {
+        let span = &line["span"];
+        let named = span["cluster"] == cluster && span["namespace"] == namespace && span["kind"] == "cluster";
+        ensure!(named && span["object"] == cluster, "whose is {line}");
+    }
+    let missing: Vec<&str> = passes.into_iter().filter(|message| !lines.iter().any(|line| is(line, message))).collect();
+    ensure!(missing.is_empty(), "the log does not say {missing:?}");
+    Ok(lines.iter().filter(|line| line["span"]["cluster"] == cluster).count())
 }
 
 #[tokio::test]
@@ -125,6 +142,8 @@ async fn a_cluster_is_founded_changed_and_deleted_once_though_requests_fail() ->
     })
     .await?;
     ensure!(operator.ended()?.is_none(), "the operator ended");
+    let lines = lines_of_passes(&operator.log(), "stormy", &cluster.namespace)?;
+    println!("{lines} lines of the log name the cluster");
 
     let seen = faulty.seen();
     let twice = created_twice(&seen);

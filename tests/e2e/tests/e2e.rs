@@ -122,6 +122,11 @@ async fn scaling_out_and_in_loses_nothing() -> Result<()> {
         writer.progress(20).await?;
         println!("to {size} members: {:.1} s", start.elapsed().as_secs_f64());
     }
+    let object = cluster.get().await?;
+    for reason in ["LearnerAdded", "MemberPromoted", "MemberRemoved"] {
+        let member = cluster.announced(&object, reason).await?.related.and_then(|related| related.name);
+        ensure!(member.as_ref().is_some_and(|name| name.starts_with("scaled-")), "{reason} names {member:?}");
+    }
     println!("{} acknowledged writes are there", writer.verify().await?);
     cluster.remove().await
 }

@@ -10,7 +10,7 @@ fn a_member_that_lost_its_volume_is_replaced_under_a_new_id() {
         (3, "0L 2 +1spc", "delete the StatefulSet of member 1"),
         (3, "0L 2", "add member 1 as a learner"),
         (3, "0L 1v 2x", "wait: a quorum of the other members to be healthy"),
-        // Repair goes before everything but a pause.
+        // This goes before everything but a pause, a recovery, corrupt data and a full store.
         (5, "0L 1v 2 3n", "remove member 1"),
         (3, "0L 1v 2 +7spc", "remove member 1"),
         (3, "0L 1 2 3bv", "remove member 3"),
@@ -92,18 +92,21 @@ fn replacements_keep_within_the_limits_that_a_person_sets() {
     let plan = replaced(&[5, 6]).plan();
     assert_eq!((plan.phase, plan.action), (Phase::Degraded, None));
     assert!(plan.reason.ends_with("not replaced: spec.repair allows 2 within 1h"), "{}", plan.reason);
-    let manual = |asked: &str| {
-        Scene::new(3, "0L 1v 2f").with(|scene| {
+    let manual_of = |line: &str, asked: &str| {
+        Scene::new(3, line).with(|scene| {
             scene.cluster.spec.repair.mode = RepairMode::Manual;
             let annotations = scene.cluster.metadata.annotations.get_or_insert_default();
             annotations.insert(crate::names::REPLACE_MEMBER.into(), asked.into());
         })
     };
+    let manual = |asked: &str| manual_of("0L 1v 2f", asked);
     assert_eq!(manual("").plan().action, None);
     assert_eq!(manual("101").step(), "remove member 1");
     assert_eq!(manual("102").step(), "wait: a quorum of the other members to be healthy");
     // It has an id of its own, so that an annotation that stays is no reason to replace the next one, too.
     assert_eq!(manual("999").plan().action, None);
+    assert_eq!(manual_of("0L 1c 2", "").plan().action, None);
+    assert_eq!(manual_of("0L 1c 2", "101").step(), "remove member 1");
 }
 
 #[test]
@@ -131,6 +134,36 @@ fn a_full_store_is_compacted_defragmented_with_the_leader_last_and_disarmed() {
     assert_eq!(scene.step(), "disarm NOSPACE of member 101");
     scene.observed.alarms.clear();
     assert_eq!((scene.plan().phase, scene.plan().space), (Phase::Running, None));
+}
+
+/// A member that joins a full store would be no help to anybody.
+#[test]
+fn a_full_store_is_cleared_before_members_are_replaced_but_for_a_corrupt_one() {
+    table(&[
+        (3, "0Lf 1v 2f", "compact, and defragment member 2"),
+        (3, "0Lf 1sd 2f", "compact, and defragment member 2"),
+        (3, "0Lf 1c 2f", "remove member 1"),
+        (3, "0Lf 1v 2f +7spc", "compact, and defragment member 2"),
+        (5, "0Lf 1 2 3n", "compact, and defragment member 1"),
+    ]);
+    let removed = Scene::new(3, "0Lf 1 2f").with(|scene| {
+        scene.observed.alarms.push(Alarm { member: 0xabc, kind: AlarmKind::Corrupt });
+    });
+    assert_eq!(removed.step(), "disarm CORRUPT of member abc");
+    let asked = Scene::new(3, "0Lf 1 2").with(|scene| {
+        let annotations = scene.cluster.metadata.annotations.get_or_insert_default();
+        annotations.insert(crate::names::REPLACE_MEMBER.into(), "101".into());
+    });
+    assert_eq!(asked.step(), "compact, and defragment member 1");
+
+    // When nothing more can be freed, members that are lost do not wait for a person.
+    let mut scene = Scene::new(3, "0Lf 1v 2f");
+    for _ in 0..2 {
+        let plan = scene.plan();
+        assert!(matches!(plan.action, Some(Action::FreeSpace { .. })), "{plan:#?}");
+        scene.status().space = plan.space;
+    }
+    assert_eq!(scene.step(), "remove member 1");
 }
 
 #[test]

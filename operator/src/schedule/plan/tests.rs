@@ -53,7 +53,9 @@ fn each_time_makes_one_backup() {
     assert_eq!(again.create, due.create, "killed before the status was stored: under the same name");
     nightly.status = Some(due.status);
     let after = plan(&nightly, &[], at("02T00:04"));
-    assert_eq!((after.create, after.wake), (None, Some(at("03T00:00"))));
+    assert_eq!((after.create, after.wake), (None, Some(at("02T01:00"))), "when it is missed, if it has not succeeded");
+    let succeeded = plan(&nightly, &[backup(2, "Succeeded")], at("02T00:04"));
+    assert_eq!((succeeded.create, succeeded.wake), (None, Some(at("03T00:00"))));
 }
 
 #[test]
@@ -126,6 +128,28 @@ fn the_status_tells_of_the_last_good_backup_and_of_what_is_wrong() {
     let wrong = plan(&schedule(json!({"timeZone": "Mars"})), &[], at("02T01:00"));
     assert!(holds(&wrong, "Stalled") && wrong.status.reason.contains("spec.timeZone"));
     assert_eq!(wrong.create, None);
+}
+
+#[test]
+fn the_newest_good_backup_is_up_to_date_until_an_hour_after_the_next_one_was_due() {
+    let told = |schedule: &EtcdBackupSchedule, backups: &[EtcdBackup], now| {
+        let plan = plan(schedule, backups, at(now));
+        let age = plan.status.conditions.iter().find(|it| it.type_ == "UpToDate").unwrap();
+        (age.status == "True", age.message.clone(), plan.wake)
+    };
+    let nightly = schedule(json!({}));
+    let good = [backup(2, "Succeeded"), backup(3, "Failed")];
+    let (holds, message, wake) = told(&nightly, &good, "03T00:59");
+    assert!(holds && message.ends_with("complete at 2026-01-02T00:00:00Z"), "{message}");
+    assert_eq!(wake, Some(at("03T01:00")), "looked at again when it is missed");
+    let (holds, message, wake) = told(&nightly, &good, "03T01:00");
+    assert!(!holds && message.contains("since 2026-01-03T00:00:00Z"), "{message}");
+    assert_eq!(wake, Some(at("04T00:00")));
+    assert!(told(&nightly, &[backup(3, "Succeeded")], "03T01:00").0);
+    assert_eq!(told(&nightly, &[], "01T23:00").1, "no backup is missed yet");
+    assert!(!told(&nightly, &[], "02T01:00").0, "there never was one");
+    assert!(told(&schedule(json!({"suspend": true})), &good, "09T00:00").0, "nothing is due");
+    assert!(!told(&schedule(json!({"timeZone": "Mars"})), &good, "03T00:00").0);
 }
 
 /// By this an alert knows what is late, whatever the schedule.

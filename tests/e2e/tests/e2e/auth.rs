@@ -43,7 +43,7 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     })
     .await?;
 
-    page.run("kubectl patch secret").await?;
+    page.run("patch secret app-password").await?;
     // Its label is why the operator is told at once.
     wait_for("the new password", Duration::from_secs(20), || async {
         as_user(&cluster, "app", "two").await?;
@@ -52,12 +52,22 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     .await?;
     ensure!(as_user(&cluster, "app", "one").await.is_err(), "the old password is still good");
 
+    let before = password;
+    page.run("patch secret/demo-auth-root").await?;
+    wait_for("root's new password", PATIENCE, || async {
+        as_user(&cluster, "root", "another").await?;
+        let applied = cluster.secret("demo-auth-root").await?["applied-password"].clone();
+        Ok((applied == b"another").then_some(()))
+    })
+    .await?;
+    ensure!(as_user(&cluster, "root", &before).await.is_err(), "root's old password is still good");
+
     // Members join and leave a cluster that wants to know who asks.
     cluster.scale(1).await?;
     cluster.settled(1).await?;
     page.run("kubectl delete etcduser/app").await?;
     ensure!(as_user(&cluster, "app", "two").await.is_err(), "the user is still there");
-    restored(&cluster, &password).await?;
+    restored(&cluster, "another").await?;
     cluster.remove().await
 }
 

@@ -10,8 +10,8 @@ use keelson_e2e::cluster::{Cluster, PATIENCE, clusters, condition, manifest, res
 use keelson_e2e::page::Page;
 use keelson_e2e::s3::S3;
 use keelson_e2e::wait_for;
-use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 fn backups(cluster: &Cluster) -> Api<DynamicObject> {
@@ -168,18 +168,31 @@ async fn lost_data_is_told(cluster: &Cluster, s3: &S3, path: &str) -> Result<()>
     Ok(())
 }
 
-/// A schedule makes a backup within a minute, and keeps one of two.
+/// A schedule makes a backup within a minute, and keeps one of two; one that is suspended makes none, and keeps none that is old but
+/// the last one.
 async fn retention(cluster: &Cluster, s3: &S3) -> Result<()> {
     let api = resources(&cluster.client, &cluster.namespace, "EtcdBackupSchedule");
     let backup = json!({"cluster": cluster.name, "store": s3.store(), "deletionPolicy": "Delete"});
-    let schedule = json!({"apiVersion": "keelson.dev/v1alpha1", "kind": "EtcdBackupSchedule", "metadata": {"name": "often"},
-        "spec": {"schedule": "* * * * *", "timeZone": "Asia/Kathmandu", "retention": {"count": 1}, "backup": backup}});
-    // One that the schedule seems to have made before.
-    take(cluster, "older", s3.store(), json!({"deletionPolicy": "Delete"})).await?;
-    let label = json!({"metadata": {"labels": {"keelson.dev/backup-schedule": "often"}}});
-    backups(cluster).patch_metadata("older", &PatchParams::default(), &Patch::Merge(&label)).await?;
+    let schedule = async |name: &str, retention: Value, suspend: bool| {
+        let spec = json!({"schedule": "* * * * *", "timeZone": "Asia/Kathmandu", "retention": retention,
+            "suspend": suspend, "backup": backup});
+        let object = json!({"apiVersion": "keelson.dev/v1alpha1", "kind": "EtcdBackupSchedule",
+            "metadata": {"name": name}, "spec": spec});
+        api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        anyhow::Ok(())
+    };
+    // What the schedules seem to have made before.
+    for (name, by) in [("older", "often"), ("aged-1", "asleep"), ("aged-2", "asleep")] {
+        take(cluster, name, s3.store(), json!({"deletionPolicy": "Delete"})).await?;
+        let label = json!({"metadata": {"labels": {"keelson.dev/backup-schedule": by}}});
+        backups(cluster).patch_metadata(name, &PatchParams::default(), &Patch::Merge(&label)).await?;
+    }
     let older = reaches(cluster, "older", "Succeeded").await?["path"].as_str().unwrap_or_default().to_string();
-    api.create(&PostParams::default(), &serde_json::from_value(schedule)?).await?;
+    for name in ["aged-1", "aged-2"] {
+        reaches(cluster, name, "Succeeded").await?;
+    }
+    schedule("asleep", json!({"age": "1s"}), true).await?;
+    schedule("often", json!({"count": 1}), false).await?;
     let newest = wait_for("a backup by the clock", PATIENCE, || async {
         let status = serde_json::to_value(api.get("often").await?)?["status"].clone();
         let newest = status["lastSuccessfulBackup"].as_str().unwrap_or_default();
@@ -187,12 +200,31 @@ async fn retention(cluster: &Cluster, s3: &S3) -> Result<()> {
         Ok(Some(newest.to_string()))
     })
     .await?;
+    let schedule = serde_json::to_value(api.get("often").await?)?;
+    let made = cluster.announced(&schedule, "BackupCreated").await?.related.and_then(|related| related.name);
+    ensure!(made.as_ref().is_some_and(|name| name.starts_with("often-20")), "the Event names {made:?}");
     wait_for("the older one to go, with its data", PATIENCE, || async {
         let gone = backups(cluster).get_opt("older").await?.is_none() && !s3.keys().await?.contains(&older);
         Ok(gone.then_some(()))
     })
     .await?;
-    api.delete("often", &DeleteParams::default()).await?;
+    let of_asleep = ListParams::default().labels("keelson.dev/backup-schedule=asleep");
+    wait_for("the old one of the other schedule to go", PATIENCE, || async {
+        let left = backups(cluster).list(&of_asleep).await?.items;
+        let left: Vec<String> = left.iter().map(ResourceExt::name_any).collect();
+        // None was made at the time when the first schedule made one.
+        ensure!(left == ["aged-2"], "there are {left:?}");
+        Ok(Some(()))
+    })
+    .await?;
+    let asleep = serde_json::to_value(api.get("asleep").await?)?["status"].clone();
+    let has_times = !asleep["nextTime"].is_null() || !asleep["lastTime"].is_null();
+    ensure!(!has_times && condition(&asleep, "UpToDate") == "True", "it is {asleep}");
+
+    for name in ["often", "asleep"] {
+        api.delete(name, &DeleteParams::default()).await?;
+    }
+    backups(cluster).delete("aged-2", &DeleteParams::default()).await?;
     ensure!(backups(cluster).get_opt(&newest).await?.is_some(), "the backup went with its schedule");
     backups(cluster).delete(&newest, &DeleteParams::default()).await?;
     Ok(())

@@ -10,7 +10,7 @@ use keelson_e2e::{
     writer::Writer,
 };
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 /// The id of the member of this name, in hexadecimal.
@@ -43,11 +43,43 @@ async fn replaced(cluster: &Cluster, name: &str, before: &str) -> Result<()> {
     cluster.settled(3).await
 }
 
+/// As on a node that is lost, the pod does not go: a finalizer holds it. A member under another number takes the place.
+async fn replaced_while_its_pod_is_stuck(cluster: &Cluster, name: &str, writer: &Writer) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let (pod, before) = (format!("{name}-0"), id(cluster, name).await?);
+    let hold = async |finalizers: &[&str]| {
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        pods.patch_metadata(&pod, &PatchParams::default(), &patch).await
+    };
+    cluster.patch(json!({"repair": {"after": "5s"}})).await?;
+    hold(&["e2e.keelson.dev/lost-node"]).await?;
+    pods.delete(&pod, &DeleteParams::default()).await?;
+    wait_for(&format!("another member than {name}"), PATIENCE, || async {
+        let status = cluster.get().await?["status"].clone();
+        let told = status["replacements"].to_string().contains(&before);
+        ensure!(told && id(cluster, name).await.is_err(), "{name} is still a member: {status}");
+        Ok(Some(()))
+    })
+    .await?;
+    cluster.settled(3).await?;
+    writer.progress(20).await?;
+    ensure!(pods.get(&pod).await?.metadata.deletion_timestamp.is_some(), "{pod} is not held");
+    cluster.patch(json!({"repair": {"after": null}})).await?;
+    hold(&[]).await?;
+    wait_for("what is left of the member to go", PATIENCE, || async {
+        let claim = claims.get_opt(&format!("data-{pod}")).await?;
+        Ok((claim.is_none() && pods.get_opt(&pod).await?.is_none()).then_some(()))
+    })
+    .await?;
+    cluster.settled(3).await
+}
+
 #[tokio::test]
 async fn members_that_are_lost_are_replaced_and_a_full_store_is_cleared() -> Result<()> {
     let cluster = Cluster::unborn("demo").await?;
     let mut object = manifest("demo", 3);
-    object["spec"]["repair"] = json!({"limit": 3});
+    object["spec"]["repair"] = json!({"limit": 4});
     object["spec"]["options"] = json!({"quota-backend-bytes": "20000000"});
     clusters(&cluster.client, &cluster.namespace)
         .create(&PostParams::default(), &serde_json::from_value(object)?)
@@ -77,6 +109,8 @@ async fn members_that_are_lost_are_replaced_and_a_full_store_is_cleared() -> Res
     page.run("replace-member").await?;
     replaced(&cluster, "demo-1", &before).await?;
     writer.progress(20).await?;
+
+    replaced_while_its_pod_is_stuck(&cluster, "demo-2", &writer).await?;
     println!("{} acknowledged writes are there", writer.verify().await?);
 
     let mut client = cluster.connect(&cluster.endpoints().await?[0]).await?;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::jiff::Timestamp;
 use keelson_e2e::{
     cluster::{Cluster, PATIENCE, clusters, condition, manifest},
     page::Page,
     wait_for,
     writer::Writer,
 };
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
@@ -20,6 +21,36 @@ fn certificates(object: &Value) -> Vec<(String, String)> {
     let list = object["status"]["tls"]["certificates"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     list.iter().map(|it| (text(&it["secret"]), text(&it["notAfter"]))).collect()
+}
+
+/// Waits until all certificates but the authority are others than these.
+async fn replaced(cluster: &Cluster, before: &[(String, String)]) -> Result<Vec<(String, String)>> {
+    wait_for("other certificates", PATIENCE, || async {
+        let object = cluster.get().await?;
+        let now = certificates(&object);
+        let replaced = now.iter().zip(before).filter(|(now, before)| now.1 != before.1).count();
+        let waits = &object["status"]["tls"]["waitingFor"];
+        ensure!(replaced == 5 && waits.is_null(), "{replaced} are others, waiting for {waits}");
+        Ok(Some(now))
+    })
+    .await
+}
+
+/// Certificates that are good for a minute after they were made: when that is over, every member shows another one.
+async fn renewed_in_time(cluster: &Cluster) -> Result<()> {
+    let before = certificates(&cluster.get().await?);
+    cluster.patch(json!({"tls": {"validity": "2m"}})).await?;
+    let short = replaced(cluster, &before).await?;
+    let times = short[1..].iter().map(|(_, time)| anyhow::Ok(time.parse::<Timestamp>()?));
+    let last = times.collect::<Result<Vec<_>>>()?.into_iter().max();
+    wait_for("the end of the certificates", PATIENCE, || async { Ok((Some(Timestamp::now()) > last).then_some(())) })
+        .await?;
+    for endpoint in cluster.endpoints().await? {
+        cluster.connect(&endpoint).await?.get("hello", None).await?;
+    }
+    let status = cluster.get().await?["status"].clone();
+    ensure!(condition(&status, "TLSReady") == "True", "status is {status}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -39,14 +70,7 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
     let issued = certificates(&cluster.get().await?);
     ensure!(issued.len() == 6, "an authority, two clients, three members: {issued:?}");
     page.run("720h").await?;
-    wait_for("certificates of another validity", PATIENCE, || async {
-        let object = cluster.get().await?;
-        let now = certificates(&object);
-        let replaced = now.iter().zip(&issued).filter(|(now, before)| now.1 != before.1).count();
-        // All but the authority.
-        Ok((replaced == 5 && object["status"]["tls"]["waitingFor"].is_null()).then_some(()))
-    })
-    .await?;
+    replaced(&cluster, &issued).await?;
     writer.progress(50).await?;
 
     let authority = cluster.secret("secure-ca").await?["ca.crt"].clone();
@@ -61,9 +85,13 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
     })
     .await?;
     writer.progress(50).await?;
+    renewed_in_time(&cluster).await?;
 
     ensure!(cluster.starts().await? == before, "members were restarted");
     println!("{} acknowledged writes are there", writer.verify().await?);
+    cluster
+        .patch(json!({"storage": {"retention": {"whenScaled": "Retain"}}, "tls": {"whenDeleted": "Retain"}}))
+        .await?;
     cluster.scale(1).await?;
     cluster.settled(1).await?;
     wait_for("the Secrets of former members to go", PATIENCE, || async {
@@ -71,7 +99,27 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
         Ok((left.len() == 4).then_some(()))
     })
     .await?;
-    cluster.remove().await
+    cluster.delete().await?;
+    are_kept(&cluster).await?;
+    cluster.remove_namespace().await
+}
+
+/// The volumes of all members, of former ones too, and the Secrets, which have no owner that would take them along.
+async fn are_kept(cluster: &Cluster) -> Result<()> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    for ordinal in 0..3 {
+        let claim = claims.get(&format!("data-secure-{ordinal}-0")).await?;
+        ensure!(claim.metadata.deletion_timestamp.is_none(), "the claim of member {ordinal} goes");
+    }
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let kept = secrets.list(&ListParams::default().labels("keelson.dev/cluster=secure")).await?.items;
+    let names: Vec<String> = kept.iter().map(ResourceExt::name_any).collect();
+    for name in ["secure-ca", "secure-client-tls", "secure-operator-tls"] {
+        ensure!(names.iter().any(|kept| kept == name), "Secret {name} is not among {names:?}");
+    }
+    ensure!(names.len() == 4, "with that of the last member: {names:?}");
+    ensure!(kept.iter().all(|secret| secret.owner_references().is_empty()), "a Secret goes with its owner");
+    Ok(())
 }
 
 /// Certificates of an authority of the test's own, in three Secrets.

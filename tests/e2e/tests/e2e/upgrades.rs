@@ -2,9 +2,14 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use keelson_e2e::{cluster::Cluster, page::Page, writer::Writer};
+use keelson_e2e::{
+    cluster::{Cluster, PATIENCE, is_ready},
+    page::Page,
+    wait_for,
+    writer::Writer,
+};
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn arguments(pod: &Pod) -> String {
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
@@ -16,6 +21,46 @@ async fn pods(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(cluster.pods().await?.iter().filter_map(ResourceExt::uid).collect())
 }
 
+/// The members in the order in which they were restarted with these options, once all three were.
+async fn order(cluster: &Cluster, options: &Value) -> Result<Vec<String>> {
+    wait_for("all members to be restarted", PATIENCE, || async {
+        let rollout = cluster.get().await?["status"]["rollout"].clone();
+        let members: Vec<String> = serde_json::from_value(rollout["members"].clone()).unwrap_or_default();
+        ensure!(members.len() == 3 && rollout["target"]["options"] == *options, "the rollout is {rollout}");
+        Ok(Some(members))
+    })
+    .await
+}
+
+/// With `onDeadline: RollBack` the member that fails gets back what it ran before, though the spec still asks for the rest.
+async fn is_taken_back(cluster: &Cluster) -> Result<()> {
+    let before = pods(cluster).await?;
+    let template = cluster.get().await?["status"]["template"].clone();
+    let rollout = json!({"progressDeadline": "5s", "onDeadline": "RollBack"});
+    cluster.patch(json!({"options": {"no-such-flag": "1"}, "rollout": rollout})).await?;
+    wait_for("the rollout to be taken back", PATIENCE, || async {
+        let status = cluster.get().await?["status"].clone();
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        let stalled = conditions.find(|it| it["type"] == "Stalled").cloned().unwrap_or_default();
+        ensure!(stalled["status"] == "True" && stalled["reason"] == "RolledBack", "status is {status}");
+        ensure!(status["template"] == template, "members are to run {}", status["template"]);
+        Ok(Some(()))
+    })
+    .await?;
+    let now = pods(cluster).await?;
+    ensure!(now.iter().filter(|uid| before.contains(uid)).count() == 2, "more than the one was restarted");
+    for pod in cluster.pods().await? {
+        let runs = is_ready(&pod) && !arguments(&pod).contains("no-such-flag");
+        ensure!(runs, "{} does not run what it ran before", pod.name_any());
+    }
+    cluster
+        .patch(json!({"options": {"no-such-flag": null}, "rollout": {"progressDeadline": "10m", "onDeadline": null}}))
+        .await?;
+    cluster.settled(3).await?;
+    ensure!(pods(cluster).await? == now, "members were restarted with what they run");
+    Ok(())
+}
+
 #[tokio::test]
 async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> Result<()> {
     let cluster = Cluster::apply("demo", 3).await?;
@@ -25,6 +70,7 @@ async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> 
     writer.progress(50).await?;
 
     let before = pods(&cluster).await?;
+    let leader = cluster.leader_pod().await?;
     page.run("v0.1.1").await?;
     let told = page.run("=RollingOut");
     let edited = async {
@@ -32,8 +78,12 @@ async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> 
         cluster
             .patch(json!({"podTemplate": {"labels": {"team": "storage"}}, "options": {"snapshot-count": "30000"}}))
             .await?;
-        let target = cluster.get().await?["status"]["rollout"]["target"]["options"].clone();
-        ensure!(target == json!({"snapshot-count": "20000"}), "the target is {target}");
+        let target = json!({"snapshot-count": "20000"});
+        let options = cluster.get().await?["status"]["rollout"]["target"]["options"].clone();
+        ensure!(options == target, "the target is {options}");
+        let order = order(&cluster, &target).await?;
+        let last = format!("{}-0", order[2]);
+        ensure!(last == leader, "{leader} led, and they were restarted in the order {order:?}");
         Ok(())
     };
     let (told, edited) = tokio::join!(told, edited);
@@ -60,6 +110,9 @@ async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> 
     cluster.settled(3).await?;
     let back = pods(&cluster).await?;
     ensure!(back.iter().filter(|uid| before.contains(uid)).count() == 2, "more than the one was restarted");
+    is_taken_back(&cluster).await?;
+    let back = pods(&cluster).await?;
+    writer.progress(50).await?;
 
     page.run("\"size\":\"2Gi\"").await?;
     cluster.patch(json!({"podTemplate": {"labels": {"team": "data"}}})).await?;
