@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::bug::Bug;
 use crate::cluster::Clock;
-use crate::crash::{self, Scenario};
+use crate::crash::{self, Loss, Scenario};
 use crate::fault::Kind;
 use crate::network::Network;
 use crate::round::Settings;
@@ -71,6 +71,12 @@ pub struct Options {
     /// With --crash: only before each of so many steps
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub every: u64,
+    /// With --crash: only before this step
+    #[arg(long, requires = "crash")]
+    pub step: Option<u64>,
+    /// With --step: only with this loss
+    #[arg(long, requires = "step")]
+    pub loss: Option<Loss>,
     /// With --crash: end after about so many seconds, when something of everything was tried
     #[arg(long, value_name = "SECONDS")]
     pub within: Option<f64>,
@@ -121,6 +127,8 @@ impl Options {
             data_dir: self.data_dir.clone().unwrap_or_else(std::env::temp_dir),
             seed: self.seed.unwrap_or(0),
             every: self.every,
+            step: self.step,
+            loss: self.loss,
         })
     }
 
