@@ -28,6 +28,8 @@ pub enum Condition {
     Lies,
     /// It says that this failed, as it does for what is written.
     Fails,
+    /// It has no room for what is new or longer; nor, where it copies what is changed, for what is written over.
+    Full { copies: bool },
     /// It is done after this time.
     Slow(Duration),
 }
@@ -163,21 +165,26 @@ impl State {
         if self.died_at.is_some() {
             return Ok((None, Duration::ZERO));
         }
-        if self.steps == self.last {
+        if step.counts() && self.steps == self.last {
             (self.died_at, self.last) = (Some(step), u64::MAX);
             return Ok((None, Duration::ZERO));
         }
-        self.steps += 1;
-        if self.condition == Condition::Fails {
-            self.failed += u64::from(step.is_sync || step.written.is_some());
-            return Ok((Some(Answer::Error(libc::EIO)), Duration::ZERO));
+        self.steps += u64::from(step.counts());
+        let error = match self.condition {
+            Condition::Fails => step.counts().then_some(libc::EIO),
+            Condition::Full { copies } => step.needs_room(call, &self.root, copies).then_some(libc::ENOSPC),
+            Condition::Sound | Condition::Lies | Condition::Slow(_) => None,
+        };
+        if let Some(error) = error {
+            self.failed += u64::from(step.is_sync() || step.written.is_some());
+            return Ok((Some(Answer::Error(error)), Duration::ZERO));
         }
         match &step.written {
             Some(part) => {
                 step.open(call).map_or(Ok(()), |file| self.image.write(&file, part.clone()))?;
                 execute
             }
-            None if step.is_sync => {
+            None if step.is_sync() => {
                 let wait = if let Condition::Slow(wait) = self.condition { wait } else { Duration::ZERO };
                 if self.condition != Condition::Lies {
                     step.open(call).map_or(Ok(()), |file| self.image.sync(file))?;

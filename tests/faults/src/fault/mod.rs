@@ -7,6 +7,7 @@ mod defragment;
 mod degrade;
 mod deposed_leader;
 mod disk_error;
+mod disk_full;
 mod kill;
 mod kill_all;
 mod lease_storm;
@@ -18,9 +19,9 @@ mod power_loss;
 mod restart;
 mod slow_disk;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -28,11 +29,15 @@ use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
 use crate::bug::Bug;
-use crate::client::Recorder;
-use crate::cluster::Cluster;
+use crate::client::{Recorder, connect, execute};
+use crate::cluster::{Cluster, Member};
+use crate::history::Request;
 
 /// The client that faults are in the history.
 pub const CLIENT: u32 = 1000;
+/// Longer than any fault of the network that comes with another one.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -44,6 +49,8 @@ pub enum Kind {
     PowerLoss,
     /// A member's disk fails: it has to end by itself
     DiskError,
+    /// A member's disk is full: it ends, or goes on when there is room again
+    DiskFull,
     /// A file of a member is damaged: it serves what is right, or ends; then a new one takes its place
     Damage,
     /// Members' disks take long to sync
@@ -93,7 +100,8 @@ impl Kind {
     pub fn class(self) -> Class {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
-            Kind::PowerLoss | Kind::DiskError | Kind::Damage | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
+            Kind::PowerLoss | Kind::DiskError | Kind::DiskFull | Kind::Damage | Kind::SlowDisk => Class::Processes,
+            Kind::DeposedLeader => Class::Processes,
             Kind::Partition | Kind::Degrade => Class::Network,
             Kind::Clock => Class::Clocks,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
@@ -105,7 +113,7 @@ impl Kind {
     }
 
     pub fn needs_own_disks(self) -> bool {
-        matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::DeposedLeader | Kind::SlowDisk)
+        matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::DiskFull | Kind::DeposedLeader | Kind::SlowDisk)
     }
 
     pub fn needs_own_clocks(self) -> bool {
@@ -122,6 +130,7 @@ impl Kind {
             Kind::KillAll => kill_all::befall(stage, rng).await,
             Kind::PowerLoss => power_loss::befall(stage, rng).await,
             Kind::DiskError => disk_error::befall(stage, rng).await,
+            Kind::DiskFull => disk_full::befall(stage, rng).await,
             Kind::Damage => damage::befall(stage, rng).await,
             Kind::SlowDisk => slow_disk::befall(stage, rng).await,
             Kind::Pause => pause::befall(stage, rng).await,
@@ -149,6 +158,22 @@ impl std::fmt::Display for Kind {
 /// How long a fault lasts: less than an election, or a few of them.
 async fn hold(rng: &mut StdRng) {
     sleep(Duration::from_secs_f64(rng.random_range(0.2..4.0))).await;
+}
+
+/// Waits until a member whose disk is well again has written something, and starts it again if it ends by itself.
+async fn revive(stage: &Stage<'_>, member: &Member, rng: &mut StdRng) -> Result<()> {
+    let deadline = Instant::now() + GOES_ON_WITHIN;
+    while !member.ends(POLL).await? {
+        let value = format!("{} is well, {:x}", member.name, rng.random::<u64>());
+        let put = Request::Put { key: "a".into(), value, lease: 0, prev_kv: false };
+        if let Ok(channel) = connect(member.client()).await
+            && execute(stage.recorder, CLIENT, member.index, channel, put).await.revision().is_some()
+        {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{} neither goes on nor ends within {GOES_ON_WITHIN:?}", member.name);
+    }
+    member.start("existing").await
 }
 
 /// Some of the members: mostly one, the leader more often than another, at times most of them.
