@@ -28,6 +28,8 @@ pub enum Condition {
     Lies,
     /// It says that this failed, as it does for what is written.
     Fails,
+    /// It says that what is read cannot be read.
+    FailsReads,
     /// It has no room for what is new or longer; nor, where it copies what is changed, for what is written over.
     Full { copies: bool },
     /// It is done after this time.
@@ -94,7 +96,7 @@ impl Disk {
         }
     }
 
-    /// How often a write or a sync has failed.
+    /// How often a write, a sync or a read has failed.
     pub fn failed(&self) -> u64 {
         self.state().failed
     }
@@ -172,11 +174,12 @@ impl State {
         self.steps += u64::from(step.counts());
         let error = match self.condition {
             Condition::Fails => step.counts().then_some(libc::EIO),
+            Condition::FailsReads => step.is_read().then_some(libc::EIO),
             Condition::Full { copies } => step.needs_room(call, &self.root, copies).then_some(libc::ENOSPC),
             Condition::Sound | Condition::Lies | Condition::Slow(_) => None,
         };
         if let Some(error) = error {
-            self.failed += u64::from(step.is_sync() || step.written.is_some());
+            self.failed += u64::from(step.is_sync() || step.is_read() || step.written.is_some());
             return Ok((Some(Answer::Error(error)), Duration::ZERO));
         }
         match &step.written {

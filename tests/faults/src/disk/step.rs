@@ -30,6 +30,8 @@ enum About {
     New(usize),
     /// A file in argument 0, which grows.
     Append,
+    /// A file in argument 0.
+    Read,
 }
 
 const CALLS: &[(c_long, &str, About)] = &[
@@ -45,6 +47,8 @@ const CALLS: &[(c_long, &str, About)] = &[
     (libc::SYS_mkdirat, "create", About::Name(1)),
     (libc::SYS_openat, "open", About::New(1)),
     (libc::SYS_write, "append to", About::Append),
+    (libc::SYS_read, "read", About::Read),
+    (libc::SYS_pread64, "read", About::Read),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_rename, "rename to", About::Path(1)),
     #[cfg(target_arch = "x86_64")]
@@ -64,11 +68,13 @@ pub fn calls() -> Vec<Question> {
     CALLS.iter().map(|(number, ..)| (*number, only(*number))).collect()
 }
 
-/// Threads are woken up by writes of 8 bytes, and lines of the server's log go to the first descriptors.
+/// Threads are woken up by writes of 8 bytes, lines of the server's log go to the first descriptors, and a clock of ours is read in
+/// one piece of 4096 bytes whenever the time is asked for.
 fn only(number: c_long) -> &'static [(usize, u32)] {
     match number {
         libc::SYS_openat => &[(2, libc::O_CREAT as u32)],
         libc::SYS_write => &[(0, !3), (2, !8)],
+        libc::SYS_read => &[(2, !4096)],
         _ => &[],
     }
 }
@@ -107,7 +113,11 @@ impl Step {
 
     /// Whether it is one towards what is durable.
     pub(super) fn counts(&self) -> bool {
-        !matches!(self.about, About::New(_) | About::Append)
+        !matches!(self.about, About::New(_) | About::Append | About::Read)
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.about == About::Read
     }
 
     pub(super) fn is_sync(&self) -> bool {

@@ -16,6 +16,7 @@ mod move_leader;
 mod partition;
 mod pause;
 mod power_loss;
+mod read_error;
 mod restart;
 mod slow_disk;
 
@@ -49,6 +50,8 @@ pub enum Kind {
     PowerLoss,
     /// A member's disk fails: it has to end by itself
     DiskError,
+    /// A member's disk cannot be read: it does not start, or answers nothing wrong, and goes on later or ends
+    ReadError,
     /// A member's disk is full: it ends, or goes on when there is room again
     DiskFull,
     /// A file of a member is damaged: it serves what is right, or ends; then a new one takes its place
@@ -100,8 +103,8 @@ impl Kind {
     pub fn class(self) -> Class {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
-            Kind::PowerLoss | Kind::DiskError | Kind::DiskFull | Kind::Damage | Kind::SlowDisk => Class::Processes,
-            Kind::DeposedLeader => Class::Processes,
+            Kind::PowerLoss | Kind::DiskError | Kind::ReadError | Kind::DiskFull => Class::Processes,
+            Kind::Damage | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
             Kind::Partition | Kind::Degrade => Class::Network,
             Kind::Clock => Class::Clocks,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
@@ -113,7 +116,8 @@ impl Kind {
     }
 
     pub fn needs_own_disks(self) -> bool {
-        matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::DiskFull | Kind::DeposedLeader | Kind::SlowDisk)
+        let is_of_disks = matches!(self, Kind::DiskError | Kind::ReadError | Kind::DiskFull | Kind::SlowDisk);
+        is_of_disks || matches!(self, Kind::PowerLoss | Kind::DeposedLeader)
     }
 
     pub fn needs_own_clocks(self) -> bool {
@@ -130,6 +134,7 @@ impl Kind {
             Kind::KillAll => kill_all::befall(stage, rng).await,
             Kind::PowerLoss => power_loss::befall(stage, rng).await,
             Kind::DiskError => disk_error::befall(stage, rng).await,
+            Kind::ReadError => read_error::befall(stage, rng).await,
             Kind::DiskFull => disk_full::befall(stage, rng).await,
             Kind::Damage => damage::befall(stage, rng).await,
             Kind::SlowDisk => slow_disk::befall(stage, rng).await,
