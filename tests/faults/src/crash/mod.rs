@@ -12,6 +12,7 @@ mod truncate;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,7 +43,7 @@ pub enum Scenario {
     Rotation,
     /// A deposed leader's entries are cut off its log, and others take their place
     Truncation,
-    /// A new member receives a snapshot and installs it
+    /// A member that is new, or lags, receives a snapshot and installs it
     Installation,
     /// A snapshot is restored into a new data directory
     Restore,
@@ -242,6 +243,13 @@ fn disk(member: &Member) -> Result<&Disk> {
 
 fn folder(settings: &Settings) -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("keelson-crash-").tempdir_in(&settings.data_dir)?)
+}
+
+/// The copy of a folder in another one is as sparse as what it is of.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").args(["--archive", "--sparse=always"]).args([from, to]).status();
+    ensure!(copied.context("cp")?.success(), "cp failed");
+    Ok(())
 }
 
 /// Elections take no time that matters, and the log keeps no more than it must.
