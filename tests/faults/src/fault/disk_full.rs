@@ -13,7 +13,8 @@ use crate::disk::Condition;
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
-    let member = &stage.cluster.members[rng.random_range(0..stage.cluster.members.len())];
+    let taken = stage.take_one(rng);
+    let Some(member) = taken.members().next() else { return Ok(()) };
     let disk = member.disk().context("a full disk must be ours")?;
     let before = disk.failed();
     disk.set(Condition::Full { copies: rng.random() });

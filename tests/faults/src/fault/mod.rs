@@ -20,6 +20,8 @@ mod read_error;
 mod restart;
 mod slow_disk;
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -82,10 +84,11 @@ pub enum Kind {
     LeaseStorm,
 }
 
-/// Two faults at a time are of two classes: what is done to one process is not undone by the other fault.
+/// Two faults at a time are of two classes, or have other members: what is done to one process is not undone by the other fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Processes,
+    Disks,
     Network,
     Requests,
     Clocks,
@@ -97,6 +100,52 @@ pub struct Stage<'a> {
     /// Of operations that clients have to know of.
     pub recorder: &'a Recorder,
     pub bug: Option<Bug>,
+    /// Members that a fault has for itself.
+    taken: Mutex<BTreeSet<usize>>,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(cluster: &'a Cluster, recorder: &'a Recorder, bug: Option<Bug>) -> Self {
+        Self { cluster, recorder, bug, taken: Mutex::default() }
+    }
+
+    /// Those of the members that no other fault has for itself.
+    fn take(&self, wanted: Vec<usize>) -> Taken<'_> {
+        let mut taken = lock(&self.taken);
+        let free = wanted.into_iter().filter(|member| taken.insert(*member)).collect();
+        Taken { stage: self, members: free }
+    }
+
+    /// Any one, if there is one that no other fault has for itself.
+    fn take_one(&self, rng: &mut StdRng) -> Taken<'_> {
+        let mut taken = lock(&self.taken);
+        let free: Vec<_> = (0..self.cluster.members.len()).filter(|member| !taken.contains(member)).collect();
+        let one = free.choose(rng).copied();
+        taken.extend(one);
+        Taken { stage: self, members: one.into_iter().collect() }
+    }
+}
+
+/// Members that a fault has for itself, as long as this is there.
+struct Taken<'a> {
+    stage: &'a Stage<'a>,
+    members: Vec<usize>,
+}
+
+impl Taken<'_> {
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().map(|member| &self.stage.cluster.members[*member])
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        lock(&self.stage.taken).retain(|member| !self.members.contains(member));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kind {
@@ -104,11 +153,23 @@ impl Kind {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
             Kind::PowerLoss | Kind::DiskError | Kind::ReadError | Kind::DiskFull => Class::Processes,
-            Kind::Damage | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
+            Kind::Damage | Kind::DeposedLeader => Class::Processes,
+            Kind::SlowDisk => Class::Disks,
             Kind::Partition | Kind::Degrade => Class::Network,
             Kind::Clock => Class::Clocks,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
         }
+    }
+
+    /// Whether both may happen at a time.
+    pub fn goes_with(self, other: Self) -> bool {
+        self.class() != other.class() || (self != other && self.takes_members() && other.takes_members())
+    }
+
+    /// Whether it leaves alone what another one has taken, and needs none of the others to be made good.
+    fn takes_members(self) -> bool {
+        let is_of_disks = matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::ReadError | Kind::DiskFull);
+        is_of_disks || matches!(self, Kind::Kill | Kind::Pause | Kind::Restart)
     }
 
     pub fn needs_network(self) -> bool {

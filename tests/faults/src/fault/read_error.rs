@@ -15,14 +15,16 @@ const SERVES_WITHIN: Duration = Duration::from_secs(5);
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
-    let member = &stage.cluster.members[rng.random_range(0..stage.cluster.members.len())];
+    let taken = stage.take_one(rng);
+    let Some(member) = taken.members().next() else { return Ok(()) };
     let disk = member.disk().context("an error of the disk needs a disk of ours")?;
     // What it has in memory it need not read.
     member.kill().await;
     if rng.random() {
+        let before = disk.failed();
         disk.set(Condition::FailsReads);
         member.start("existing").await?;
-        let ended = member.ends(ENDS_WITHIN).await?;
+        let ended = member.ends(ENDS_WITHIN).await? || disk.failed() == before;
         disk.set(Condition::Sound);
         ensure!(ended, "read-error: {} goes on {ENDS_WITHIN:?} after it could not read its log", member.name);
         return member.start("existing").await;
