@@ -65,6 +65,11 @@ async fn rounds(options: &Options, network: &Network) -> Result<ExitCode> {
     let mut index = 0;
     while index == 0 || Instant::now() < end {
         let settings = options.settings(first + index as u64, index, network)?;
+        if index == 0
+            && let Some(left_out) = report::left_out(options, &settings)
+        {
+            eprintln!("keelson-faults: {left_out}");
+        }
         println!("{}", report::begin(options, &settings));
         let round = round::run(&settings, network.clone()).await?;
         all_good &= report::end(options, &settings, &round)?;

@@ -10,7 +10,7 @@ use crate::bug::Bug;
 use crate::cluster::Clock;
 use crate::crash::{self, Loss, Scenario};
 use crate::fault::Kind;
-use crate::network::Network;
+use crate::network::{self, Network};
 use crate::round::Settings;
 
 /// Clusters of an etcd-compatible server under faults: what clients saw is judged by etcd's promises.
@@ -87,11 +87,7 @@ pub struct Options {
 
 impl Options {
     pub fn settings(&self, seed: u64, round: usize, network: &Network) -> Result<Settings> {
-        let mut kinds = match self.plant {
-            Some(bug) => bug.faults(),
-            None if self.faults.is_empty() => Kind::value_variants().to_vec(),
-            None => self.faults.clone(),
-        };
+        let mut kinds = self.kinds();
         if network.switch().is_none() {
             kinds.retain(|kind| !kind.needs_network());
         }
@@ -118,6 +114,15 @@ impl Options {
         })
     }
 
+    /// Those that are asked for; a round has those of them for which there is what they need.
+    pub fn kinds(&self) -> Vec<Kind> {
+        match self.plant {
+            Some(bug) => bug.faults(),
+            None if self.faults.is_empty() => Kind::value_variants().to_vec(),
+            None => self.faults.clone(),
+        }
+    }
+
     pub fn crashes(&self) -> Result<crash::Settings> {
         let early_ack = self.plant == Some(Bug::EarlyAck);
         anyhow::ensure!(early_ack || self.plant.is_none(), "--crash finds --plant early-ack, and no other bug");
@@ -138,8 +143,10 @@ impl Options {
         if self.loopback {
             return Ok(Network::Loopback);
         }
-        if !rustix::process::geteuid().is_root() {
-            println!("the members share the loopback network, which has no faults: only root can give them namespaces");
+        if !rustix::process::geteuid().is_root()
+            && let Err(error) = network::become_root()
+        {
+            eprintln!("keelson-faults: the members share the loopback network, which has no faults: {error:#}");
             return Ok(Network::Loopback);
         }
         Network::switched(most).context("--loopback does without network namespaces, and without faults of the network")

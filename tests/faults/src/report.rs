@@ -17,6 +17,14 @@ pub fn exit(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Kinds of faults that were asked for and will not happen.
+pub fn left_out(options: &Options, settings: &Settings) -> Option<String> {
+    let asked = options.kinds().into_iter().filter(|kind| !settings.kinds.contains(kind));
+    let names: Vec<_> = asked.map(|kind| kind.to_string()).collect();
+    let needs = "network namespaces, libfaketime or disks of ours";
+    (!names.is_empty()).then(|| format!("without {}, for want of {needs}", names.join(", ")))
+}
+
 /// With the command that does it again.
 pub fn begin(options: &Options, settings: &Settings) -> String {
     let Settings { seed, members, duration, program, .. } = settings;
