@@ -230,7 +230,7 @@ fn a_disk_without_room_and_one_that_cannot_be_read_end_a_member_that_has_all_whe
         ask(member, &put("after")).await.expect_err("there is no room for it");
         assert!(member.ends(DEADLINE).await.expect("a status"), "it goes on");
         assert!(told(member).contains("the raft log cannot be written"), "{}", told(member));
-        disk.set(Condition::FailsReads);
+        disk.set(Condition::FailsReads { after: 0 });
         member.start("existing").await.expect("a process");
         assert!(member.ends(DEADLINE).await.expect("a status"), "it starts");
         assert!(told(member).contains("Input/output error"), "{}", told(member));

@@ -28,8 +28,8 @@ pub enum Condition {
     Lies,
     /// It says that this failed, as it does for what is written.
     Fails,
-    /// It says that what is read cannot be read.
-    FailsReads,
+    /// After so many reads, it says that what is read cannot be read.
+    FailsReads { after: u64 },
     /// It has no room for what is new or longer; nor, where it copies what is changed, for what is written over.
     Full { copies: bool },
     /// It is done after this time.
@@ -174,7 +174,11 @@ impl State {
         self.steps += u64::from(step.counts());
         let error = match self.condition {
             Condition::Fails => step.counts().then_some(libc::EIO),
-            Condition::FailsReads => step.is_read().then_some(libc::EIO),
+            Condition::FailsReads { after: 0 } => step.is_read().then_some(libc::EIO),
+            Condition::FailsReads { after } => {
+                self.condition = Condition::FailsReads { after: after - u64::from(step.is_read()) };
+                None
+            }
             Condition::Full { copies } => step.needs_room(call, &self.root, copies).then_some(libc::ENOSPC),
             Condition::Sound | Condition::Lies | Condition::Slow(_) => None,
         };

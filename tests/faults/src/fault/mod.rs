@@ -52,7 +52,7 @@ pub enum Kind {
     PowerLoss,
     /// A member's disk fails: it has to end by itself
     DiskError,
-    /// A member's disk cannot be read: it does not start, or answers nothing wrong, and goes on later or ends
+    /// A member's disk cannot be read: it answers nothing wrong, and ends, or goes on later
     ReadError,
     /// A member's disk is full: it ends, or goes on when there is room again
     DiskFull,
