@@ -44,13 +44,14 @@ fn faults(options: &Options) -> Result<ExitCode> {
 
 async fn crashes(options: &Options) -> Result<ExitCode> {
     let (settings, begun, mut outcomes) = (options.crashes()?, Instant::now(), Vec::new());
+    println!("{}", report::begin_crashes(&settings, &options.crash));
     let end = options.within.map(|seconds| begun + Duration::from_secs_f64(seconds));
     for (index, scenario) in options.crash.iter().enumerate() {
         // Each has its share of what is left.
         let others = (options.crash.len() - index) as u32;
         let end = end.map(|end| Instant::now() + end.saturating_duration_since(Instant::now()) / others);
         let outcome = settings.run(*scenario, end).await?;
-        println!("{}", report::crashes(*scenario, &outcome));
+        println!("{}", report::crashes(&settings, *scenario, &outcome));
         outcomes.push((*scenario, outcome));
     }
     println!("{}", report::all_crashes(&outcomes, begun.elapsed()));
@@ -64,6 +65,11 @@ async fn rounds(options: &Options, network: &Network) -> Result<ExitCode> {
     let mut index = 0;
     while index == 0 || Instant::now() < end {
         let settings = options.settings(first + index as u64, index, network)?;
+        if index == 0
+            && let Some(left_out) = report::left_out(options, &settings)
+        {
+            eprintln!("keelson-faults: {left_out}");
+        }
         println!("{}", report::begin(options, &settings));
         let round = round::run(&settings, network.clone()).await?;
         all_good &= report::end(options, &settings, &round)?;

@@ -8,9 +8,9 @@ use clap::{Parser, ValueEnum};
 
 use crate::bug::Bug;
 use crate::cluster::Clock;
-use crate::crash::{self, Scenario};
+use crate::crash::{self, Loss, Scenario};
 use crate::fault::Kind;
-use crate::network::Network;
+use crate::network::{self, Network};
 use crate::round::Settings;
 
 /// Clusters of an etcd-compatible server under faults: what clients saw is judged by etcd's promises.
@@ -71,6 +71,12 @@ pub struct Options {
     /// With --crash: only before each of so many steps
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub every: u64,
+    /// With --crash: only before this step
+    #[arg(long, requires = "crash")]
+    pub step: Option<u64>,
+    /// With --step: only with this loss
+    #[arg(long, requires = "step")]
+    pub loss: Option<Loss>,
     /// With --crash: end after about so many seconds, when something of everything was tried
     #[arg(long, value_name = "SECONDS")]
     pub within: Option<f64>,
@@ -81,11 +87,7 @@ pub struct Options {
 
 impl Options {
     pub fn settings(&self, seed: u64, round: usize, network: &Network) -> Result<Settings> {
-        let mut kinds = match self.plant {
-            Some(bug) => bug.faults(),
-            None if self.faults.is_empty() => Kind::value_variants().to_vec(),
-            None => self.faults.clone(),
-        };
+        let mut kinds = self.kinds();
         if network.switch().is_none() {
             kinds.retain(|kind| !kind.needs_network());
         }
@@ -112,6 +114,15 @@ impl Options {
         })
     }
 
+    /// Those that are asked for; a round has those of them for which there is what they need.
+    pub fn kinds(&self) -> Vec<Kind> {
+        match self.plant {
+            Some(bug) => bug.faults(),
+            None if self.faults.is_empty() => Kind::value_variants().to_vec(),
+            None => self.faults.clone(),
+        }
+    }
+
     pub fn crashes(&self) -> Result<crash::Settings> {
         let early_ack = self.plant == Some(Bug::EarlyAck);
         anyhow::ensure!(early_ack || self.plant.is_none(), "--crash finds --plant early-ack, and no other bug");
@@ -121,6 +132,8 @@ impl Options {
             data_dir: self.data_dir.clone().unwrap_or_else(std::env::temp_dir),
             seed: self.seed.unwrap_or(0),
             every: self.every,
+            step: self.step,
+            loss: self.loss,
         })
     }
 
@@ -130,8 +143,10 @@ impl Options {
         if self.loopback {
             return Ok(Network::Loopback);
         }
-        if !rustix::process::geteuid().is_root() {
-            println!("the members share the loopback network, which has no faults: only root can give them namespaces");
+        if !rustix::process::geteuid().is_root()
+            && let Err(error) = network::become_root()
+        {
+            eprintln!("keelson-faults: the members share the loopback network, which has no faults: {error:#}");
             return Ok(Network::Loopback);
         }
         Network::switched(most).context("--loopback does without network namespaces, and without faults of the network")

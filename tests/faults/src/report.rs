@@ -17,18 +17,30 @@ pub fn exit(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Kinds of faults that were asked for and will not happen.
+pub fn left_out(options: &Options, settings: &Settings) -> Option<String> {
+    let asked = options.kinds().into_iter().filter(|kind| !settings.kinds.contains(kind));
+    let names: Vec<_> = asked.map(|kind| kind.to_string()).collect();
+    let needs = "network namespaces, libfaketime or disks of ours";
+    (!names.is_empty()).then(|| format!("without {}, for want of {needs}", names.join(", ")))
+}
+
 /// With the command that does it again.
 pub fn begin(options: &Options, settings: &Settings) -> String {
     let Settings { seed, members, duration, program, .. } = settings;
     let seconds = duration.as_secs_f64();
     let mut again = format!("keelson-faults --server {} --seed {seed} --seconds {seconds}", program.display());
-    let _ = write!(again, " --members {members} --clients {} --watchers {}", options.clients, options.watchers);
+    let _ = write!(
+        again,
+        " --round-seconds {seconds} --members {members} --clients {} --watchers {}",
+        options.clients, options.watchers
+    );
     let _ = write!(again, " --pace {}", options.pace);
     if options.loopback {
         again.push_str(" --loopback");
     }
-    if let Some(name) = options.plant.and_then(|bug| bug.to_possible_value()) {
-        let _ = write!(again, " --plant {}", name.get_name());
+    if let Some(bug) = options.plant {
+        let _ = write!(again, " --plant {}", name(&bug));
     }
     if options.plain_disks {
         again.push_str(" --plain-disks");
@@ -83,7 +95,30 @@ pub fn history(history: &History, report: &Report) -> String {
     text
 }
 
-pub fn crashes(scenario: Scenario, outcome: &crash::Outcome) -> String {
+/// With the command that does it again.
+pub fn begin_crashes(settings: &crash::Settings, scenarios: &[Scenario]) -> String {
+    let mut text = format!("seed {}; once more: {}", settings.seed, crash_command(settings, scenarios));
+    let _ = match settings.step {
+        None => write!(text, " --every {}", settings.every),
+        Some(step) => write!(text, " --step {step}"),
+    };
+    let loss = settings.loss.map(|loss| format!(" --loss {}", name(&loss)));
+    text + &loss.unwrap_or_default()
+}
+
+fn crash_command(settings: &crash::Settings, scenarios: &[Scenario]) -> String {
+    let crash::Settings { program, seed, early_ack, .. } = settings;
+    let plant = if *early_ack { " --plant early-ack" } else { "" };
+    let names = scenarios.iter().map(name).collect::<Vec<_>>().join(",");
+    format!("keelson-faults --server {} --crash {names} --seed {seed}{plant}", program.display())
+}
+
+/// As the command line has it.
+fn name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+pub fn crashes(settings: &crash::Settings, scenario: Scenario, outcome: &crash::Outcome) -> String {
     let crash::Outcome { steps, restarts, .. } = outcome;
     let deaths: usize = outcome.deaths.values().sum();
     let mut text = format!("{scenario:?}: {steps} steps, killed {deaths} times, {restarts} restarts, ");
@@ -91,8 +126,9 @@ pub fn crashes(scenario: Scenario, outcome: &crash::Outcome) -> String {
     for (step, count) in &outcome.deaths {
         let _ = write!(text, "\n{count:6} {step}");
     }
-    for failure in &outcome.failures {
-        let _ = write!(text, "\nVIOLATION: {failure}");
+    for crash::Failure { step, loss, why } in &outcome.failures {
+        let again = crash_command(settings, &[scenario]);
+        let _ = write!(text, "\nVIOLATION: {why}\nonce more: {again} --step {step} --loss {}", name(loss));
     }
     text
 }

@@ -73,13 +73,8 @@ pub async fn run(settings: &Settings, network: Network) -> Result<Round> {
     }
     let end = Instant::now() + settings.duration;
     let mut failures = Vec::new();
-    let faults = schedule::run(
-        &Stage { cluster: &cluster, recorder: &recorder, bug: settings.bug },
-        &settings.kinds,
-        settings.seed,
-        end,
-    )
-    .await;
+    let faults =
+        schedule::run(&Stage::new(&cluster, &recorder, settings.bug), &settings.kinds, settings.seed, end).await;
     let faults = faults.unwrap_or_else(|error| {
         failures.push(format!("{error:#}"));
         BTreeMap::new()

@@ -26,7 +26,7 @@ pub async fn run(stage: &Stage<'_>, kinds: &[Kind], seed: u64, end: Instant) -> 
         }
         let mut chosen: Vec<Kind> = kinds.choose(&mut rng).copied().into_iter().collect();
         if rng.random_bool(0.4) {
-            let others: Vec<_> = kinds.iter().filter(|kind| kind.class() != chosen[0].class()).collect();
+            let others: Vec<_> = kinds.iter().filter(|kind| kind.goes_with(chosen[0])).collect();
             chosen.extend(others.choose(&mut rng).copied());
         }
         let mut generators = (StdRng::seed_from_u64(rng.random()), StdRng::seed_from_u64(rng.random()));

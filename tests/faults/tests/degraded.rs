@@ -3,10 +3,12 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keelson_faults::client::{Recorder, call, connect};
 use keelson_faults::cluster::{Cluster, Member};
+use keelson_faults::disk::Condition;
 use keelson_faults::history::{KeyValue, Request, Response, Span};
 use keelson_faults::network::{Link, Network};
 use tonic::{Code, Status};
@@ -16,6 +18,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 const SLACK: Duration = Duration::from_secs(2);
 const ELECTION: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Members of one process on the loopback network have the same address.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Ours, or etcd for comparison.
 fn program() -> PathBuf {
@@ -170,6 +175,7 @@ fn a_disk_is_almost_full_and_has_room_again_without_a_restart() {
     if !rustix::process::geteuid().is_root() {
         return println!("not tried: only root can mount a small file system");
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let disk = SmallDisk::new(512);
     let runtime = tokio::runtime::Runtime::new().expect("threads");
     runtime.block_on(async {
@@ -208,6 +214,37 @@ fn a_disk_is_almost_full_and_has_room_again_without_a_restart() {
         }
         assert!(member.crashes().await.is_empty());
     });
+}
+
+#[test]
+fn a_disk_without_room_and_one_that_cannot_be_read_end_a_member_that_has_all_when_it_comes_back() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    runtime.block_on(async {
+        let (folder, recorder) = (std::env::temp_dir(), Recorder::default());
+        let cluster = Cluster::start(&program(), &[], 1, &folder, Network::Loopback, true, &recorder).await;
+        let cluster = cluster.expect("a cluster");
+        let (member, disk) = (&cluster.members[0], cluster.members[0].disk().expect("a disk of ours"));
+        ask(member, &put("before")).await.expect("put");
+        disk.set(Condition::Full { copies: true });
+        ask(member, &put("after")).await.expect_err("there is no room for it");
+        assert!(member.ends(DEADLINE).await.expect("a status"), "it goes on");
+        assert!(told(member).contains("the raft log cannot be written"), "{}", told(member));
+        disk.set(Condition::FailsReads { after: 0 });
+        member.start("existing").await.expect("a process");
+        assert!(member.ends(DEADLINE).await.expect("a status"), "it starts");
+        assert!(told(member).contains("Input/output error"), "{}", told(member));
+        disk.set(Condition::Sound);
+        member.start("existing").await.expect("started");
+        eventually("it serves again", || async { member.read().await.is_ok() }).await;
+        assert_eq!(value(member, false).await.expect("a value"), "before");
+        ask(member, &put("after")).await.expect("there is room again");
+    });
+}
+
+/// Its log.
+fn told(member: &Member) -> String {
+    std::fs::read_to_string(member.log()).expect("a log")
 }
 
 /// Clients still reach it.

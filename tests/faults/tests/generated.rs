@@ -62,6 +62,8 @@ macro_rules! found {
 
 found! {
     stale_read: StaleRead,
+    read_refused: ReadRefused,
+    member_refuses: MemberRefuses,
     lost_write: LostWrite,
     written_twice: WrittenTwice,
     failed_write_happens: FailedWriteHappens,

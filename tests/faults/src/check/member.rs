@@ -1,5 +1,6 @@
-//! A member never goes back: whoever asks it after an answer gets the same or a newer revision, even with a serializable read. Only
-//! a member that was ended and started again may show an older state while it catches up.
+//! A member never goes back: whoever asks it after an answer gets the same or a newer revision, even with a serializable read, and
+//! is not told that such a revision is yet to come. Only a member that was ended and started again may show an older state
+//! while it catches up.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ pub fn check(history: &History) -> Vec<Violation> {
         let answered = Answered::of(history, ids.iter().copied());
         for id in ids {
             let operation = &history.operations[id];
-            if let (Some(revision), Some((newest, before))) = (operation.revision(), answered.before(operation.call))
+            if let (Some(revision), Some((newest, before))) = (operation.at_most(), answered.before(operation.call))
                 && newest > revision
             {
                 let message = format!("member {member} went back from revision {newest} to {revision}");

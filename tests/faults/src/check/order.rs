@@ -125,11 +125,13 @@ impl Search<'_> {
     /// An answer that no store can give: from before the first revision, a write that made this one, or from after its own revision.
     fn impossible(&self) -> Option<Violation> {
         self.history.operations.iter().enumerate().find_map(|(id, operation)| {
-            let (told, response) = (operation.revision()?, operation.response()?);
-            let least = if response.wrote() { FIRST_REVISION + 1 } else { FIRST_REVISION };
+            let (told, response) = (operation.at_most()?, operation.response());
+            let least = if response.is_some_and(Response::wrote) { FIRST_REVISION + 1 } else { FIRST_REVISION };
             let message = match operation.request {
                 _ if told < least => format!("revision {told} was answered, {least} is the first one"),
-                Request::Range { revision, .. } if revision > told => format!("revision {revision} was read at {told}"),
+                Request::Range { revision, .. } if response.is_some() && revision > told => {
+                    format!("revision {revision} was read at {told}")
+                }
                 _ => return None,
             };
             Some(Violation::new(Property::Order, message).operations([id]))

@@ -1,9 +1,9 @@
-//! What begins after something else has ended comes after it. With the `order`, which gives every answer its place, this
-//! is linearizability.
+//! What begins after something else has ended comes after it, also where it is told that a revision is yet to come. With the
+//! `order`, which gives every answer its place, this is linearizability.
 
 use super::evidence::FIRST_REVISION;
 use super::violation::{Property, Violation};
-use crate::history::{History, OperationId, Time};
+use crate::history::{History, OperationId, Response, Time};
 
 /// Violations that are told; one bad read is seldom alone.
 const FEW: usize = 3;
@@ -41,15 +41,12 @@ pub fn check(history: &History) -> Vec<Violation> {
     let answered = Answered::of(history, 0..history.operations.len());
     let mut violations = Vec::new();
     for (id, operation) in history.operations.iter().enumerate() {
-        let (Some(revision), Some(response)) = (operation.revision(), operation.response()) else { continue };
-        if operation.request.is_serializable() {
-            continue;
-        }
+        let Some(revision) = operation.at_most().filter(|_| !operation.request.is_serializable()) else { continue };
         let Some((newest, before)) = answered.before(operation.call) else { continue };
-        let wrote = response.wrote() && revision > FIRST_REVISION;
+        let wrote = operation.response().is_some_and(Response::wrote) && revision > FIRST_REVISION;
         if newest > revision || (wrote && newest == revision) {
             let message =
-                format!("revision {newest} had been answered when this began, which is at revision {revision}");
+                format!("revision {newest} had been answered when this began, which is at revision {revision} at most");
             violations.push(Violation::new(Property::RealTime, message).operations([before, id]));
         }
     }

@@ -1,14 +1,13 @@
 //! A member alone: new, or with a log that is about to go on in the next segment.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
 
-use super::{Life, SERVES_WITHIN, Settings, ask, flags, folder, judge, look, member, serves};
+use super::{Life, SERVES_WITHIN, Settings, ask, copy, flags, folder, judge, look, member, serves};
 use crate::client::Recorder;
 use crate::cluster::Member;
 use crate::history::{History, Request};
@@ -51,7 +50,7 @@ impl Lone {
         let folder = folder(life.settings)?;
         let recorder = match &self.base {
             Some((base, history)) => {
-                copy(base.path(), folder.path())?;
+                copy(&base.path().join("m0"), folder.path())?;
                 Recorder::continuing(history.clone())
             }
             None => Recorder::default(),
@@ -108,11 +107,4 @@ async fn put(member: &Member, recorder: &Recorder, number: usize) -> Result<()> 
 fn spares(data: &Path) -> Result<usize> {
     let files = std::fs::read_dir(data.join("wal"))?.flatten();
     Ok(files.filter(|file| file.path().extension().is_some_and(|extension| extension == "spare")).count())
-}
-
-/// The copy is as sparse as what it is of.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = Command::new("cp").args(["--archive", "--sparse=always"]).arg(from.join("m0")).arg(to).status();
-    ensure!(copied.context("cp")?.success(), "cp failed");
-    Ok(())
 }

@@ -12,6 +12,7 @@ mod truncate;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,7 +43,7 @@ pub enum Scenario {
     Rotation,
     /// A deposed leader's entries are cut off its log, and others take their place
     Truncation,
-    /// A new member receives a snapshot and installs it
+    /// A member that is new, or lags, receives a snapshot and installs it
     Installation,
     /// A snapshot is restored into a new data directory
     Restore,
@@ -51,7 +52,7 @@ pub enum Scenario {
 }
 
 /// What happens to what was not synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Loss {
     /// The kernel has it, as after kill -9.
     Nothing,
@@ -69,6 +70,9 @@ pub struct Settings {
     pub seed: u64,
     /// 1 is every step, with each loss; with more, each of so many, with one loss after the other.
     pub every: u64,
+    /// Only this step is tried, and with this loss only.
+    pub step: Option<u64>,
+    pub loss: Option<Loss>,
     /// The disks forget what was synced, as if nobody had.
     pub early_ack: bool,
 }
@@ -83,7 +87,15 @@ pub struct Outcome {
     pub restarts: usize,
     /// Deaths that there was no time for.
     pub left: usize,
-    pub failures: Vec<String>,
+    pub failures: Vec<Failure>,
+}
+
+/// What was wrong after a death, and what brings that about again.
+#[derive(Debug)]
+pub struct Failure {
+    pub step: u64,
+    pub loss: Loss,
+    pub why: String,
 }
 
 impl Settings {
@@ -94,6 +106,14 @@ impl Settings {
     pub async fn run(&self, scenario: Scenario, end: Option<Instant>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let mut stage = Stage::prepare(self, scenario).await.with_context(|| format!("{scenario:?}: preparing"))?;
+        if let Some(step) = self.step {
+            let losses = self.loss.as_ref().map_or(&LOSSES[..], std::slice::from_ref);
+            // Twice, for every second life has another victim, or begins with something else.
+            for loss in losses.iter().chain(losses) {
+                self.live(&mut stage, step, *loss, &mut outcome).await;
+            }
+            return Ok(outcome);
+        }
         // At its end it has taken all steps, and tells how many there are.
         for loss in LOSSES {
             self.live(&mut stage, u64::MAX, loss, &mut outcome).await;
@@ -126,7 +146,8 @@ impl Settings {
         let died_at = life.died_at.as_ref().map_or_else(|| "its end".to_owned(), Step::to_string);
         if let Err(error) = lived {
             let step = if step == u64::MAX { life.steps } else { step };
-            outcome.failures.push(format!("step {step}, {died_at}, losing {loss:?}: {error:#}"));
+            let why = format!("step {step}, {died_at}, losing {loss:?}: {error:#}");
+            outcome.failures.push(Failure { step, loss, why });
         }
         outcome.restarts += 1;
         outcome.steps = outcome.steps.max(life.steps);
@@ -222,6 +243,13 @@ fn disk(member: &Member) -> Result<&Disk> {
 
 fn folder(settings: &Settings) -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("keelson-crash-").tempdir_in(&settings.data_dir)?)
+}
+
+/// The copy of a folder in another one is as sparse as what it is of.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").args(["--archive", "--sparse=always"]).args([from, to]).status();
+    ensure!(copied.context("cp")?.success(), "cp failed");
+    Ok(())
 }
 
 /// Elections take no time that matters, and the log keeps no more than it must.

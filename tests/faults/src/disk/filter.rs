@@ -36,8 +36,11 @@ pub enum Answer {
 /// Where the calls of a process arrive, once it runs.
 pub struct Arriving(UnixDatagram);
 
+/// A call by its number, and bits of arguments: it is asked about if each of these arguments has one of its bits.
+pub type Question = (c_long, &'static [(usize, u32)]);
+
 /// Makes the command's process ask before it executes one of these calls.
-pub fn attach(command: &mut Command, calls: &[c_long]) -> io::Result<Arriving> {
+pub fn attach(command: &mut Command, calls: &[Question]) -> io::Result<Arriving> {
     let (ours, theirs) = UnixDatagram::pair()?;
     let program = program(calls);
     // SAFETY: between fork and exec it makes system calls only: no memory is allocated, no lock taken.
@@ -55,16 +58,28 @@ pub fn attach(command: &mut Command, calls: &[c_long]) -> io::Result<Arriving> {
     Ok(Arriving(ours))
 }
 
-/// Loads the number of the call, and compares it with one after the other.
-fn program(calls: &[c_long]) -> Vec<sock_filter> {
+/// Compares the number of the call with one after the other; where that is the one, its arguments, too.
+fn program(calls: &[Question]) -> Vec<sock_filter> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, k| sock_filter { code, jt, jf: 0, k };
-    let mut program = vec![step(LOAD, 0, std::mem::offset_of!(libc::seccomp_data, nr) as u32)];
-    // Equal ones jump to the last step.
-    program.extend(calls.iter().enumerate().map(|(at, call)| step(EQUAL, (calls.len() - at) as u8, *call as u32)));
-    program.extend([step(RETURN, 0, libc::SECCOMP_RET_ALLOW), step(RETURN, 0, libc::SECCOMP_RET_USER_NOTIF)]);
+    // What does not hold jumps over so many steps.
+    let step = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    let load = |offset: usize| step(LOAD, 0, offset as u32);
+    let allow = step(RETURN, 0, libc::SECCOMP_RET_ALLOW);
+    let mut program = vec![load(std::mem::offset_of!(libc::seccomp_data, nr))];
+    for (number, only) in calls {
+        let tests = 2 * only.len() as u8;
+        program.push(step(EQUAL, tests + 2, *number as u32));
+        for (at, (argument, bits)) in (2..=tests).step_by(2).zip(*only) {
+            // The lower half comes first.
+            program.push(load(std::mem::offset_of!(libc::seccomp_data, args) + 8 * argument));
+            program.push(step(ANY_BIT, tests - at + 1, *bits));
+        }
+        program.extend([step(RETURN, 0, libc::SECCOMP_RET_USER_NOTIF), allow]);
+    }
+    program.push(allow);
     program
 }
 

@@ -28,6 +28,10 @@ pub enum Condition {
     Lies,
     /// It says that this failed, as it does for what is written.
     Fails,
+    /// After so many reads, it says that what is read cannot be read.
+    FailsReads { after: u64 },
+    /// It has no room for what is new or longer; nor, where it copies what is changed, for what is written over.
+    Full { copies: bool },
     /// It is done after this time.
     Slow(Duration),
 }
@@ -92,7 +96,7 @@ impl Disk {
         }
     }
 
-    /// How often a write or a sync has failed.
+    /// How often a write, a sync or a read has failed.
     pub fn failed(&self) -> u64 {
         self.state().failed
     }
@@ -163,21 +167,31 @@ impl State {
         if self.died_at.is_some() {
             return Ok((None, Duration::ZERO));
         }
-        if self.steps == self.last {
+        if step.counts() && self.steps == self.last {
             (self.died_at, self.last) = (Some(step), u64::MAX);
             return Ok((None, Duration::ZERO));
         }
-        self.steps += 1;
-        if self.condition == Condition::Fails {
-            self.failed += u64::from(step.is_sync || step.written.is_some());
-            return Ok((Some(Answer::Error(libc::EIO)), Duration::ZERO));
+        self.steps += u64::from(step.counts());
+        let error = match self.condition {
+            Condition::Fails => step.counts().then_some(libc::EIO),
+            Condition::FailsReads { after: 0 } => step.is_read().then_some(libc::EIO),
+            Condition::FailsReads { after } => {
+                self.condition = Condition::FailsReads { after: after - u64::from(step.is_read()) };
+                None
+            }
+            Condition::Full { copies } => step.needs_room(call, &self.root, copies).then_some(libc::ENOSPC),
+            Condition::Sound | Condition::Lies | Condition::Slow(_) => None,
+        };
+        if let Some(error) = error {
+            self.failed += u64::from(step.is_sync() || step.is_read() || step.written.is_some());
+            return Ok((Some(Answer::Error(error)), Duration::ZERO));
         }
         match &step.written {
             Some(part) => {
                 step.open(call).map_or(Ok(()), |file| self.image.write(&file, part.clone()))?;
                 execute
             }
-            None if step.is_sync => {
+            None if step.is_sync() => {
                 let wait = if let Condition::Slow(wait) = self.condition { wait } else { Duration::ZERO };
                 if self.condition != Condition::Lies {
                     step.open(call).map_or(Ok(()), |file| self.image.sync(file))?;

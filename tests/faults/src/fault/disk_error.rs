@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
@@ -16,7 +15,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
-    let member = &stage.cluster.members[rng.random_range(0..stage.cluster.members.len())];
+    let taken = stage.take_one(rng);
+    let Some(member) = taken.members().next() else { return Ok(()) };
     let disk = member.disk().context("an error of the disk needs a disk of ours")?;
     let (before, deadline) = (disk.failed(), Instant::now() + USED_WITHIN);
     disk.set(Condition::Fails);

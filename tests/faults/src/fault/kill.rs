@@ -6,13 +6,13 @@ use rand::rngs::StdRng;
 use super::{Stage, hold, some};
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
-    let members = some(stage.cluster, rng).await;
-    for member in &members {
-        stage.cluster.members[*member].kill().await;
+    let taken = stage.take(some(stage.cluster, rng).await);
+    for member in taken.members() {
+        member.kill().await;
     }
     hold(rng).await;
-    for member in members {
-        stage.cluster.members[member].start("existing").await?;
+    for member in taken.members() {
+        member.start("existing").await?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod defragment;
 mod degrade;
 mod deposed_leader;
 mod disk_error;
+mod disk_full;
 mod kill;
 mod kill_all;
 mod lease_storm;
@@ -15,12 +16,15 @@ mod move_leader;
 mod partition;
 mod pause;
 mod power_loss;
+mod read_error;
 mod restart;
 mod slow_disk;
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -28,11 +32,15 @@ use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
 use crate::bug::Bug;
-use crate::client::Recorder;
-use crate::cluster::Cluster;
+use crate::client::{Recorder, connect, execute};
+use crate::cluster::{Cluster, Member};
+use crate::history::Request;
 
 /// The client that faults are in the history.
 pub const CLIENT: u32 = 1000;
+/// Longer than any fault of the network that comes with another one.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -44,6 +52,10 @@ pub enum Kind {
     PowerLoss,
     /// A member's disk fails: it has to end by itself
     DiskError,
+    /// A member's disk cannot be read: it answers nothing wrong, and ends, or goes on later
+    ReadError,
+    /// A member's disk is full: it ends, or goes on when there is room again
+    DiskFull,
     /// A file of a member is damaged: it serves what is right, or ends; then a new one takes its place
     Damage,
     /// Members' disks take long to sync
@@ -72,10 +84,11 @@ pub enum Kind {
     LeaseStorm,
 }
 
-/// Two faults at a time are of two classes: what is done to one process is not undone by the other fault.
+/// Two faults at a time are of two classes, or have other members: what is done to one process is not undone by the other fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Processes,
+    Disks,
     Network,
     Requests,
     Clocks,
@@ -87,17 +100,76 @@ pub struct Stage<'a> {
     /// Of operations that clients have to know of.
     pub recorder: &'a Recorder,
     pub bug: Option<Bug>,
+    /// Members that a fault has for itself.
+    taken: Mutex<BTreeSet<usize>>,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(cluster: &'a Cluster, recorder: &'a Recorder, bug: Option<Bug>) -> Self {
+        Self { cluster, recorder, bug, taken: Mutex::default() }
+    }
+
+    /// Those of the members that no other fault has for itself.
+    fn take(&self, wanted: Vec<usize>) -> Taken<'_> {
+        let mut taken = lock(&self.taken);
+        let free = wanted.into_iter().filter(|member| taken.insert(*member)).collect();
+        Taken { stage: self, members: free }
+    }
+
+    /// Any one, if there is one that no other fault has for itself.
+    fn take_one(&self, rng: &mut StdRng) -> Taken<'_> {
+        let mut taken = lock(&self.taken);
+        let free: Vec<_> = (0..self.cluster.members.len()).filter(|member| !taken.contains(member)).collect();
+        let one = free.choose(rng).copied();
+        taken.extend(one);
+        Taken { stage: self, members: one.into_iter().collect() }
+    }
+}
+
+/// Members that a fault has for itself, as long as this is there.
+struct Taken<'a> {
+    stage: &'a Stage<'a>,
+    members: Vec<usize>,
+}
+
+impl Taken<'_> {
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().map(|member| &self.stage.cluster.members[*member])
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        lock(&self.stage.taken).retain(|member| !self.members.contains(member));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kind {
     pub fn class(self) -> Class {
         match self {
             Kind::Kill | Kind::KillAll | Kind::Pause | Kind::Restart | Kind::Membership => Class::Processes,
-            Kind::PowerLoss | Kind::DiskError | Kind::Damage | Kind::SlowDisk | Kind::DeposedLeader => Class::Processes,
+            Kind::PowerLoss | Kind::DiskError | Kind::ReadError | Kind::DiskFull => Class::Processes,
+            Kind::Damage | Kind::DeposedLeader => Class::Processes,
+            Kind::SlowDisk => Class::Disks,
             Kind::Partition | Kind::Degrade => Class::Network,
             Kind::Clock => Class::Clocks,
             Kind::MoveLeader | Kind::Defragment | Kind::Compact | Kind::LeaseStorm => Class::Requests,
         }
+    }
+
+    /// Whether both may happen at a time.
+    pub fn goes_with(self, other: Self) -> bool {
+        self.class() != other.class() || (self != other && self.takes_members() && other.takes_members())
+    }
+
+    /// Whether it leaves alone what another one has taken, and needs none of the others to be made good.
+    fn takes_members(self) -> bool {
+        let is_of_disks = matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::ReadError | Kind::DiskFull);
+        is_of_disks || matches!(self, Kind::Kill | Kind::Pause | Kind::Restart)
     }
 
     pub fn needs_network(self) -> bool {
@@ -105,7 +177,8 @@ impl Kind {
     }
 
     pub fn needs_own_disks(self) -> bool {
-        matches!(self, Kind::PowerLoss | Kind::DiskError | Kind::DeposedLeader | Kind::SlowDisk)
+        let is_of_disks = matches!(self, Kind::DiskError | Kind::ReadError | Kind::DiskFull | Kind::SlowDisk);
+        is_of_disks || matches!(self, Kind::PowerLoss | Kind::DeposedLeader)
     }
 
     pub fn needs_own_clocks(self) -> bool {
@@ -122,6 +195,8 @@ impl Kind {
             Kind::KillAll => kill_all::befall(stage, rng).await,
             Kind::PowerLoss => power_loss::befall(stage, rng).await,
             Kind::DiskError => disk_error::befall(stage, rng).await,
+            Kind::ReadError => read_error::befall(stage, rng).await,
+            Kind::DiskFull => disk_full::befall(stage, rng).await,
             Kind::Damage => damage::befall(stage, rng).await,
             Kind::SlowDisk => slow_disk::befall(stage, rng).await,
             Kind::Pause => pause::befall(stage, rng).await,
@@ -149,6 +224,22 @@ impl std::fmt::Display for Kind {
 /// How long a fault lasts: less than an election, or a few of them.
 async fn hold(rng: &mut StdRng) {
     sleep(Duration::from_secs_f64(rng.random_range(0.2..4.0))).await;
+}
+
+/// Waits until a member whose disk is well again has written something, and starts it again if it ends by itself.
+async fn revive(stage: &Stage<'_>, member: &Member, rng: &mut StdRng) -> Result<()> {
+    let deadline = Instant::now() + GOES_ON_WITHIN;
+    while !member.ends(POLL).await? {
+        let value = format!("{} is well, {:x}", member.name, rng.random::<u64>());
+        let put = Request::Put { key: "a".into(), value, lease: 0, prev_kv: false };
+        if let Ok(channel) = connect(member.client()).await
+            && execute(stage.recorder, CLIENT, member.index, channel, put).await.revision().is_some()
+        {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{} neither goes on nor ends within {GOES_ON_WITHIN:?}", member.name);
+    }
+    member.start("existing").await
 }
 
 /// Some of the members: mostly one, the leader more often than another, at times most of them.

@@ -11,14 +11,14 @@ use tokio::time::sleep;
 use super::{Stage, some};
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
-    let members = some(stage.cluster, rng).await;
-    for member in &members {
-        stage.cluster.members[*member].signal(Signal::STOP).await?;
+    let taken = stage.take(some(stage.cluster, rng).await);
+    for member in taken.members() {
+        member.signal(Signal::STOP).await?;
     }
     // The others elect a leader within two seconds.
     sleep(Duration::from_secs_f64(rng.random_range(0.5..6.0))).await;
-    for member in members {
-        stage.cluster.members[member].signal(Signal::CONT).await?;
+    for member in taken.members() {
+        member.signal(Signal::CONT).await?;
     }
     Ok(())
 }

@@ -8,22 +8,23 @@ use rustix::process::Signal;
 use super::{Stage, hold, some};
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
-    let all = &stage.cluster.members;
+    let all = (0..stage.cluster.members.len()).collect();
     // What a server with a bug has not synced must be nowhere.
     let everything = stage.bug.is_some();
-    let chosen = if everything || rng.random() { (0..all.len()).collect() } else { some(stage.cluster, rng).await };
+    let wanted = if everything || rng.random() { all } else { some(stage.cluster, rng).await };
+    let taken = stage.take(wanted);
     // None of them sees another one's end.
-    for member in &chosen {
-        all[*member].signal(Signal::STOP).await?;
+    for member in taken.members() {
+        member.signal(Signal::STOP).await?;
     }
-    for member in &chosen {
-        all[*member].kill().await;
+    for member in taken.members() {
+        member.kill().await;
         let torn = (!everything && rng.random()).then_some(&mut *rng);
-        all[*member].disk().context("a loss of power needs a disk of ours")?.lose_power(torn)?;
+        member.disk().context("a loss of power needs a disk of ours")?.lose_power(torn)?;
     }
     hold(rng).await;
-    for member in chosen {
-        all[member].start("existing").await?;
+    for member in taken.members() {
+        member.start("existing").await?;
     }
     Ok(())
 }

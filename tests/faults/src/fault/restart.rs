@@ -8,12 +8,13 @@ use super::{Stage, hold, some};
 
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
     let at_once = rng.random_bool(0.5);
-    for member in some(stage.cluster, rng).await {
-        stage.cluster.members[member].terminate().await?;
+    let taken = stage.take(some(stage.cluster, rng).await);
+    for member in taken.members() {
+        member.terminate().await?;
         if !at_once {
             hold(rng).await;
         }
-        stage.cluster.members[member].start("existing").await?;
+        member.start("existing").await?;
     }
     Ok(())
 }

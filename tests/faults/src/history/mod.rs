@@ -50,6 +50,15 @@ impl Operation {
         }
     }
 
+    /// The newest revision of the state that answered: the one that it told, or the last before one that it did not know yet.
+    pub fn at_most(&self) -> Option<i64> {
+        let is_future = self.outcome == Outcome::Failed(Failure::FutureRevision);
+        match self.request {
+            Request::Range { revision, .. } | Request::Compact { revision } if is_future => Some(revision - 1),
+            _ => self.revision(),
+        }
+    }
+
     pub fn response(&self) -> Option<&Response> {
         match &self.outcome {
             Outcome::Ok { response, .. } => Some(response),

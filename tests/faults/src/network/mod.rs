@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+pub use namespace::become_root;
 pub use switch::{Link, Switch};
 
 /// Cheap to clone; all clones are the same network.
@@ -23,7 +24,7 @@ impl Network {
     /// For so many members. To be called before this process has other threads: all of it goes into a namespace.
     ///
     /// # Errors
-    /// The message says what is missing: root, or /dev/net/tun.
+    /// The message says what is missing: root, at least of a user namespace, or /dev/net/tun.
     pub fn switched(members: usize) -> Result<Self> {
         namespace::isolate().context("a network namespace for the clients")?;
         let ports = (0..members).map(|member| namespace::Port::open(address(member)));

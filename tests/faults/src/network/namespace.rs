@@ -10,15 +10,29 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+const TUN: &str = "/dev/net/tun";
+
 /// One end of the switch.
 pub struct Port {
     pub device: SyncDevice,
     namespace: File,
 }
 
+/// Root of a user namespace, and of the network namespaces that are made in it; nothing changes if that cannot be. To be called
+/// while there is one thread.
+pub fn become_root() -> Result<()> {
+    File::options().read(true).write(true).open(TUN).context(TUN)?;
+    let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).context("a user namespace")?;
+    // Without it no group may be mapped.
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    Ok(std::fs::write("/proc/self/gid_map", format!("0 {group} 1"))?)
+}
+
 /// Leaves the machine's network. Threads that are started from now on do so too.
 pub fn isolate() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("unshare: this needs root")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("unshare")?;
     Ok(())
 }
 

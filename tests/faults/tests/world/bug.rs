@@ -10,6 +10,10 @@ use super::World;
 pub enum Bug {
     /// A linearizable read of what was, when newer had been answered.
     StaleRead,
+    /// A linearizable read at a revision that had been answered, refused as one that is yet to come.
+    ReadRefused,
+    /// A serializable one at a revision that this member had answered, refused so.
+    MemberRefuses,
     /// An acknowledged write that did not happen.
     LostWrite,
     /// A write that happened at two revisions.
@@ -51,12 +55,12 @@ impl Bug {
     pub fn breaks(self) -> &'static [Property] {
         use Property as P;
         match self {
-            Bug::StaleRead => &[P::RealTime],
+            Bug::StaleRead | Bug::ReadRefused => &[P::RealTime],
             // A later write gets the revision again.
             Bug::LostWrite => &[P::Order, P::RealTime],
             Bug::WrittenTwice | Bug::FailedWriteHappens | Bug::TornTxn | Bug::WrongBranch => &[P::Order],
             Bug::MixedRead => &[P::Serializable],
-            Bug::MemberBack => &[P::Member],
+            Bug::MemberBack | Bug::MemberRefuses => &[P::Member],
             Bug::LeaseKeepsKeys => &[P::Order],
             Bug::LeaseForgotten | Bug::LeaseEnded | Bug::LeaseRevived => &[P::Lease],
             Bug::CompactedRead => &[P::Compaction],
@@ -105,10 +109,14 @@ impl World {
             }
             (Bug::MixedRead, Request::Range { serializable: true, revision: 0, .. }) => self.mixed(request, member),
             (Bug::MemberBack, Request::Range { serializable: true, revision: 0, .. }) => {
-                let answers = self.history.operations.iter();
-                let answers = answers.filter(|of| of.member as usize == member && of.returned < call);
-                let newest = answers.filter_map(keelson_faults::history::Operation::revision).max()?;
+                let newest = self.answered_by(member, call)?;
                 (newest > 1).then(|| self.read(request, newest - 1))
+            }
+            (Bug::ReadRefused, Request::Range { revision: asked @ 2.., serializable: false, .. }) => {
+                (self.answered(call) >= *asked).then_some(Outcome::Failed(Failure::FutureRevision))
+            }
+            (Bug::MemberRefuses, Request::Range { revision: asked @ 2.., serializable: true, .. }) => {
+                (self.answered_by(member, call)? >= *asked).then_some(Outcome::Failed(Failure::FutureRevision))
             }
             (Bug::LeaseKeepsKeys, Request::LeaseRevoke { lease }) => {
                 let revision = self.revision();

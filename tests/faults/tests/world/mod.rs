@@ -111,7 +111,8 @@ impl World {
 
     /// Whether a restart, or a watch cut off, would make good what was broken.
     fn is_left_alone(&self) -> bool {
-        self.bug == Some(Bug::MemberBack) || (self.bug == Some(Bug::WatchGap) && self.planted)
+        matches!(self.bug, Some(Bug::MemberBack | Bug::MemberRefuses))
+            || (self.bug == Some(Bug::WatchGap) && self.planted)
     }
 
     fn revision(&self) -> i64 {
@@ -257,6 +258,12 @@ impl World {
     fn answered(&self, time: Time) -> i64 {
         let answers = self.history.operations.iter().filter(|operation| operation.returned < time);
         answers.filter_map(Operation::revision).max().unwrap_or(1)
+    }
+
+    /// The newest one of this member.
+    fn answered_by(&self, member: usize, time: Time) -> Option<i64> {
+        let answers = self.history.operations.iter().filter(|operation| operation.returned < time);
+        answers.filter(|operation| operation.member as usize == member).filter_map(Operation::revision).max()
     }
 }
 
