@@ -41,12 +41,15 @@ pub async fn force(
     let voted = log.read_vote().await?.map_or(0, |vote| vote.leader_id.term);
     let term = voted.max(last.committed_leader_id().term) + 1;
     log.save_vote(&Vote::new(term, id)).await?;
-    let mut entries = vec![Entry { log_id: log_id(term, last.index + 1), payload: EntryPayload::Membership(alone) }];
+    let mut payloads = Vec::new();
     if bump > 0 {
         let command = Command { op: Some(Op::Advance(bump)), ..Default::default() };
-        let payload = EntryPayload::Normal(Request(command.encode_to_vec().into()));
-        entries.push(Entry { log_id: log_id(term, last.index + 2), payload });
+        payloads.push(EntryPayload::Normal(Request(command.encode_to_vec().into())));
     }
+    // The last one: should the power fail before all is written, all of it is done again.
+    payloads.push(EntryPayload::Membership(alone));
+    let entries = (last.index + 1..).zip(payloads);
+    let entries: Vec<_> = entries.map(|(index, payload)| Entry { log_id: log_id(term, index), payload }).collect();
     log.blocking_append(entries).await.map_err(io::Error::other)?;
     tracing::warn!(
         bump,
@@ -64,4 +67,36 @@ async fn newest_members(log: &mut LogStore, applied: &AppliedState) -> io::Resul
         _ => None,
     });
     Ok(newest.unwrap_or_else(|| applied.members.membership().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::raft::log::LogOptions;
+
+    /// The power fails when only the first of the two entries is on the disk.
+    #[tokio::test]
+    async fn what_was_half_written_is_done_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions { segment_bytes: 16 << 10, metrics: Arc::default(), unsafe_no_sync: false };
+        let (mut log, _) = LogStore::open(dir.path(), options).unwrap();
+        let peer = |id: u64| (id, PeerNode { peer_urls: vec![format!("http://10.0.0.{id}:2380")] });
+        let three = Members::new(vec![BTreeSet::from([1, 2, 3])], BTreeMap::from([1, 2, 3].map(peer))).unwrap();
+        let first = Entry { log_id: log_id(1, 0), payload: EntryPayload::Membership(three) };
+        log.blocking_append([first]).await.unwrap();
+
+        let applied = AppliedState::default();
+        force(&mut log, &applied, 1, &[], 1000).await.unwrap();
+        log.truncate_after(Some(log_id(2, 1))).await.unwrap();
+        force(&mut log, &applied, 1, &[], 1000).await.unwrap();
+        let entries = log.try_get_log_entries(2..).await.unwrap();
+        let [Entry { payload: EntryPayload::Normal(bump), .. }, last] = &entries[..] else { panic!("{entries:?}") };
+        assert_eq!(Command::decode(bump.0.clone()).unwrap().op, Some(Op::Advance(1000)));
+        assert_eq!(last.log_id, log_id(3, 3));
+        assert!(newest_members(&mut log, &applied).await.unwrap().voter_ids().eq([1]));
+        force(&mut log, &applied, 1, &[], 1000).await.unwrap();
+        assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(3, 3)), "once is enough");
+    }
 }

@@ -36,7 +36,7 @@ async fn order(cluster: &Cluster, options: &Value) -> Result<Vec<String>> {
 async fn is_taken_back(cluster: &Cluster) -> Result<()> {
     let before = pods(cluster).await?;
     let template = cluster.get().await?["status"]["template"].clone();
-    let rollout = json!({"progressDeadline": "5s", "onDeadline": "RollBack"});
+    let rollout = json!({"progressDeadline": "20s", "onDeadline": "RollBack"});
     cluster.patch(json!({"options": {"no-such-flag": "1"}, "rollout": rollout})).await?;
     wait_for("the rollout to be taken back", PATIENCE, || async {
         let status = cluster.get().await?["status"].clone();
@@ -102,7 +102,7 @@ async fn rollouts_keep_their_target_stop_when_they_fail_and_are_taken_back() -> 
     let before = pods(&cluster).await?;
     page.run("no-such-flag\":\"1").await?;
     let why = page.run("condition=Stalled").await?;
-    ensure!(why.contains("no progress within 5s, waiting for demo-"), "{why}");
+    ensure!(why.contains("no progress within 20s, waiting for demo-"), "{why}");
     let same = pods(&cluster).await?.iter().filter(|uid| before.contains(uid)).count();
     ensure!(same == 2, "{same} members were left alone");
     writer.progress(50).await?;
