@@ -38,6 +38,7 @@ test: ## everything that CI runs
 	@deploy/prerequisites.sh test
 	$(MAKE) --no-print-directory verify build
 	$(cargo) test $(profile) --workspace --no-run
+	$(cargo) bench --profile release --locked --workspace --bench instructions --no-run
 	tests/e2e/run.sh --build
 	$(MAKE) --no-print-directory -j4 --output-sync=target unit instructions faults e2e
 
