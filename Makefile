@@ -10,10 +10,11 @@ profile := --release --locked
 programs := $(CARGO_TARGET_DIR)/release
 # Those of the definitions in crds/.
 kinds := etcdbackups etcdbackupschedules etcdclusters etcdroles etcdusers
-# What `make differential` runs, and the first seed of `make simulation`, `make faults` and `make soak`.
+# What `make differential` runs, the first seed of `make simulation`, `make faults` and `make soak`, and the members of these.
 SEED ?= 0
 COUNT ?= 1000
 STEPS ?= 350
+MEMBERS ?= 3,5
 
 .PHONY: help run clean build images test unit instructions bounds differential simulation operator-simulation clients e2e api-faults scale apiserver faults crashes soak verify fix generate bench
 
@@ -75,7 +76,7 @@ operator-simulation: ## the operator's planner under faults, edits and old views
 faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 MEMBERS=3,5 ARGS="--faults kill"
 	@deploy/prerequisites.sh test
 	@$(MAKE) --no-print-directory build
-	$(programs)/keelson-faults --seed $(SEED) --seconds $(or $(SECONDS),300) --members $(or $(MEMBERS),3,5) \
+	$(programs)/keelson-faults --seed $(SEED) --seconds $(or $(SECONDS),300) --members $(MEMBERS) \
 		--output $(KEELSON_CACHE)/faults $(ARGS)
 
 crashes: ## members killed before their steps towards what is durable: SECONDS=1800 ARGS="--every 5"
@@ -88,7 +89,7 @@ soak: ## the same for HOURS=, with any seeds
 	@deploy/prerequisites.sh test
 	@$(MAKE) --no-print-directory build
 	@test -n "$(HOURS)" || { echo "make soak HOURS=8" >&2; exit 2; }
-	$(programs)/keelson-faults --seconds "$$(awk 'BEGIN { print $(HOURS) * 3600 }')" --members $(or $(MEMBERS),3,5) \
+	$(programs)/keelson-faults --seconds "$$(awk 'BEGIN { print $(HOURS) * 3600 }')" --members $(MEMBERS) \
 		--output $(KEELSON_CACHE)/faults $(ARGS)
 
 e2e: ## the operator on a local Kubernetes, or on KUBECONFIG's
