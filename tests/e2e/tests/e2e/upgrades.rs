@@ -44,15 +44,15 @@ async fn is_taken_back(cluster: &Cluster) -> Result<()> {
         let stalled = conditions.find(|it| it["type"] == "Stalled").cloned().unwrap_or_default();
         ensure!(stalled["status"] == "True" && stalled["reason"] == "RolledBack", "status is {status}");
         ensure!(status["template"] == template, "members are to run {}", status["template"]);
+        for pod in cluster.pods().await? {
+            let runs = is_ready(&pod) && !arguments(&pod).contains("no-such-flag");
+            ensure!(runs, "{} does not run what it ran before", pod.name_any());
+        }
         Ok(Some(()))
     })
     .await?;
     let now = pods(cluster).await?;
     ensure!(now.iter().filter(|uid| before.contains(uid)).count() == 2, "more than the one was restarted");
-    for pod in cluster.pods().await? {
-        let runs = is_ready(&pod) && !arguments(&pod).contains("no-such-flag");
-        ensure!(runs, "{} does not run what it ran before", pod.name_any());
-    }
     cluster
         .patch(json!({"options": {"no-such-flag": null}, "rollout": {"progressDeadline": "10m", "onDeadline": null}}))
         .await?;
