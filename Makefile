@@ -34,14 +34,13 @@ build: ## build the three programs
 images: build ## container images of server and operator, for a real Kubernetes
 	@deploy/images/build.sh
 
-# Compiled first, as that takes all cores. End-to-end tests wait more than they compute: others beside them, each one's output when it ends.
+# End-to-end tests wait more than they compute: others run beside them, each one's output when it ends. What they need is compiled before,
+# as that takes all cores.
 test: ## everything that CI runs
 	@deploy/prerequisites.sh test
-	$(MAKE) --no-print-directory verify build
-	$(cargo) test $(profile) --workspace --no-run
+	$(MAKE) --no-print-directory verify build unit
 	$(cargo) bench --profile release --locked --workspace --bench instructions --no-run
 	tests/e2e/run.sh --build
-	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory -j3 --output-sync=target instructions faults e2e
 
 # The same cases of what is drawn by chance in each run; `make operator-simulation` and `cargo test` draw others.

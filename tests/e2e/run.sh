@@ -10,13 +10,13 @@ cd "$(dirname "$0")/../.."
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cargo build --release --locked --workspace --bins
-deploy/images/check.sh
 # Built before the cluster starts: compiling takes the cores that its timeouts need. The whole workspace is named so that
 # dependencies are those of `make test`.
 build=(cargo test --release --locked --workspace --features keelson-e2e/cluster --no-run
   --test e2e --test api_faults --test scale)
 "${build[@]}"
 if [ "${1:-}" = --build ]; then exit; fi
+deploy/images/check.sh
 program() {
   "${build[@]}" --message-format=json 2>/dev/null |
     jq -r --arg name "$1" 'select(.reason == "compiler-artifact" and .target.name == $name) | .executable'
