@@ -68,6 +68,6 @@ python3 -m yamllint --strict --config-data "{extends: relaxed, rules: {line-leng
 python3 charts/checks/schemas.py $oldest,$newest "$scratch"/*.yaml operator/src/build/golden/*.yaml
 python3 charts/checks/queries.py "$scratch/all.yaml"
 python3 charts/checks/health.py deploy/argocd/health.lua
-python3 charts/checks/snippets.py docs/gitops.md charts/keelson/README.md -- docs/{auth,backup,lifecycle,operator-tls,repair,upgrades}.md
+python3 charts/checks/snippets.py docs/gitops.md charts/keelson/README.md -- docs/{auth,backup,kubectl,lifecycle,operator-tls,repair,upgrades}.md
 python3 -m checkov.main --config-file charts/checks/checkov.yaml --directory "$scratch"
 python3 -m checkov.main --config-file charts/checks/checkov-operator.yaml --directory operator/src/build/golden

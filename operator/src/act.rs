@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::crd::{EtcdCluster, RetentionPolicy};
 use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
-use crate::names::{CERTIFICATES, FINALIZER, Names, RECOVER_FROM, ROLE_LABEL};
+use crate::names::{CERTIFICATES, DEFRAGMENT, FINALIZER, Names, ROLE_LABEL};
 use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
 use crate::observe::{Caches, list, url};
@@ -124,7 +124,7 @@ impl Actor<'_> {
             // Their StatefulSets are among the children.
             Action::Bootstrap | Action::Park => {}
             Action::AddFinalizer => self.set_finalizer(true).await?,
-            Action::ForgetRequest => self.forget_request().await?,
+            Action::ForgetRequest { annotation, .. } => self.annotate(annotation, None).await?,
             Action::RemoveFinalizer => self.release().await?,
             Action::AddLearner { ordinal } => {
                 self.nothing_has_number(*ordinal).await?;
@@ -149,8 +149,14 @@ impl Actor<'_> {
             }
             Action::FreeSpace { ordinal, revision, .. } => {
                 self.leader(None)?.compact(*revision).await?;
-                let patient = MemberClient::patient(&self.url(*ordinal), self.identities.current.as_ref())?;
-                patient.with_token(self.root.token()).defragment().await?;
+                self.defragment(*ordinal).await?;
+            }
+            Action::Defragment { ordinal, left, .. } => {
+                // However it ends, it is not tried again: one that takes long goes on in the member.
+                let outcome = self.defragment(*ordinal).await;
+                let left = (!left.is_empty()).then(|| left.join(","));
+                self.annotate(DEFRAGMENT, left).await?;
+                outcome?;
             }
             Action::Disarm { member, kind } => self.leader(None)?.disarm(*member, *kind).await?,
             Action::ExpandClaim { ordinal, uid, size } => self.expand_claim(*ordinal, uid, size).await?,
@@ -176,6 +182,11 @@ impl Actor<'_> {
             .ok_or(Error::NoMember)?;
         let client = MemberClient::new(&self.url(ordinal), self.identities.current.as_ref())?;
         Ok(client.with_token(self.root.token()))
+    }
+
+    async fn defragment(&self, ordinal: u32) -> Result<(), Error> {
+        let patient = MemberClient::patient(&self.url(ordinal), self.identities.current.as_ref())?;
+        Ok(patient.with_token(self.root.token()).defragment().await?)
     }
 
     fn url(&self, ordinal: u32) -> String {
@@ -238,12 +249,15 @@ impl Actor<'_> {
         self.set_finalizer(false).await
     }
 
-    async fn forget_request(&self) -> Result<(), Error> {
-        let patch = json!({"metadata": {"annotations": {RECOVER_FROM: null}}});
+    /// Changes an annotation by which a person asked for something, or takes it off.
+    async fn annotate(&self, annotation: &str, value: Option<String>) -> Result<(), Error> {
+        // With the version that was read: no request that was made since is lost.
+        let version = &self.cluster.metadata.resource_version;
+        let patch = json!({"metadata": {"annotations": {annotation: value}, "resourceVersion": version}});
         self.api::<EtcdCluster>()
             .patch_metadata(&self.names.cluster, &PatchParams::default(), &Patch::Merge(&patch))
             .await
-            .map_err(kube_error("removing an annotation"))?;
+            .map_err(kube_error("changing an annotation"))?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 
 use crate::build;
 use crate::crd::{EtcdCluster, Phase};
-use crate::names::Names;
+use crate::names::{Names, RECOVER_FROM};
 use crate::plan::auth::AuthWrite;
 use crate::plan::tls::Write;
 use crate::plan::{Action, Observed};
@@ -120,7 +120,10 @@ pub fn word(action: &Action) -> &'static str {
         Action::ExpandClaim { .. } => "VolumeExpanded",
         Action::FreeSpace { .. } => "SpaceFreed",
         Action::Disarm { .. } => "AlarmDisarmed",
-        Action::ForgetRequest => "QuorumRecovered",
+        Action::Defragment { .. } => "MemberDefragmented",
+        Action::ForgetRequest { annotation: RECOVER_FROM, .. } => "QuorumRecovered",
+        Action::ForgetRequest { refused: true, .. } => "RequestRefused",
+        Action::ForgetRequest { refused: false, .. } => "RequestAnswered",
         Action::RemoveFinalizer => "Deleted",
     }
 }
@@ -133,9 +136,11 @@ fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectR
         Some(reference::<StatefulSet>(names, names.member(ordinal), uid))
     };
     match action {
-        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::ForgetRequest | Action::RemoveFinalizer => {
-            None
-        }
+        Action::AddFinalizer
+        | Action::Bootstrap
+        | Action::Park
+        | Action::ForgetRequest { .. }
+        | Action::RemoveFinalizer => None,
         Action::AddLearner { ordinal }
         | Action::Promote { ordinal, .. }
         | Action::RemoveMember { ordinal, .. }
@@ -143,7 +148,8 @@ fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectR
         | Action::DeleteClaim { ordinal, .. }
         | Action::ExpandClaim { ordinal, .. }
         | Action::MovePeer { ordinal, .. }
-        | Action::FreeSpace { ordinal, .. } => member(*ordinal),
+        | Action::FreeSpace { ordinal, .. }
+        | Action::Defragment { ordinal, .. } => member(*ordinal),
         Action::Disarm { .. } => None,
         Action::MoveLeader { to, .. } => {
             let mut voters = observed.store.voters();
@@ -184,13 +190,14 @@ mod tests {
             store: Store::Listed { cluster_id: 1, members: vec![voter(1), voter(2)] },
             ..Default::default()
         };
-        let steps: [fn(u32) -> Action; 7] = [
+        let steps: [fn(u32) -> Action; 8] = [
             |ordinal| Action::AddLearner { ordinal },
             |ordinal| Action::Promote { ordinal, id: u64::from(ordinal) },
             |ordinal| Action::MoveLeader { from: 9, to: u64::from(ordinal) },
             |ordinal| Action::RemoveMember { ordinal, id: u64::from(ordinal) },
             |ordinal| Action::DeleteStatefulSet { ordinal, uid: String::new() },
             |ordinal| Action::DeleteClaim { ordinal, uid: String::new() },
+            |ordinal| Action::Defragment { ordinal, id: u64::from(ordinal), left: Vec::new() },
             |ordinal| Action::RestartPod { ordinal, uid: format!("pod-{ordinal}") },
         ];
         for step in steps {

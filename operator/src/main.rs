@@ -9,6 +9,7 @@ mod client;
 mod controller;
 mod crd;
 mod events;
+mod kubectl;
 mod lease;
 mod member;
 mod memory;
@@ -61,6 +62,8 @@ enum Command {
     Reference,
     /// Run the operator; the same as no command.
     Run(RunArgs),
+    /// What a person does with clusters; also under the name kubectl-keelson, as a plugin of kubectl.
+    Kubectl(kubectl::Cli),
     /// Ask a running operator whether it is ready, and the API server whether EtcdClusters may be read.
     Check(CheckArgs),
 }
@@ -112,6 +115,9 @@ struct RunArgs {
 }
 
 fn main() -> anyhow::Result<()> {
+    if let Some(plugin) = kubectl::called() {
+        return kubectl::run(plugin);
+    }
     let cli = Cli::parse();
     let arguments = match cli.command {
         Some(Command::Crds { plural }) => {
@@ -122,6 +128,7 @@ fn main() -> anyhow::Result<()> {
             print!("{}", crd::reference::markdown());
             return Ok(());
         }
+        Some(Command::Kubectl(plugin)) => return kubectl::run(plugin),
         Some(Command::Check(arguments)) => {
             let namespaces = arguments.watch.namespaces();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

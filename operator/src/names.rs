@@ -39,6 +39,12 @@ pub const CONFIG_HASH: &str = "keelson.dev/config-hash";
 pub const REPLACE_MEMBER: &str = "keelson.dev/replace-member";
 /// Annotation of an EtcdCluster whose quorum is lost for good: the name of the member to go on with.
 pub const RECOVER_FROM: &str = "keelson.dev/recover-from";
+/// Annotation of an EtcdCluster: the name of the member that is to lead.
+pub const MOVE_LEADER: &str = "keelson.dev/move-leader";
+/// Annotation of an EtcdCluster: the names of members that are to be defragmented, with commas. Each is taken off when it was tried.
+pub const DEFRAGMENT: &str = "keelson.dev/defragment";
+/// Annotation of an EtcdCluster: the kind of alarm that is to end, `NOSPACE` or `CORRUPT`.
+pub const DISARM: &str = "keelson.dev/disarm";
 /// Annotation of a Secret with certificates: when the operator last wrote it, in Unix time.
 pub const WRITTEN: &str = "keelson.dev/written";
 /// Annotation of each pod: the image that its template asked for. Admission may rewrite the image itself, or put containers

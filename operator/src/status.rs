@@ -212,6 +212,7 @@ pub fn describe(names: &Names, action: &Action) -> String {
         Action::MovePeer { ordinal, secure, .. } => {
             format!("have others reach {} at {}", names.member(*ordinal), names.peer_url_by(*ordinal, *secure))
         }
+        Action::Defragment { ordinal, .. } => format!("defragment {}", names.member(*ordinal)),
         Action::FreeSpace { ordinal, .. } => format!("compact, and defragment {}", names.member(*ordinal)),
         other => other.to_string(),
     }
@@ -372,13 +373,14 @@ fn certificates(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Opti
     if let Some(write) = lacking {
         return Some((false, format!("not yet done: {write}")));
     }
+    let waiting_for = plan.tls.as_ref().and_then(|tls| tls.waiting_for.as_ref());
     if expiring.is_empty() {
-        return Some((false, "no certificates were made yet".into()));
+        let awaited = waiting_for.map(|what| format!("; waiting for {what}")).unwrap_or_default();
+        return Some((false, format!("no certificates were made yet{awaited}")));
     }
     if let Some((secret, _)) = expiring.iter().find(|(_, not_after)| *not_after <= observed.tls.now) {
         return Some((false, format!("a certificate of Secret {secret} has expired")));
     }
-    let waiting_for = plan.tls.as_ref().and_then(|tls| tls.waiting_for.as_ref());
     Some((
         true,
         match waiting_for {

@@ -1,15 +1,16 @@
-//! Memory that answers and events may take on their way to clients, together.
+//! Memory that requests, answers and events may take on their way, those of each kind together.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-/// The least that a member gives to them, in bytes.
+/// The least that a member gives to answers and events, and to requests, in bytes.
 const LEAST_BYTES: usize = 64 << 20;
 
 /// Who takes nothing for so long loses its connection when others wait for the memory.
@@ -25,12 +26,20 @@ pub struct Budget {
     /// What waits to be sent, the oldest first; only what came while memory was short.
     unsent: Mutex<BTreeMap<u64, (Instant, Taker)>>,
     next: AtomicU64,
+    /// Whoever has it waits for memory.
+    turn: Mutex<()>,
 }
 
 impl Budget {
     /// Nobody has taken anything yet.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Budget { limit, taken: AtomicUsize::new(0), unsent: Mutex::default(), next: AtomicU64::new(0) })
+        Arc::new(Budget {
+            limit,
+            taken: AtomicUsize::new(0),
+            unsent: Mutex::default(),
+            next: AtomicU64::new(0),
+            turn: Mutex::default(),
+        })
     }
 
     /// Bytes that nobody has taken.
@@ -110,6 +119,26 @@ impl Share {
         before + more <= self.budget.limit
     }
 
+    /// The same for who may block its thread: one at a time waits for what others give back, so that of many who want more than
+    /// there is together, some get it.
+    #[must_use]
+    pub fn grow_in_turn(&mut self, bytes: usize) -> bool {
+        if self.grow(bytes) {
+            return true;
+        }
+        let Ok(_turn) = self.budget.turn.try_lock() else { return false };
+        let begun = Instant::now();
+        loop {
+            if self.budget.taken.load(Ordering::Relaxed) <= self.budget.limit {
+                return true;
+            }
+            if begun.elapsed() > PATIENCE {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.taken == 0
@@ -174,6 +203,11 @@ impl Drop for Share {
 /// What a member gives to answers and events if nobody says: a quarter of the memory that its process may use, in bytes.
 pub fn default_bytes() -> usize {
     (memory_bytes() / 4).max(LEAST_BYTES)
+}
+
+/// What a member gives to requests if nobody says: an eighth of that memory, in bytes.
+pub fn default_request_bytes() -> usize {
+    (memory_bytes() / 8).max(LEAST_BYTES)
 }
 
 /// The memory that the process may use, by its control group or the machine, in bytes.
@@ -243,5 +277,20 @@ mod tests {
         assert!(share.grow(9) && share.is_empty());
         assert!(share.grow(1) && !share.is_empty());
         assert_eq!(budget.left(), 90);
+    }
+
+    #[test]
+    fn of_many_who_want_more_than_there_is_together_one_gets_it() {
+        let budget = Budget::new(100);
+        let (mut first, mut second) = (budget.share(1), budget.share(1));
+        assert!(first.grow(60) && second.grow(40));
+        let waits = thread::spawn(move || first.grow_in_turn(40));
+        // Until it has its turn.
+        while budget.turn.try_lock().is_ok() {
+            thread::yield_now();
+        }
+        assert!(!second.grow_in_turn(1), "another one waits");
+        drop(second);
+        assert!(waits.join().expect("no panic"));
     }
 }

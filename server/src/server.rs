@@ -212,6 +212,7 @@ fn node_config(config: &Config, metrics: &Metrics) -> NodeConfig {
             .features
             .enabled(Feature::CompactHashCheck)
             .then_some(config.compact_hash_check_time),
+        requests: Budget::new(config.inflight_request_bytes()),
         watch: HubOptions {
             progress_interval: config.watch_progress_notify_interval,
             fragment_bytes: Limits::new(config).max_message_bytes(),

@@ -86,3 +86,5 @@ export KUBECONFIG=$data/kubeconfig
 # Where pod addresses can be reached, and the API server by another KUBECONFIG.
 where=("$target/release/keelson-local" enter --data-dir "$data" --)
 run "$@"
+# Only all scenarios together use all that the operator may do.
+[ $# != 0 ] || kubectl get clusterroles,roles --all-namespaces --output=json | python3 tests/e2e/rights.py "$log"

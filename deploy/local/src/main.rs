@@ -85,8 +85,10 @@ struct UpArgs {
 
 fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter =
-        filter.unwrap_or_else(|_| "warn,keelson_local=info,keelson_local_apiserver=warn,kube_client=off".into());
+    let filter = filter.unwrap_or_else(|_| {
+        let apiserver = "keelson_local_apiserver=warn,keelson_local_apiserver::rbac=info";
+        format!("warn,keelson_local=info,{apiserver},kube_client=off").into()
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

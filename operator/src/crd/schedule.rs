@@ -34,15 +34,14 @@ pub const MAX_SCHEDULE_NAME_LENGTH: usize = 39;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdBackupScheduleSpec {
-    /// Cron with five fields (minute, hour, day of the month, month, day of the week), or `@hourly`, `@daily`, `@weekly`, `@monthly`.
-    #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = r"^(@(hourly|daily|weekly|monthly|yearly)|\S+( +\S+){4})$")
-    )]
+    /// Cron with five fields (minute, hour, day of the month, month, day of the week), or `@hourly`, `@daily`, `@weekly`, `@monthly`,
+    /// `@yearly`.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new(cron_rule()).message("spec.schedule must be cron with five fields (minute 0-59, hour 0-23, day 1-31, month 1-12 or JAN, day of the week 0-7 or MON), or @hourly, @daily, @weekly, @monthly, @yearly"))]
     pub schedule: String,
     /// The time zone that these are in, such as `Europe/Berlin`.
     #[serde(default = "utc")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"))]
     pub time_zone: String,
     /// While true no backup is begun; old ones are still deleted.
     #[serde(default)]
@@ -59,6 +58,25 @@ pub struct EtcdBackupScheduleSpec {
     pub retention: BackupRetention,
     /// The backups, as they are made.
     pub backup: EtcdBackupSpec,
+}
+
+/// The CEL rule for `spec.schedule`. It refuses what is no cron at a glance, and nothing that is; whether a range runs backwards or a
+/// name is one, the controller tells.
+fn cron_rule() -> String {
+    let name = "[A-Za-z][A-Za-z][A-Za-z]";
+    let [minute, hour, day, month, weekday] = [
+        "[0-5]?[0-9]".to_string(),
+        "[01]?[0-9]|2[0-3]".to_string(),
+        "(0?[1-9]|[12][0-9]|3[01])[Ww]?|[Ll][Ww]?|[?]".to_string(),
+        format!("0?[1-9]|1[0-2]|{name}"),
+        format!("(0?[0-7]|{name})(#[1-5]|[Ll])?|[Ll]|[?]"),
+    ]
+    .map(|value| {
+        let item = format!("([*]|({value})(-({value}))?)(/[0-9]+)?");
+        format!("{item}(,{item})*")
+    });
+    let words = "@(hourly|daily|weekly|monthly|yearly)";
+    format!("self.matches('^({words}|{minute} +{hour} +{day} +{month} +[+]?{weekday})$')")
 }
 
 fn utc() -> String {

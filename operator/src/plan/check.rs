@@ -8,7 +8,7 @@ use super::tls::{Held, Holder, Write};
 use super::{Action, Alarm, AlarmKind, Member, Observed, Plan, Start, Store};
 use crate::build;
 use crate::crd::{EtcdCluster, MemberTemplate, OperationKind, RolloutStage, RolloutStatus, Transport, bytes};
-use crate::names::RECOVER_FROM;
+use crate::names::{DISARM, RECOVER_FROM};
 
 /// A plan that must not be carried out.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -88,9 +88,11 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
         return Ok(());
     };
     match action {
-        Action::AddFinalizer | Action::Bootstrap | Action::Park | Action::ForgetRequest | Action::RemoveFinalizer => {
-            Ok(())
-        }
+        Action::AddFinalizer
+        | Action::Bootstrap
+        | Action::Park
+        | Action::ForgetRequest { .. }
+        | Action::RemoveFinalizer => Ok(()),
         Action::AddLearner { ordinal } => {
             let members = confirmed(cluster, observed, action)?;
             if members.iter().any(|member| member.learner) {
@@ -154,7 +156,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
                 false => Err(Violation::Shrink(*ordinal)),
             }
         }
-        Action::FreeSpace { id, .. } => {
+        Action::FreeSpace { id, .. } | Action::Defragment { id, .. } => {
             let members = confirmed(cluster, observed, action)?;
             let victim = members.iter().find(|member| member.id == *id && up(observed, member));
             victim.ok_or_else(|| Violation::InUse(action.to_string()))?;
@@ -248,15 +250,19 @@ fn promotion(cluster: &EtcdCluster, observed: &Observed, action: &Action, id: u6
     }
 }
 
-/// A corrupt member must have left; of a full store, no member may be near its quota.
+/// A corrupt member must have left, or a person must know better than a store that does not know whose data is wrong; of a full
+/// store, no member may be near its quota.
 fn disarm(cluster: &EtcdCluster, observed: &Observed, action: &Action, alarm: Alarm) -> Result<(), Violation> {
     let members = confirmed(cluster, observed, action)?;
     let full = |member: &Member| {
         let answer = member.answer.as_ref();
         answer.is_some_and(|answer| answer.db_quota > 0 && answer.db_size >= answer.db_quota)
     };
+    let annotations = cluster.metadata.annotations.as_ref();
+    let asked = annotations.and_then(|it| it.get(DISARM)).is_some_and(|kind| kind == alarm.kind.as_str());
     let remains = match alarm.kind {
-        AlarmKind::Corrupt => alarm.member == 0 || members.iter().any(|member| member.id == alarm.member),
+        AlarmKind::Corrupt if alarm.member == 0 => !asked,
+        AlarmKind::Corrupt => members.iter().any(|member| member.id == alarm.member),
         AlarmKind::NoSpace => members.iter().any(full),
     };
     match remains {

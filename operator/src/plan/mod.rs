@@ -16,6 +16,7 @@ mod park;
 mod quorum;
 mod quorum_loss;
 mod repair;
+mod requests;
 mod rollout;
 mod scale;
 mod skew;
@@ -38,7 +39,7 @@ use self::course::Course;
 use crate::crd::{
     EtcdCluster, EtcdClusterStatus, MemberTemplate, Operation, OperationKind, Phase, Role, RolloutStatus, SpaceStatus,
 };
-use crate::names::{FINALIZER, Names, RECOVER_FROM};
+use crate::names::{FINALIZER, Names};
 
 /// The outcome of a pass: what must exist, the one step to take, and what it all waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,10 +130,12 @@ pub enum Action {
     ExpandClaim { ordinal: u32, uid: String, size: String },
     /// Compact the history up to this revision, and defragment a member.
     FreeSpace { ordinal: u32, id: u64, revision: i64 },
+    /// Defragment a member, and leave these to be defragmented.
+    Defragment { ordinal: u32, id: u64, left: Vec<String> },
     /// End an alarm.
     Disarm { member: u64, kind: AlarmKind },
-    /// Take back the request to recover a quorum that is lost.
-    ForgetRequest,
+    /// Take off the annotation by which a person asked for something, which was done or is `refused`.
+    ForgetRequest { annotation: &'static str, refused: bool },
     /// Let Kubernetes forget the EtcdCluster.
     RemoveFinalizer,
 }
@@ -157,8 +160,9 @@ impl fmt::Display for Action {
             Self::RestartPod { ordinal, .. } => write!(f, "restart member {ordinal}"),
             Self::ExpandClaim { ordinal, size, .. } => write!(f, "expand the volume of member {ordinal} to {size}"),
             Self::FreeSpace { ordinal, .. } => write!(f, "compact, and defragment member {ordinal}"),
+            Self::Defragment { ordinal, .. } => write!(f, "defragment member {ordinal}"),
             Self::Disarm { member, kind } => write!(f, "disarm {} of member {member:x}", kind.as_str()),
-            Self::ForgetRequest => write!(f, "remove the annotation {RECOVER_FROM}"),
+            Self::ForgetRequest { annotation, .. } => write!(f, "remove the annotation {annotation}"),
             Self::RemoveFinalizer => write!(f, "remove the finalizer"),
         }
     }
@@ -301,6 +305,7 @@ impl<'a> Situation<'a> {
             .or_else(|| leftovers::step(self))
             .or_else(|| obstacles::unknown_member(self))
             .or_else(|| learner::step(self))
+            .or_else(|| requests::step(self))
             .or_else(|| transport::step(self))
             .or_else(|| rollout::now(self))
             .or_else(|| scale::step(self))

@@ -40,7 +40,11 @@ pub(super) fn plan(situation: &Situation) -> Option<Plan> {
 /// told so at its next start.
 pub(super) fn step(situation: &Situation) -> Option<Step> {
     if asked(situation).is_some() {
-        let step = Step::act(Action::ForgetRequest, Phase::Recovering, "a quorum of members answers");
+        let step = Step::act(
+            Action::ForgetRequest { annotation: RECOVER_FROM, refused: false },
+            Phase::Recovering,
+            "a quorum of members answers",
+        );
         return Some(step.during(situation.recorded.operation.clone()));
     }
     let mut voters = situation.observed.store.voters();

@@ -72,22 +72,36 @@ fn replace(situation: &Situation, victim: &Victim) -> Step {
     Step::act(Action::RemoveMember { ordinal, id }, Phase::Repairing, reason).during(operation)
 }
 
-/// The first member to replace, in the order of urgency.
+/// Why a member is to be replaced, if it is.
+type Cause<'a> = dyn Fn(&Member) -> Option<String> + 'a;
+
+/// The first member to replace, in the order of urgency: of those that may be, or else of those that are held back. A person's word
+/// about one member counts although a more urgent one is beyond the limits.
 fn victim<'a>(situation: &Situation<'a>) -> Option<Victim<'a>> {
     let members = situation.observed.store.members();
     let asked = situation.cluster.metadata.annotations.as_ref().and_then(|it| it.get(REPLACE_MEMBER));
     let is_asked = |member: &Member| asked == Some(&hex(member.id));
-    let automatic = |member: &Member| if is_asked(member) { Ok(()) } else { within_limits(situation, member.id) };
-    let find = |why: &dyn Fn(&Member) -> Option<String>, allowed: &dyn Fn(&Member) -> Result<(), String>| {
-        members.iter().find_map(|member| {
-            let (why, ordinal) = (why(member)?, member.ordinal?);
+    let allowed = |member: &Member| if is_asked(member) { Ok(()) } else { within_limits(situation, member.id) };
+    let causes: [&Cause; 4] = [
+        &|member| situation.is_corrupt(member.id).then(|| "has corrupt data".into()),
+        &|member| is_asked(member).then(|| "is unwanted".into()),
+        &|member| lost_volume(situation, member).then(|| "lost its volume".into()),
+        &|member| down_for_long(situation, member),
+    ];
+    let victims = causes.iter().flat_map(|cause| {
+        members.iter().filter_map(move |member| {
+            let (why, ordinal) = (cause(member)?, member.ordinal?);
             Some(Victim { member, ordinal, why, allowed: allowed(member) })
         })
-    };
-    find(&|member| situation.is_corrupt(member.id).then(|| "has corrupt data".into()), &automatic)
-        .or_else(|| find(&|member| is_asked(member).then(|| "is unwanted".into()), &automatic))
-        .or_else(|| find(&|member| lost_volume(situation, member).then(|| "lost its volume".into()), &automatic))
-        .or_else(|| find(&|member| down_for_long(situation, member), &automatic))
+    });
+    let mut held_back = None;
+    for victim in victims {
+        if victim.allowed.is_ok() {
+            return Some(victim);
+        }
+        held_back = held_back.or(Some(victim));
+    }
+    held_back
 }
 
 fn within_limits(situation: &Situation, id: u64) -> Result<(), String> {

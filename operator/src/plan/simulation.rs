@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::build;
 use crate::crd::{EtcdClusterSpec, RepairSpec, RolloutStage, TlsSpec, Transport};
-use crate::names::REPLACE_MEMBER;
+use crate::names::{DEFRAGMENT, DISARM, MOVE_LEADER, RECOVER_FROM, REPLACE_MEMBER};
 use crate::status::render;
 
 const CLUSTER_ID: u64 = 0xc1;
@@ -37,6 +37,8 @@ enum Event {
     LoseNode(usize),
     /// A person names the n-th member as the one to go on with.
     Recover(usize),
+    /// A person asks for something once: that the n-th member leads, that it and the next one are defragmented, that alarms end.
+    Ask(&'static str, usize),
     /// The spec asks for this size.
     Resize(i32),
     /// The spec gets another option; with [`BAD`] no member starts.
@@ -383,7 +385,10 @@ impl World {
                 self.cluster.metadata.finalizers = Some(vec![FINALIZER.into()]);
             }
             Action::Bootstrap | Action::Park | Action::RemoveFinalizer => {}
-            Action::ForgetRequest => drop(self.cluster.annotations_mut().remove(RECOVER_FROM)),
+            Action::ForgetRequest { annotation, .. } => drop(self.cluster.annotations_mut().remove(*annotation)),
+            Action::Defragment { left, .. } => {
+                self.cluster.annotations_mut().insert(DEFRAGMENT.into(), left.join(","));
+            }
             Action::AddLearner { ordinal } => {
                 // The API server itself is asked whether the number is free.
                 if self.statefulsets.contains_key(ordinal) || self.claims.contains_key(ordinal) {
@@ -585,6 +590,14 @@ impl World {
                     self.cluster.annotations_mut().insert(RECOVER_FROM.into(), member.name.clone());
                 }
             }
+            Event::Ask(annotation, n) => {
+                let value = match *annotation {
+                    DEFRAGMENT => format!("c-{n},c-{}", n + 1),
+                    DISARM => ["NOSPACE", "CORRUPT"][n % 2].into(),
+                    _ => format!("c-{n}"),
+                };
+                self.cluster.annotations_mut().insert((*annotation).into(), value);
+            }
             Event::Watch(true) => self.stale = None,
             Event::Watch(false) => self.stale = Some(self.stale.take().unwrap_or_else(|| self.cached())),
             Event::Resize(size) => self.cluster.spec.size = *size,
@@ -623,6 +636,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..9usize).prop_map(Event::Fill),
         1 => (0..9usize).prop_map(Event::LoseNode),
         1 => (0..9usize).prop_map(Event::Recover),
+        2 => (prop::sample::select(vec![MOVE_LEADER, DEFRAGMENT, DISARM]), 0..5usize).prop_map(|(what, n)| Event::Ask(what, n)),
         2 => (0..=7i32).prop_map(Event::Resize),
         2 => prop_oneof![0..3u8, Just(BAD)].prop_map(Event::Configure),
         1 => Just(Event::PutBack),

@@ -11,6 +11,7 @@ mod life;
 mod lifecycle;
 mod membership;
 mod repair;
+mod requests;
 mod rollout;
 mod safety;
 mod start;

@@ -7,3 +7,9 @@
 mod clock;
 pub mod controller;
 mod plan;
+
+/// What is wrong with a schedule in a time zone, if anything.
+#[cfg(test)]
+pub(crate) fn problem(schedule: &str, zone: &str) -> Option<String> {
+    clock::Clock::new(schedule, zone).err()
+}

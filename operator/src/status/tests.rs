@@ -243,3 +243,16 @@ fn a_replacement_is_written_down_once_before_it_is_begun() {
         cluster.status = Some(status);
     }
 }
+
+#[test]
+fn a_secret_that_is_awaited_is_named_while_there_are_no_certificates() {
+    let (mut cluster, mut observed) = scene(3, 0, 0);
+    cluster.spec.tls = serde_json::from_value(json!({"secrets": {"server": "s", "peer": "p", "client": "c"}})).unwrap();
+    observed.tls.source = Some(crate::plan::tls::Source::lacking("Secret s to be there".into()));
+    let status = rendered(&cluster, &observed, 1);
+    let told = status.conditions.iter().find(|condition| condition.type_ == "TLSReady").unwrap();
+    assert_eq!(
+        (&*told.status, &*told.message),
+        ("False", "no certificates were made yet; waiting for Secret s to be there")
+    );
+}

@@ -267,3 +267,61 @@ fn backups_and_what_is_recovered_from_them_name_one_source_and_keep_it() {
         assert!(refused_by_definition(other, Some(one.clone()))[0].contains("spec.bootstrap cannot be changed"));
     }
 }
+
+/// What is no cron at a glance is refused when it is applied; what cron is, never.
+#[test]
+fn schedules_that_are_no_cron_are_refused() {
+    let refused = |schedule: &str, zone: &str| {
+        let store = json!({"s3": {"bucket": "b"}});
+        let spec = json!({"schedule": schedule, "timeZone": zone, "backup": {"cluster": "demo", "store": store}});
+        let resource = json!({"kind": "EtcdBackupSchedule", "metadata": {"name": "nightly"}, "spec": spec});
+        refused_by_definition(resource, None)
+    };
+    let good = [
+        "@daily",
+        "@yearly",
+        "0 3 * * *",
+        "59 23 31 12 7",
+        "00 09 01 01 00",
+        "*/10 0-23/2 1,15 * MON-FRI",
+        "0,30 8-18 ? jan,Jul sun",
+        "0  0  L  *  *",
+        "0 0 LW * *",
+        "0 0 15W 2-4 *",
+        "5-55/5 0 * FEB-oct 5#2",
+        "0 0 1-7 * +MON",
+        "0 0 * * fril",
+    ];
+    for schedule in good {
+        assert_eq!(crate::schedule::problem(schedule, "Etc/UTC"), None);
+        assert_eq!(refused(schedule, "Etc/UTC"), [""; 0], "{schedule}");
+    }
+    let bad = [
+        "daily",
+        "@midday",
+        "0 3 * *",
+        "0 0 3 * * *",
+        "60 * * * *",
+        "* 24 * * *",
+        "* * 0 * *",
+        "* * 32 * *",
+        "* * * 13 *",
+        "* * * * 8",
+        "0 3 * * every",
+        "3h * * * *",
+    ];
+    for schedule in bad {
+        let problems = refused(schedule, "Etc/UTC");
+        assert!(
+            problems.len() == 1 && problems[0].starts_with("spec.schedule must be cron"),
+            "{schedule}: {problems:?}"
+        );
+    }
+    for zone in ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "America/Port-au-Prince", "Etc/GMT+5"] {
+        assert_eq!(crate::schedule::problem("@daily", zone), None);
+        assert_eq!(refused("@daily", zone), [""; 0], "{zone}");
+    }
+    for zone in ["Europe / Berlin", "+02:00", "/etc/localtime"] {
+        assert!(refused("@daily", zone)[0].starts_with("spec.timeZone"), "{zone}");
+    }
+}

@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::error::EtcdError;
+use crate::mvcc::WAY_OUT;
 
 impl From<EtcdError> for Status {
     fn from(error: EtcdError) -> Self {
@@ -14,6 +15,11 @@ impl From<EtcdError> for Status {
 pub fn internal(context: &str, error: impl std::fmt::Display) -> Status {
     tracing::error!(%error, "{context}");
     Status::unknown(format!("etcdserver: {context}"))
+}
+
+/// The store is damaged, or its disk fails; the log tells what to do about it.
+pub fn unreadable(error: impl std::fmt::Display) -> Status {
+    internal("the store cannot be read", format!("{error}. {WAY_OUT}"))
 }
 
 /// Go's gRPC has its own code and words for messages over the limit; clients look for them. What nests too deep to be

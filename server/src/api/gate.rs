@@ -22,9 +22,9 @@ use super::gateway::Gateway;
 use super::held::{self, Counts};
 use super::http::plain_error;
 use super::listen::Traffic;
-use super::messages::{Counting, Messages, Tally};
+use super::messages::{Arriving, Counting, Messages, Tally};
 use super::services::{self, Services};
-use super::unary::{self, AnswerBody, Reread};
+use super::unary::{self, Reread};
 use super::{Api, http as http_door};
 use crate::auth::PeerCommonName;
 use crate::error::EtcdError;
@@ -67,10 +67,11 @@ struct Doors {
 impl Gate {
     /// The gate to all services of `api`.
     pub fn new(api: Arc<Api>) -> Self {
+        let gateway = || Arc::new(Gateway::new(api.limits.max_message_bytes(), api.node.requests()));
         let doors = Doors {
             services: Services::new(&api),
             http: http_door::router(api.clone()),
-            gateway: api.limits.json_gateway.then(|| Arc::new(Gateway::new(api.limits.max_message_bytes()))),
+            gateway: api.limits.json_gateway.then(gateway),
             methods: Counted::table(&api.metrics),
             api,
         };
@@ -136,7 +137,9 @@ impl Gate {
         if let Err(error) = admit(api, request.uri().path(), needs_leader) {
             return call.refuse(Status::from(error));
         }
-        let request = request.map(|body| Reread::new(Counting::new(body, received)));
+        // Until the answer is there: what was decoded shares its bytes.
+        let arriving = Arriving::new(api.node.requests());
+        let request = request.map(|body| Reread::new(Counting::new(body, received, Arc::clone(&arriving))));
         // Pinned here, it is not moved again.
         let answering = pin!(answer(api, services, service, call.counted.unary, request));
         let response = match time_left {
@@ -368,8 +371,9 @@ impl Call {
         status.into_http()
     }
 
-    fn answer_unary(self, unary::Answer { data, extensions }: unary::Answer) -> Response<Body> {
-        let (inner, sent) = (AnswerBody::new(data), self.counted.sent.clone());
+    fn answer_unary(self, mut answer: unary::Answer) -> Response<Body> {
+        let extensions = std::mem::take(&mut answer.extensions);
+        let (inner, sent) = (answer.into_body(), self.counted.sent.clone());
         let body = CallBody { inner, messages: Messages::new(sent), call: self, cut: None };
         let mut response = held::answer(body, Counts::whole(&extensions), extensions);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
 use tonic::{Request, Response, Status};
 
 use super::{Api, errors, mismatch, range_stream, truth, validate};
 use crate::auth::Credentials;
 use crate::budget::Share;
-use crate::mvcc::View;
-use crate::mvcc::range::range;
+use crate::mvcc::range::{Room, range};
+use crate::mvcc::{ReadError, View, range_bytes};
 use crate::proto::command::command::Op;
 use crate::proto::command::outcome::Result as Outcome;
 use crate::proto::etcdserverpb::kv_server::Kv;
@@ -31,7 +32,8 @@ impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let (credentials, request) = self.open(request);
         validate::range(&request)?;
-        let (mut response, share) = self.timed("Range").until(self.answer_range(credentials, request)).await?;
+        let answer = self.answer_range(credentials, request, range);
+        let (mut response, share) = self.timed("Range").until(answer).await?;
         self.complete(&mut response.header);
         Ok(counted(response, share))
     }
@@ -125,11 +127,26 @@ impl Kv for Api {
 }
 
 impl Api {
-    async fn answer_range(
+    /// Answers a range for which [`range_bytes::serves`], as bytes behind `prefix` zeros.
+    pub(super) async fn range_bytes(
+        &self,
+        request: Request<RangeRequest>,
+        prefix: usize,
+    ) -> Result<Response<Vec<BytesMut>>, Status> {
+        let (credentials, request) = self.open(request);
+        validate::range(&request)?;
+        let read = move |view: &_, request: &_, room: &mut Room<'_>| range_bytes::range(view, request, prefix, room);
+        let (answer, share) = self.timed("Range").until(self.answer_range(credentials, request, read)).await?;
+        let header = self.header(answer.revision);
+        Ok(counted(answer.with(&header), share))
+    }
+
+    async fn answer_range<T: Send + 'static>(
         &self,
         credentials: Credentials,
         request: RangeRequest,
-    ) -> Result<(RangeResponse, Share), Status> {
+        range: impl FnOnce(&ReadView, &RangeRequest, &mut Room<'_>) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<(T, Share), Status> {
         self.linearize(request.serializable).await?;
         let caller = self.caller(&credentials).await?;
         let (key, range_end) = (request.key.clone(), request.range_end.clone());
@@ -137,7 +154,12 @@ impl Api {
         let is_counted = is_count(&request) && self.node.view().keys().is_some();
         let (long, begun) = (is_long(&request) && !is_counted, Instant::now());
         let mut share = self.answers.share(SHARE_STEP);
-        let read = move |view: &ReadView| Ok((range(view, &request, &mut |bytes| share.grow(bytes))?, share));
+        let read = move |view: &ReadView| {
+            // Short ones have no thread of their own that could wait.
+            let mut room = |bytes| if long { share.grow_in_turn(bytes) } else { share.grow(bytes) };
+            let answer = range(view, &request, &mut room)?;
+            Ok((answer, share))
+        };
         let answer = self.read_as(caller, long, may, read).await;
         self.metrics.node.operations.range();
         let labels = Success { success: truth(answer.is_ok()) };
@@ -156,8 +178,9 @@ impl Api {
         let (checked, asked) = (Arc::clone(&request), Arc::clone(&request));
         let may = move |access: Access<'_>, view: &ReadView| access.txn(view, &checked);
         let mut share = self.answers.share(SHARE_STEP);
-        let read =
-            move |view: &ReadView| Ok((state::txn::read_only(view, &asked, &mut |bytes| share.grow(bytes))?, share));
+        let read = move |view: &ReadView| {
+            Ok((state::txn::read_only(view, &asked, &mut |bytes| share.grow_in_turn(bytes))?, share))
+        };
         let (response, share) = self.read_as(caller, true, may, read).await?;
         self.metrics.node.operations.count(Operations::of_txn(&request, &response));
         Ok((response, share))

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::late_flush::{LateFlush, Turns};
+use super::stalled::Stalled;
 use super::unread::{self, Lent};
 use super::workers::Workers;
 use crate::auth::PeerCommonName;
@@ -164,6 +165,8 @@ pub struct Connections {
 #[derive(Clone)]
 struct Settings {
     http: auto::Builder<TokioExecutor>,
+    /// How long a client may take nothing of what it is sent.
+    stalled_at_most: Option<Duration>,
     stop: CancellationToken,
 }
 
@@ -172,19 +175,21 @@ impl Connections {
     pub fn new(config: &Config, stop: CancellationToken) -> io::Result<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new());
-        let interval = config.keepalive.interval;
+        let interval = Some(config.keepalive.interval).filter(|interval| !interval.is_zero());
+        let stalled_at_most = interval.map(|interval| interval.saturating_add(config.keepalive.timeout));
         http.http2()
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(config.max_concurrent_streams)
-            .keep_alive_interval((!interval.is_zero()).then_some(interval))
+            .keep_alive_interval(interval)
             .keep_alive_timeout(config.keepalive.timeout);
         let workers = Arc::new(Workers::start()?);
         let most = connections_at_once().min(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(most));
         let newcomers = Newcomers::new(most / 2);
-        Ok(Connections { settings: Settings { http, stop }, workers, tracker: TaskTracker::new(), places, newcomers })
+        let settings = Settings { http, stalled_at_most, stop };
+        Ok(Connections { settings, workers, tracker: TaskTracker::new(), places, newcomers })
     }
 
     /// The same with a few places of their own, which clients cannot take.
@@ -350,7 +355,7 @@ impl Settings {
             }
         };
         let turns = Turns::default();
-        let stream = TokioIo::new(LateFlush::new(stream, turns.clone()));
+        let stream = TokioIo::new(LateFlush::new(Stalled::new(stream, self.stalled_at_most), turns.clone()));
         let connection = self.http.serve_connection_with_upgrades(stream, service_fn(answer));
         let mut connection = pin!(connection);
         let ended = tokio::select! {

@@ -86,7 +86,7 @@ impl Maintenance for Api {
         let begun = Instant::now();
         let (revision, hash) = self.read(true, |view| Ok((view.revision(), save::hash(view)))).await?;
         self.metrics.requests.hash_seconds.observe(begun.elapsed().as_secs_f64());
-        let hash = hash.map_err(|error| errors::internal("the store cannot be read", error))?;
+        let hash = hash.map_err(errors::unreadable)?;
         Ok(Response::new(HashResponse { header: Some(self.header(revision)), hash }))
     }
 

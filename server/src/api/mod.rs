@@ -24,6 +24,7 @@ mod quota;
 mod range_stream;
 mod services;
 mod snapshot;
+mod stalled;
 mod unary;
 mod unread;
 mod validate;
@@ -275,7 +276,7 @@ impl Drop for Pending<'_> {
 fn read_failed(error: ReadError) -> Status {
     match error {
         ReadError::Refused(error) => error.into(),
-        ReadError::View(error) => errors::internal("the store cannot be read", error),
+        ReadError::View(error) => errors::unreadable(error),
     }
 }
 

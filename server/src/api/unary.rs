@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::vec;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, request};
@@ -14,6 +15,7 @@ use tonic::{Response, Status};
 use super::Api;
 use super::messages::PREFIX_BYTES;
 use super::services::MAX_ANSWER_BYTES;
+use crate::mvcc::range_bytes;
 use crate::proto::etcdserverpb::kv_server::Kv;
 
 /// A method of KV that is served here.
@@ -44,45 +46,71 @@ impl Method {
         head: request::Parts,
         message: Bytes,
     ) -> Result<Result<Answer, Status>, request::Parts> {
-        macro_rules! answer {
-            ($method:ident) => {{
+        macro_rules! call {
+            () => {{
                 let Ok(message) = Message::decode(message) else { return Err(head) };
                 let metadata = MetadataMap::from_headers(head.headers);
-                let answered = api.$method(tonic::Request::from_parts(metadata, head.extensions, message)).await;
-                Ok(answered.and_then(Answer::of))
+                tonic::Request::from_parts(metadata, head.extensions, message)
             }};
         }
-        match self {
-            Method::Range => answer!(range),
-            Method::Put => answer!(put),
-            Method::DeleteRange => answer!(delete_range),
-            Method::Txn => answer!(txn),
-        }
+        Ok(match self {
+            Method::Range => {
+                let request = call!();
+                if range_bytes::serves(request.get_ref()) {
+                    // On the heap, for the sake of the others.
+                    Box::pin(api.range_bytes(request, PREFIX_BYTES)).await.and_then(Answer::of_pieces)
+                } else {
+                    api.range(request).await.and_then(Answer::of)
+                }
+            }
+            Method::Put => api.put(call!()).await.and_then(Answer::of),
+            Method::DeleteRange => api.delete_range(call!()).await.and_then(Answer::of),
+            Method::Txn => api.txn(call!()).await.and_then(Answer::of),
+        })
     }
 }
 
 /// An answer as it goes out.
 pub struct Answer {
     /// The message with its prefix.
-    pub data: Bytes,
+    data: Pieces,
     /// What the service has put beside it.
     pub extensions: Extensions,
+}
+
+/// A message in pieces: most have one.
+struct Pieces {
+    first: Option<Bytes>,
+    rest: vec::IntoIter<BytesMut>,
 }
 
 impl Answer {
     fn of<T: Message>(response: Response<T>) -> Result<Self, Status> {
         let (_, message, extensions) = response.into_parts();
-        let length = message.encoded_len();
-        if length > MAX_ANSWER_BYTES {
-            let text = format!("grpc: trying to send message larger than max ({length} vs. {MAX_ANSWER_BYTES})");
-            return Err(Status::resource_exhausted(text));
-        }
-        let mut data = BytesMut::with_capacity(PREFIX_BYTES + length);
-        data.put_u8(0);
-        data.put_u32(length as u32);
+        let prefix = prefix(message.encoded_len())?;
+        let mut data = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+        data.put_slice(&prefix);
         message.encode_raw(&mut data);
-        Ok(Answer { data: data.freeze(), extensions })
+        Ok(Answer { data: Pieces { first: Some(data.freeze()), rest: Vec::new().into_iter() }, extensions })
     }
+
+    /// The first piece begins with room for the prefix.
+    fn of_pieces(response: Response<Vec<BytesMut>>) -> Result<Self, Status> {
+        let (_, mut pieces, extensions) = response.into_parts();
+        let bytes: usize = pieces.iter().map(BytesMut::len).sum();
+        pieces[0][..PREFIX_BYTES].copy_from_slice(&prefix(bytes - PREFIX_BYTES)?);
+        Ok(Answer { data: Pieces { first: None, rest: pieces.into_iter() }, extensions })
+    }
+}
+
+/// What is before an uncompressed message of so many bytes.
+fn prefix(length: usize) -> Result<[u8; PREFIX_BYTES], Status> {
+    if length > MAX_ANSWER_BYTES {
+        let text = format!("grpc: trying to send message larger than max ({length} vs. {MAX_ANSWER_BYTES})");
+        return Err(Status::resource_exhausted(text));
+    }
+    let [a, b, c, d] = (length as u32).to_be_bytes();
+    Ok([0, a, b, c, d])
 }
 
 /// A request's body of which the first frames were looked at.
@@ -145,15 +173,15 @@ pub fn is_compressed(headers: &HeaderMap) -> bool {
 
 /// An answer on its way: its message, then its status.
 pub struct AnswerBody {
-    data: Option<Bytes>,
+    data: Pieces,
     trailers: Option<HeaderMap>,
 }
 
-impl AnswerBody {
-    /// A message with its prefix, and that all went well.
-    pub fn new(data: Bytes) -> Self {
+impl Answer {
+    /// What is sent: the message, and that all went well.
+    pub fn into_body(self) -> AnswerBody {
         let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
-        AnswerBody { data: Some(data), trailers: Some(trailers) }
+        AnswerBody { data: self.data, trailers: Some(trailers) }
     }
 }
 
@@ -162,7 +190,8 @@ impl Body for AnswerBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let data = self.data.take().map(Frame::data);
+        let Pieces { first, rest } = &mut self.data;
+        let data = first.take().or_else(|| rest.next().map(BytesMut::freeze)).map(Frame::data);
         Poll::Ready(data.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
     }
 

@@ -40,7 +40,7 @@ pub struct Verified {
 
 /// Checks the snapshot's pages and checksum, restores it into `scratch`, and compares the store that this gives.
 pub fn verify(snapshot: &Path, scratch: &Path, expected: &Expected) -> Result<Verified, BackupError> {
-    let told = status(&Source::open(snapshot, &Arc::default())?)?;
+    let told = status(&Source::open(snapshot, &Arc::default())?).map_err(|error| error.of(snapshot))?;
     let (name, url) = ("verified".to_owned(), "http://localhost:2380".to_owned());
     let settings = Restore {
         snapshot: snapshot.to_owned(),

@@ -24,13 +24,32 @@ pub enum BoltError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file is not what it should be.
-    #[error("invalid database: {0}")]
-    Damaged(String),
+    #[error("invalid database{}: {what}", place(*offset))]
+    Damaged {
+        /// What is wrong.
+        what: String,
+        /// Where in the file, if that is known.
+        offset: Option<u64>,
+    },
     /// A key or a bucket that cannot follow what was written before it.
     #[error("invalid database entry: {0}")]
     Order(&'static str),
 }
 
+impl BoltError {
+    /// The damage is at this offset, unless its place is known better.
+    fn at(self, at: u64) -> Self {
+        match self {
+            Self::Damaged { what, offset } => Self::Damaged { what, offset: offset.or(Some(at)) },
+            other => other,
+        }
+    }
+}
+
 fn damaged(what: impl Into<String>) -> BoltError {
-    BoltError::Damaged(what.into())
+    BoltError::Damaged { what: what.into(), offset: None }
+}
+
+fn place(offset: Option<u64>) -> String {
+    offset.map_or_else(String::new, |offset| format!(" at offset {offset}"))
 }

@@ -65,7 +65,10 @@ impl Reader {
         let meta = find_meta(&file)?;
         match meta.end.checked_mul(meta.page_size.into()) {
             Some(bytes) if bytes <= length => {}
-            _ => return Err(damaged(format!("the file is cut off: {} pages, but {length} bytes", meta.end))),
+            _ => {
+                let what = format!("the file is cut off: {} pages, but {length} bytes", meta.end);
+                return Err(damaged(what).at(length));
+            }
         }
         Ok(Self { file, meta, read_bytes: Arc::default() })
     }
@@ -117,11 +120,16 @@ impl Reader {
         if self.meta.freelist == NO_FREELIST {
             return Ok(());
         }
-        self.mark_free(&mut seen)?;
+        self.mark_free(&mut seen).map_err(|error| error.at(self.offset(self.meta.freelist)))?;
         match (2..self.meta.end).find(|page| !seen.has(*page)) {
-            Some(page) => Err(damaged(format!("page {page} is neither in use nor free"))),
+            Some(page) => Err(damaged(format!("page {page} is neither in use nor free")).at(self.offset(page))),
             None => Ok(()),
         }
+    }
+
+    /// Where a page is in the file.
+    fn offset(&self, page: u64) -> u64 {
+        page.saturating_mul(self.meta.page_size.into())
     }
 
     fn mark_free(&self, seen: &mut Seen) -> Result<(), BoltError> {
@@ -176,11 +184,16 @@ impl Reader {
     }
 
     /// A page with its overflow pages, all of which are met for the first time; takes the place of `bytes`.
-    fn read(&self, id: u64, seen: &mut Seen, mut bytes: Vec<u8>) -> Result<Vec<u8>, BoltError> {
-        let (size, end) = (u64::from(self.meta.page_size), self.meta.end);
+    fn read(&self, id: u64, seen: &mut Seen, bytes: Vec<u8>) -> Result<Vec<u8>, BoltError> {
+        let end = self.meta.end;
         if !(2..end).contains(&id) {
             return Err(damaged(format!("page {id} of {end} is referred to")));
         }
+        self.read_page(id, seen, bytes).map_err(|error| error.at(self.offset(id)))
+    }
+
+    fn read_page(&self, id: u64, seen: &mut Seen, mut bytes: Vec<u8>) -> Result<Vec<u8>, BoltError> {
+        let (size, end) = (u64::from(self.meta.page_size), self.meta.end);
         bytes.resize(size as usize, 0);
         self.file.read_exact_at(&mut bytes, id * size)?;
         let header = Page::new(&bytes)?.header;
@@ -217,6 +230,7 @@ fn find_meta(file: &File) -> Result<Meta, BoltError> {
         }
         Meta::decode(&bytes)
     };
+    let read = |offset: u64| read(offset).map_err(|error| error.at(offset));
     let first = read(0);
     let second = match &first {
         Ok(first) => read(first.page_size.into()),
@@ -249,7 +263,7 @@ impl Walk<'_> {
         let bytes = self.reader.read(id, self.seen, spare)?;
         let visited = self.tree(id, Page::new(&bytes)?, depth, visit);
         self.spare.push(bytes);
-        visited
+        visited.map_err(|error| error.at(self.reader.offset(id)))
     }
 
     fn tree(

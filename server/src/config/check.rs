@@ -42,6 +42,7 @@ impl Config {
             max_request_bytes: settings.count("max-request-bytes") as usize,
             max_txn_ops: settings.count("max-txn-ops") as usize,
             max_inflight_bytes: settings.unsigned("max-inflight-bytes") as usize,
+            max_inflight_request_bytes: settings.unsigned("max-inflight-request-bytes") as usize,
             max_concurrent_streams: settings.count("max-concurrent-streams"),
             max_learners: settings.count("max-learners") as usize,
             strict_reconfig_check: settings.boolean("strict-reconfig-check"),
@@ -145,6 +146,15 @@ impl Config {
             0 => budget::default_bytes(),
             bytes => bytes,
         }
+    }
+
+    /// What requests may take on their way, in bytes: some of the largest at least.
+    pub fn inflight_request_bytes(&self) -> usize {
+        let bytes = match self.max_inflight_request_bytes {
+            0 => budget::default_request_bytes(),
+            bytes => bytes,
+        };
+        bytes.max(8 * self.max_request_bytes)
     }
 }
 

@@ -177,6 +177,8 @@ pub struct Config {
     pub max_txn_ops: usize,
     /// Memory that answers and events may take on their way to clients; 0 is a quarter of what there is.
     pub max_inflight_bytes: usize,
+    /// Memory that requests may take until they are applied; 0 is an eighth of what there is.
+    pub max_inflight_request_bytes: usize,
     /// Streams that one connection may have open.
     pub max_concurrent_streams: u32,
     /// Learners that the cluster may have at a time.
@@ -290,6 +292,7 @@ impl Default for Config {
             max_request_bytes: 1536 * 1024,
             max_txn_ops: 128,
             max_inflight_bytes: 0,
+            max_inflight_request_bytes: 0,
             max_concurrent_streams: u32::MAX,
             max_learners: 1,
             strict_reconfig_check: true,

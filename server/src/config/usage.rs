@@ -59,7 +59,7 @@ pub fn flags_document() -> String {
     let count = |kind: fn(&Use) -> bool| FLAGS.iter().filter(|flag| kind(&flag.usage)).count();
     let mut text = format!(
         "# Flags\n\n\
-         Every flag of etcd {ETCD_VERSION} and what `keelson-server` makes of it, with two of our own: `--force-new-cluster-bump` and `--max-inflight-bytes`. This page is made by `make generate`.\n\n\
+         Every flag of etcd {ETCD_VERSION} and what `keelson-server` makes of it, with three of our own: `--force-new-cluster-bump`, `--max-inflight-bytes` and `--max-inflight-request-bytes`. This page is made by `make generate`.\n\n\
          - {} flags **work**.\n\
          - {} have **no effect**: they are accepted, and a value other than the default leaves a warning in the log.\n\
          - {} are **refused** unless they have their default, because ignoring them would be wrong.\n\n\

@@ -4,6 +4,7 @@
 //! - [`view`]: read access to the store at one moment, the trait that everything pure reads through;
 //! - [`effects`]: what a command changes, and a view with such changes on top;
 //! - [`range`]: the Range request with every option;
+//! - [`range_bytes`]: its answer as bytes, which most take;
 //! - [`range_chunks`]: a range in chunks, each from a view of its own;
 //! - [`counts`]: how many keys there are, without a look at each;
 //! - [`auth`]: users, roles and what they permit;
@@ -15,6 +16,7 @@ pub mod effects;
 pub mod hash;
 pub mod keys;
 pub mod range;
+pub mod range_bytes;
 pub mod range_chunks;
 pub mod view;
 
@@ -23,6 +25,7 @@ pub use effects::{Effects, Overlay};
 pub use keys::{RevKey, Revision};
 pub use view::{
     KeyRange, KeyRecord, LeaseRecord, ReadError, RevRecord, Source, Stamp, View, ViewError, Visit, VisitHistory,
+    WAY_OUT,
 };
 
 pub use crate::proto::command::MemberAttributes;

@@ -61,7 +61,7 @@ pub fn current<V: View>(view: &V, keys: &KeyRange) -> Result<Vec<KeyValue>, View
     let everything = Wanted { limit: usize::MAX, values: true, leases: true, filters: [(0, 0); 2] };
     let mut kvs = Vec::new();
     walk(view, keys, view.revision(), &everything, |kv| {
-        kvs.push(kv);
+        kvs.push(kv.keep());
         ControlFlow::Continue(())
     })?;
     Ok(kvs)
@@ -98,7 +98,7 @@ impl Wanted {
     }
 
     /// Less than all keys of the range need to be looked at, but for their number.
-    fn is_limited(&self) -> bool {
+    pub(super) fn is_limited(&self) -> bool {
         self.limit < usize::MAX
     }
 
@@ -112,7 +112,7 @@ impl Wanted {
 const MOST_CHANGES: usize = 10_000;
 
 /// The number of keys of the range at a revision, if that is known without a look at each.
-fn count<V: View>(view: &V, keys: &KeyRange, at: i64) -> Result<Option<i64>, ViewError> {
+pub(super) fn count<V: View>(view: &V, keys: &KeyRange, at: i64) -> Result<Option<i64>, ViewError> {
     let known = if matches!(keys, KeyRange::One(_)) { None } else { view.count(keys)? };
     let Some(mut count) = known else { return Ok(None) };
     let mut changes = 0;
@@ -172,18 +172,62 @@ impl<'r, 'a> Collected<'r, 'a> {
         Collected { kvs: Vec::new(), room, full: false }
     }
 
-    fn push(&mut self, kv: KeyValue) -> ControlFlow<()> {
+    fn push(&mut self, kv: Found<'_>) -> ControlFlow<()> {
         // Once here, and once more as what is sent.
         if !(self.room)(size_of::<KeyValue>() + 2 * (kv.key.len() + kv.value.len())) {
             self.full = true;
             return ControlFlow::Break(());
         }
-        self.kvs.push(kv);
+        self.kvs.push(kv.keep());
         ControlFlow::Continue(())
     }
 
     fn finish(self) -> Result<Vec<KeyValue>, EtcdError> {
         if self.full { Err(EtcdError::RequestTooManyRequests) } else { Ok(self.kvs) }
+    }
+}
+
+/// A key-value that a walk comes by. What the store lends is copied by whoever keeps it.
+pub(super) struct Found<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) create_revision: i64,
+    pub(super) mod_revision: i64,
+    pub(super) version: i64,
+    pub(super) value: Value<'a>,
+    pub(super) lease: i64,
+}
+
+/// A value that lies in the store, or one that was read for the walk.
+pub(super) enum Value<'a> {
+    Lent(&'a [u8]),
+    Held(Bytes),
+}
+
+impl std::ops::Deref for Value<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Value::Lent(value) => value,
+            Value::Held(value) => value,
+        }
+    }
+}
+
+impl Found<'_> {
+    /// The key-value in memory of its own.
+    pub(super) fn keep(self) -> KeyValue {
+        KeyValue {
+            key: Bytes::copy_from_slice(self.key),
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            version: self.version,
+            value: match self.value {
+                Value::Lent(value) => Bytes::copy_from_slice(value),
+                Value::Held(value) => value,
+            },
+            lease: self.lease,
+        }
     }
 }
 
@@ -193,39 +237,36 @@ pub(super) fn walk<V: View>(
     keys: &KeyRange,
     at: i64,
     wanted: &Wanted,
-    mut emit: impl FnMut(KeyValue) -> ControlFlow<()>,
+    mut emit: impl FnMut(Found<'_>) -> ControlFlow<()>,
 ) -> Result<i64, ViewError> {
     let mut count = 0;
     let mut emitted = 0;
     let mut visit = |key: &[u8], stamp: Stamp, value: Option<&[u8]>| {
-        if stamp.modified.main > at {
-            if let Some(mut kv) = older(view, stamp.rev_key(), at)? {
-                count += 1;
-                if emitted < wanted.limit && wanted.accepts(kv.mod_revision, kv.create_revision) {
-                    kv.lease = if wanted.leases { kv.lease } else { 0 };
-                    if !wanted.values {
-                        kv.value = Bytes::new();
-                    }
-                    emitted += 1;
-                    return Ok(emit(kv));
-                }
-            }
-        } else if !stamp.tombstone {
-            count += 1;
-            if emitted < wanted.limit && wanted.accepts(stamp.modified.main, stamp.create_revision) {
-                let mut kv = with_stamp(Bytes::copy_from_slice(key), &stamp);
-                kv.lease = if wanted.leases { kv.lease } else { 0 };
-                if wanted.values {
-                    kv.value = match value {
-                        Some(value) => Bytes::copy_from_slice(value),
-                        None => stored_value(view, stamp.rev_key())?,
-                    };
-                }
-                emitted += 1;
-                return Ok(emit(kv));
-            }
+        let old = match () {
+            () if stamp.modified.main > at => match older(view, stamp.rev_key(), at)? {
+                None => return Ok(ControlFlow::Continue(())),
+                old => old,
+            },
+            () if stamp.tombstone => return Ok(ControlFlow::Continue(())),
+            () => None,
+        };
+        count += 1;
+        let (create_revision, mod_revision, version, lease) = match &old {
+            Some(kv) => (kv.create_revision, kv.mod_revision, kv.version, kv.lease),
+            None => (stamp.create_revision, stamp.modified.main, stamp.version, stamp.lease),
+        };
+        if emitted == wanted.limit || !wanted.accepts(mod_revision, create_revision) {
+            return Ok(ControlFlow::Continue(()));
         }
-        Ok(ControlFlow::Continue(()))
+        emitted += 1;
+        let lease = if wanted.leases { lease } else { 0 };
+        let value = match (old, value) {
+            _ if !wanted.values => Value::Lent(&[]),
+            (Some(kv), _) => Value::Held(kv.value),
+            (None, Some(value)) => Value::Lent(value),
+            (None, None) => Value::Held(stored_value(view, stamp.rev_key())?),
+        };
+        Ok(emit(Found { key, create_revision, mod_revision, version, value, lease }))
     };
     match keys {
         KeyRange::One(key) => {
@@ -265,12 +306,13 @@ pub fn key_value<V: View>(view: &V, key: &[u8], record: &KeyRecord) -> Result<Op
     if record.stamp.tombstone {
         return Ok(None);
     }
-    let mut kv = with_stamp(Bytes::copy_from_slice(key), &record.stamp);
-    kv.value = match &record.value {
+    let value = match &record.value {
         Some(value) => value.clone(),
         None => stored_value(view, record.stamp.rev_key())?,
     };
-    Ok(Some(kv))
+    let Stamp { create_revision, version, lease, .. } = record.stamp;
+    let mod_revision = record.stamp.modified.main;
+    Ok(Some(KeyValue { key: Bytes::copy_from_slice(key), create_revision, mod_revision, version, value, lease }))
 }
 
 /// Where the newest version not after `at` is stored, beginning the search at `newest`.
@@ -290,17 +332,6 @@ fn older<V: View>(view: &V, newest: RevKey, at: i64) -> Result<Option<KeyValue>,
     match version_at(view, newest, at)? {
         Some(place) if !place.tombstone => required(view, place)?.key_value().map(Some),
         _ => Ok(None),
-    }
-}
-
-fn with_stamp(key: Bytes, stamp: &Stamp) -> KeyValue {
-    KeyValue {
-        key,
-        create_revision: stamp.create_revision,
-        mod_revision: stamp.modified.main,
-        version: stamp.version,
-        value: Bytes::new(),
-        lease: stamp.lease,
     }
 }
 

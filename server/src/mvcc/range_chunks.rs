@@ -65,11 +65,12 @@ impl RangeChunks {
             wanted.limit = self.allowed.saturating_add(1);
         }
         let (mut kvs, mut size, mut more) = (Vec::new(), 0, false);
-        self.count += walk(view, &self.rest, at, &wanted, |mut kv| {
+        self.count += walk(view, &self.rest, at, &wanted, |kv| {
             more = kvs.len() == self.allowed;
             if more {
                 return ControlFlow::Continue(());
             }
+            let mut kv = kv.keep();
             if self.request.keys_only {
                 kv.value.clear();
             }

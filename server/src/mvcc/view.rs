@@ -14,6 +14,10 @@ use crate::error::EtcdError;
 #[error("reading the store failed: {0}")]
 pub struct ViewError(pub String);
 
+/// What a person does with a member whose files are damaged or gone.
+pub const WAY_OUT: &str = "Remove this member from the cluster, delete its data directory, and add it again; \
+                           if it is the only member, restore a snapshot";
+
 /// Why a read has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {

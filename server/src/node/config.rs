@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::{self, Budget};
 pub use crate::raft::network::PeerTls;
 pub use crate::raft::state_machine::TokenListener;
 use crate::state::auth::TokenChange;
@@ -66,6 +67,8 @@ pub struct NodeConfig {
     pub force_new_cluster_bump: i64,
     /// Entries whose application takes longer are logged (etcd: 100 ms).
     pub slow_apply: Duration,
+    /// Memory for requests that arrive or wait to be applied, and for the newest entries of the log.
+    pub requests: Arc<Budget>,
     /// Certificates between members, for `https` peer URLs.
     pub peer_tls: Option<PeerTls>,
     /// What the rooms count.
@@ -112,6 +115,7 @@ impl Default for NodeConfig {
             force_new_cluster: false,
             force_new_cluster_bump: 0,
             slow_apply: Duration::from_millis(100),
+            requests: Budget::new(budget::default_request_bytes()),
             peer_tls: None,
             metrics: Arc::default(),
             store: StoreOptions::default(),

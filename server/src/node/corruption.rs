@@ -13,7 +13,7 @@ use futures::future::join_all;
 use super::{Inner, StartError};
 use crate::error::EtcdError;
 use crate::mvcc::hash::{KeyValueHash, hash_kv};
-use crate::mvcc::{ReadError, View};
+use crate::mvcc::{ReadError, View, WAY_OUT};
 use crate::proto::command::Command;
 use crate::proto::command::command::Op;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -65,7 +65,7 @@ impl Inner {
         hashed.map_err(|_| EtcdError::Stopped)?.map_err(|error| match error {
             ReadError::Refused(error) => error,
             ReadError::View(error) => {
-                tracing::error!(%error, "the history cannot be read");
+                tracing::error!(error = %format_args!("{error}. {WAY_OUT}"), "the history cannot be read");
                 EtcdError::Corrupt
             }
         })

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::StartError;
+use crate::mvcc::WAY_OUT;
 
 /// Format of the directory that this program writes and reads. 2: the sums of the Raft log have a salt.
 pub const FORMAT: u32 = 2;
@@ -63,7 +64,7 @@ impl Identity {
         let members = self.initial_members.iter().map(|(id, urls)| {
             let id = u64::from_str_radix(id, 16);
             id.map(|id| (id, urls.clone()))
-                .map_err(|_| StartError::DataDir(format!("{IDENTITY} is damaged: bad member id")))
+                .map_err(|_| StartError::DataDir(format!("{IDENTITY} is damaged: bad member id. {WAY_OUT}")))
         });
         members.collect()
     }
@@ -135,8 +136,7 @@ impl DataDir {
         };
         let damaged = |error: &dyn Display| {
             StartError::DataDir(format!(
-                "{} is damaged: {error}. Restore this file, or remove this member from the cluster, delete its data \
-                 directory, and add it again",
+                "{} is damaged: {error}. If there is no copy of this file: {WAY_OUT}",
                 path.display()
             ))
         };
@@ -166,7 +166,7 @@ impl DataDir {
             if dir.is_dir() && fs::read_dir(&dir).map_err(io_error(&dir))?.next().is_some() {
                 return Err(StartError::DataDir(format!(
                     "{} holds data, but {} has no {IDENTITY} that tells whose; restore that file, or start with an \
-                     empty directory (etcd's own data directories cannot be used)",
+                     empty directory (etcd's own data directories cannot be used). If that file is lost: {WAY_OUT}",
                     dir.display(),
                     self.path.display()
                 )));

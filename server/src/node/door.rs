@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::Inner;
-use super::leader::tell;
+use super::leader::{Miss, tell};
 use crate::proto::command::Command;
 use crate::proto::peer as pb;
 use crate::raft::network::{Door, Malformed};
@@ -17,11 +17,17 @@ pub struct NodeDoor(pub Arc<Inner>);
 impl Door for NodeDoor {
     async fn propose(&self, request: pb::ProposeRequest) -> Result<pb::ProposeResponse, Malformed> {
         // An entry that cannot be decoded would end every member, at every start.
-        if let Err(error) = Command::decode(request.command.clone()) {
+        let command = Command::decode(request.command.clone()).map_err(|error| {
             tracing::error!(%error, "a peer proposed what is no command");
-            return Err(Malformed("command"));
-        }
-        Ok(match self.0.propose_here(request.command).await {
+            Malformed("command")
+        })?;
+        let admitted = self.0.admit(&command, request.command);
+        drop(command);
+        let proposed = match admitted {
+            Ok(request) => self.0.propose_here(request).await,
+            Err(error) => Err(Miss::Fail(error)),
+        };
+        Ok(match proposed {
             Ok((index, outcome)) => pb::ProposeResponse { index, outcome: Some(outcome), ..Default::default() },
             Err(miss) => pb::ProposeResponse { error: tell(miss), ..Default::default() },
         })

@@ -40,6 +40,7 @@ pub use restore::{Restored, check_vacant, holds_member, move_member, restore};
 pub use start::raft_config;
 pub use status::{NodeStatus, Role};
 
+use crate::budget::Budget;
 use crate::error::EtcdError;
 use crate::lease::{Lessor, TimeToLive};
 use crate::mvcc::View;
@@ -120,7 +121,8 @@ impl Node {
 
     /// Replicates one command and answers what applying it gave, once it is applied here too.
     ///
-    /// An outcome that is an error comes back as `Err`. A timeout does not prove that nothing was committed.
+    /// An outcome that is an error comes back as `Err`. A command for which there is no memory is refused. A timeout does not
+    /// prove that nothing was committed.
     pub async fn propose(&self, command: Command) -> Result<Outcome, NodeError> {
         self.inner.propose(command).await
     }
@@ -143,6 +145,11 @@ impl Node {
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.inner.shared.store
+    }
+
+    /// Memory for requests on their way.
+    pub fn requests(&self) -> &Arc<Budget> {
+        &self.inner.config.requests
     }
 
     /// Where files that do not live long are put; empty at start.
@@ -170,9 +177,11 @@ impl Node {
         self.inner.status.borrow().term
     }
 
-    /// Whether this member has no vote; may be a moment old.
+    /// Whether this member has no vote. A vote that it got only now counts, as it does in [`Node::status`]: who is told
+    /// by that one that this member votes is not refused as by a learner afterwards.
     pub fn is_learner(&self) -> bool {
-        self.inner.status.borrow().is_learner()
+        // What is kept costs less to ask, and a voter is asked with each request.
+        self.inner.status.borrow().is_learner() && self.inner.current_status().is_learner()
     }
 
     /// Changes of [`Node::status`] that clients can notice: leader, term, role. Indexes in it may be a little old.

@@ -23,26 +23,31 @@ use crate::raft::types::Request;
 const MAX_BEHIND: u64 = 5000;
 
 /// A command on its way to Raft, and who waits for what applying it gives.
-pub type Proposal = (Bytes, oneshot::Sender<Result<(u64, Outcome), Miss>>);
+pub type Proposal = (Request, oneshot::Sender<Result<(u64, Outcome), Miss>>);
+
+/// Leases must be revoked under any load, or the load's own leases never end.
+fn is_exempt(command: &Command) -> bool {
+    matches!(command.op, Some(Op::LeaseRevoke(_)))
+}
 
 impl Inner {
     /// Replicates a command; see [`super::Node::propose`].
     pub async fn propose(self: &Arc<Self>, command: Command) -> Result<Outcome, EtcdError> {
-        // Leases must be revoked under any load, or the load's own leases never end.
-        let exempt = matches!(command.op, Some(Op::LeaseRevoke(_)));
-        if !exempt && self.is_behind(MAX_BEHIND) {
+        if !is_exempt(&command) && self.is_behind(MAX_BEHIND) {
             return Err(EtcdError::RequestTooManyRequests);
         }
-        let bytes = Bytes::from(command.encode_to_vec());
+        let request = self.admit(&command, command.encode_to_vec().into())?;
+        // Its bytes are those of the request as it came.
+        drop(command);
         let here = match self.leads() {
-            true => self.propose_here(bytes.clone()).await,
+            true => self.propose_here(request.clone()).await,
             false => Err(Miss::Retry),
         };
         let (index, outcome) = match here {
             Ok(answer) => answer,
             Err(Miss::Fail(error)) => return Err(error),
             // On the heap: it is larger than all else.
-            Err(Miss::Retry) => Box::pin(self.propose_to_leader(bytes)).await?,
+            Err(Miss::Retry) => Box::pin(self.propose_to_leader(request)).await?,
         };
         self.wait_applied(index).await?;
         match outcome.refusal() {
@@ -51,14 +56,23 @@ impl Inner {
         }
     }
 
-    async fn propose_to_leader(self: &Arc<Self>, command: Bytes) -> Result<(u64, Outcome), EtcdError> {
+    /// Takes a share of the memory for requests for a command and its encoded form, unless there is none left.
+    pub fn admit(&self, command: &Command, bytes: Bytes) -> Result<Request, EtcdError> {
+        let mut share = self.config.requests.share(1);
+        if !share.grow(bytes.len()) && !is_exempt(command) {
+            return Err(EtcdError::RequestTooManyRequests);
+        }
+        Ok(Request::counted(bytes, share))
+    }
+
+    async fn propose_to_leader(self: &Arc<Self>, request: Request) -> Result<(u64, Outcome), EtcdError> {
         self.with_leader(|leader| {
-            let command = command.clone();
+            let request = request.clone();
             async move {
                 match leader {
-                    Leader::Here => self.propose_here(command).await,
+                    Leader::Here => self.propose_here(request).await,
                     Leader::There(mut caller) => {
-                        let answer = caller.propose(pb::ProposeRequest { command }).await;
+                        let answer = caller.propose(pb::ProposeRequest { command: request.0 }).await;
                         let answer = answer.map_err(|status| miss(&status))?.into_inner();
                         told(&answer.error)?;
                         Ok((answer.index, answer.outcome.unwrap_or_default()))
@@ -70,9 +84,9 @@ impl Inner {
     }
 
     /// Proposes as the leader. Answers once the command is applied, or when a request's time is over.
-    pub async fn propose_here(self: &Arc<Self>, command: Bytes) -> Result<(u64, Outcome), Miss> {
+    pub async fn propose_here(self: &Arc<Self>, request: Request) -> Result<(u64, Outcome), Miss> {
         let (answer, answered) = oneshot::channel();
-        if let Some(batch) = self.gathered_proposals.add((command, answer)) {
+        if let Some(batch) = self.gathered_proposals.add((request, answer)) {
             let inner = self.clone();
             tokio::spawn(async move { inner.propose_all(batch.take().await).await });
         }
@@ -83,10 +97,10 @@ impl Inner {
     async fn propose_all(&self, proposals: Vec<Proposal>) {
         let changes = self.status.borrow().leader_changes;
         let mut over = pin!(tokio::time::sleep(self.request_timeout()));
-        let (commands, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
+        let (requests, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
         let mut results = tokio::select! {
             biased;
-            proposed = self.raft.client_write_many(commands.into_iter().map(Request)) => match proposed {
+            proposed = self.raft.client_write_many(requests) => match proposed {
                 Ok(results) => results.right_stream(),
                 // Whoever waits hears that nobody will answer.
                 Err(_) => return,
@@ -141,7 +155,7 @@ impl Inner {
             let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
             let command =
                 Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })), ..Default::default() };
-            self.propose_here(command.encode_to_vec().into()).await?;
+            self.propose_here(Request::new(command.encode_to_vec())).await?;
         }
         let found = match query {
             true => self.lessor.time_to_live(id),

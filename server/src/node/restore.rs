@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage;
 use openraft::vote::leader_id_std::LeaderId;
@@ -164,7 +163,7 @@ fn make<E: From<StartError>>(
 
 /// A log that has forgotten the first entries already.
 fn begin_log(wal: &Path, restored: &Restored) -> Result<(), StartError> {
-    let options = LogOptions { segment_bytes: 64 << 20, metrics: Arc::default(), unsafe_no_sync: false };
+    let options = LogOptions::default();
     let (mut log, thread) = LogStore::open(wal, options).map_err(|error| StartError::DataDir(error.to_string()))?;
     let voted_for = *restored.peer_urls.keys().next().expect("a cluster has a member");
     let vote = Vote { leader_id: LeaderId { term: TERM, voted_for }, committed: false };

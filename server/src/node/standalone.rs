@@ -44,7 +44,7 @@ pub async fn force(
     let mut payloads = Vec::new();
     if bump > 0 {
         let command = Command { op: Some(Op::Advance(bump)), ..Default::default() };
-        payloads.push(EntryPayload::Normal(Request(command.encode_to_vec().into())));
+        payloads.push(EntryPayload::Normal(Request::new(command.encode_to_vec())));
     }
     // The last one: should the power fail before all is written, all of it is done again.
     payloads.push(EntryPayload::Membership(alone));
@@ -71,8 +71,6 @@ async fn newest_members(log: &mut LogStore, applied: &AppliedState) -> io::Resul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::raft::log::LogOptions;
 
@@ -80,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_half_written_is_done_again() {
         let dir = tempfile::tempdir().unwrap();
-        let options = LogOptions { segment_bytes: 16 << 10, metrics: Arc::default(), unsafe_no_sync: false };
+        let options = LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() };
         let (mut log, _) = LogStore::open(dir.path(), options).unwrap();
         let peer = |id: u64| (id, PeerNode { peer_urls: vec![format!("http://10.0.0.{id}:2380")] });
         let three = Members::new(vec![BTreeSet::from([1, 2, 3])], BTreeMap::from([1, 2, 3].map(peer))).unwrap();

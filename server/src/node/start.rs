@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::data_dir::{DataDir, Identity};
 use super::{Clock, Inner, Node, NodeConfig, Role, Running, StartError, bootstrap, read, standalone, tasks};
 use crate::lease::Lessor;
-use crate::mvcc::View;
+use crate::mvcc::{View, WAY_OUT};
 use crate::node::NodeStatus;
 use crate::node::door::NodeDoor;
 use crate::node::gather::Gather;
@@ -31,6 +31,8 @@ use crate::watch::{Hub, HubOptions};
 
 /// Threads for Raft: its core, applying, and peers.
 const THREADS: usize = 2;
+/// Of the memory for requests, the part that the newest entries of the log may keep once they are written.
+const LOG_PART: usize = 4;
 /// Linearizable reads that wait for the same confirmation.
 const READS: usize = 16 << 10;
 
@@ -110,6 +112,7 @@ async fn open(
     let shared = open_state(&config, data_dir)?;
     let options = LogOptions {
         segment_bytes: config.wal_segment_bytes,
+        cached_bytes: (config.requests.limit() / LOG_PART).min(LogOptions::default().cached_bytes),
         metrics: config.metrics.clone(),
         unsafe_no_sync: config.unsafe_no_sync,
     };
@@ -122,7 +125,7 @@ async fn open(
         forced.map_err(io_error("removing the other members"))?;
     }
     let lessor = Arc::new(Lessor::new(config.lease_checkpoint, config.metrics.clone()));
-    let leases = shared.store.view().leases().map_err(|error| StartError::DataDir(error.to_string()))?;
+    let leases = shared.store.view().leases().map_err(|error| unreadable(data_dir, error))?;
     lessor.replaced(leases);
     let peers =
         Peers::new(cluster_id, member_id, config.peer_tls.clone(), 5 * config.election_timeout, config.metrics.clone());
@@ -161,8 +164,7 @@ async fn check_match(log: &mut LogStore, applied: &AppliedState, data_dir: &Data
     if log.is_blank() && applied.last.is_some() {
         return Err(StartError::DataDir(format!(
             "{wal} holds no raft log, but the store beside it has data. Is the volume of --wal-dir mounted? If the log is \
-             lost, so are this member's promises to the others: remove the member, delete its data directory, and add it \
-             again"
+             lost, so are this member's promises to the others. {WAY_OUT}"
         )));
     }
     let purged = log.get_log_state().await.map_err(io_error("reading the raft log"))?.last_purged_log_id;
@@ -172,8 +174,7 @@ async fn check_match(log: &mut LogStore, applied: &AppliedState, data_dir: &Data
     }
     Err(StartError::DataDir(format!(
         "{wal} has no entries up to {purged} any more, and {} has applied those up to {applied} only: it is not the store \
-         that belongs to this log, or a part of it is lost. Remove the member, delete its data directory, and add it again; \
-         if it was the only member, restore a snapshot",
+         that belongs to this log, or a part of it is lost. {WAY_OUT}",
         store.display()
     )))
 }
@@ -181,16 +182,16 @@ async fn check_match(log: &mut LogStore, applied: &AppliedState, data_dir: &Data
 fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Arc<Shared>, StartError> {
     let options = StoreOptions { metrics: config.metrics.clone(), ..config.store.clone() };
     let store = Store::open(&data_dir.store(), options);
-    let store = store.map_err(|error| {
-        StartError::DataDir(format!(
-            "{}: {error}. If a file is damaged or gone, remove this member from the cluster, delete its data directory, and \
-             add it again; if it is the only member, restore a snapshot",
-            data_dir.store().display()
-        ))
-    })?;
+    let store = store.map_err(|error| unreadable(data_dir, error))?;
     let options = HubOptions { metrics: config.metrics.clone(), ..config.watch.clone() };
     let hub = Hub::new(store.view().revision(), options);
-    Shared::new(store, hub, data_dir.snapshots(), config.metrics.clone()).map_err(io_error("reading the store"))
+    let shared = Shared::new(store, hub, data_dir.snapshots(), config.metrics.clone());
+    shared.map_err(|error| unreadable(data_dir, error))
+}
+
+fn unreadable(data_dir: &DataDir, error: impl std::fmt::Display) -> StartError {
+    let store = data_dir.store();
+    StartError::DataDir(format!("{}: {error}. If a file is damaged or gone: {WAY_OUT}", store.display()))
 }
 
 fn first_status(cluster_id: u64, member_id: u64) -> NodeStatus {

@@ -12,11 +12,12 @@ use super::{Inner, NodeStatus, corruption, space};
 use crate::error::EtcdError;
 use crate::lease::Revoker;
 use crate::mvcc::auth::ROOT;
-use crate::mvcc::{MemberAttributes, View};
+use crate::mvcc::{MemberAttributes, View, WAY_OUT};
 use crate::proto::command::command::Op;
 use crate::proto::command::{Caller, Command};
 use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use crate::raft::state_machine::{self, AppliedState};
+use crate::raft::types::Request;
 
 /// Unflushed changes are flushed after this long.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
@@ -117,7 +118,8 @@ fn end(inner: &Inner, reason: &dyn std::fmt::Display) {
     }
     // Nobody knows any more what is on disk: going on could acknowledge what is lost. An orderly exit would wait for
     // RocksDB's threads, and answer clients meanwhile.
-    tracing::error!(error = %reason, "raft cannot go on; the process ends");
+    let error = format_args!("{reason}. If a file is damaged or the disk fails: {WAY_OUT}");
+    tracing::error!(%error, "raft cannot go on; the process ends");
     std::process::abort();
 }
 
@@ -210,7 +212,7 @@ impl Revoker for LeaseRevoker {
         let caller = Caller { username: ROOT.to_owned(), ..Caller::default() };
         let command = Command { op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })), caller: Some(caller) };
         // Only by this member: another leader has given the lease its full time again.
-        let proposed = self.0.propose_here(command.encode_to_vec().into()).await;
+        let proposed = self.0.propose_here(Request::new(command.encode_to_vec())).await;
         let gone =
             proposed.is_ok_and(|(_, outcome)| matches!(outcome.refusal(), None | Some(EtcdError::LeaseNotFound)));
         self.0.config.metrics.leases_expired.inc_by(gone.into());
@@ -220,7 +222,7 @@ impl Revoker for LeaseRevoker {
     async fn checkpoint(&self, checkpoints: Vec<LeaseCheckpoint>) {
         let command =
             Command { op: Some(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })), ..Default::default() };
-        if self.0.propose_here(command.encode_to_vec().into()).await.is_err() {
+        if self.0.propose_here(Request::new(command.encode_to_vec())).await.is_err() {
             tracing::warn!("what is left of leases was not recorded");
         }
     }

@@ -12,7 +12,7 @@ use super::*;
 use crate::mvcc::View;
 use crate::mvcc::range::{range, unbounded};
 use crate::proto::command::command::Op;
-use crate::proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
+use crate::proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
 use crate::proto::peer as pb;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -123,6 +123,27 @@ fn leader_of(hosts: &[Host]) -> Option<usize> {
 async fn wait_leader(hosts: &[Host]) -> usize {
     until("a leader", || leader_of(hosts).is_some()).await;
     leader_of(hosts).unwrap()
+}
+
+#[tokio::test]
+async fn commands_for_which_there_is_no_memory_are_refused_but_leases_end() {
+    let url = free_url();
+    let mut host = Host::new("m0", &url, &BTreeMap::from([("m0".to_string(), vec![url.clone()])]));
+    let requests = Budget::new(64 << 10);
+    host.config.requests = requests.clone();
+    host.start().await;
+    let node = host.node();
+    tokio::time::timeout(LIMIT, node.wait_ready()).await.unwrap().unwrap();
+    let held = requests.hold(requests.limit());
+    assert_eq!(node.propose(put("k", "1")).await.unwrap_err(), EtcdError::RequestTooManyRequests);
+    let revoke = Command { op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id: 7 })), ..Default::default() };
+    assert_eq!(node.propose(revoke).await.unwrap_err(), EtcdError::LeaseNotFound);
+    drop(held);
+    // More than there is in all: what was applied gives its memory back, but for the newest of the log.
+    for n in 0..20 {
+        node.propose(put(&format!("k{n}"), &"v".repeat(8 << 10))).await.unwrap();
+    }
+    until("the rest is free", || requests.left() >= requests.limit() * 3 / 4).await;
 }
 
 #[tokio::test]
@@ -260,6 +281,9 @@ async fn members_join_as_learners_are_promoted_and_removed() {
         assert!(error == EtcdError::LearnerNotReady && start.elapsed() < LIMIT, "{error}");
     }
     until("it votes", || !joiner.node().status().is_learner()).await;
+    // Also while what is kept for others to wait for is a moment old.
+    joiner.node().inner.status.send_modify(|status| status.role = Role::Learner);
+    assert!(!joiner.node().is_learner());
     put_surely(joiner.node(), "new", "2").await;
     assert_eq!(read(hosts[0].node(), "new").await.as_deref(), Some("2"));
 

@@ -36,7 +36,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
-        let options = LogOptions { segment_bytes: 64 << 10, metrics: Arc::default(), unsafe_no_sync: false };
+        let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
         let (log, _thread) = LogStore::open(&dir.path().join("wal"), options).unwrap();
         let store = Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap();
         let hub = Hub::new(store.view().revision(), HubOptions::default());

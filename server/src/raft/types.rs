@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::vote::leader_id_std::{CommittedLeaderId, LeaderId};
 use openraft::{EntryPayload, Membership};
 
+use crate::budget::Share;
 use crate::proto::command::Outcome;
 use crate::proto::peer as pb;
 
@@ -20,9 +22,30 @@ openraft::declare_raft_types!(
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );
 
-/// A command as the log carries it: encoded once, by the member that a client asked.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Request(pub Bytes);
+/// A command as the log carries it: encoded once, by the member that a client asked. Where it was proposed it holds a share of the
+/// memory for requests until its last clone is gone, be that in Raft's queues or the newest part of the log.
+#[derive(Clone)]
+pub struct Request(pub Bytes, #[expect(dead_code, reason = "it is held, not read")] Option<Arc<Share>>);
+
+impl Request {
+    /// A command that nobody counts: the member's own, or one that came with the log.
+    pub fn new(command: impl Into<Bytes>) -> Self {
+        Request(command.into(), None)
+    }
+
+    /// A command that is counted.
+    pub fn counted(command: Bytes, share: Share) -> Self {
+        Request(command, Some(Arc::new(share)))
+    }
+}
+
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Request {}
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,7 +145,7 @@ pub fn entry_to_wire(entry: &Entry) -> pb::Entry {
 pub fn entry_from_wire(entry: pb::Entry) -> Result<Entry, Malformed> {
     let payload = match entry.payload {
         None => EntryPayload::Blank,
-        Some(pb::entry::Payload::Command(bytes)) => EntryPayload::Normal(Request(bytes)),
+        Some(pb::entry::Payload::Command(bytes)) => EntryPayload::Normal(Request::new(bytes)),
         Some(pb::entry::Payload::Membership(members)) => EntryPayload::Membership(members.try_into()?),
     };
     let log_id = pb::LogId { term: entry.term, index: entry.index }.try_into()?;

@@ -174,7 +174,7 @@ fn watched<T>(
     let size = std::fs::metadata(file).map_or(0, |file| file.len());
     let read_bytes = Arc::default();
     let _shown = Progress::show(what, size * PASSES, &read_bytes);
-    work(&read_bytes)
+    work(&read_bytes).map_err(|error| error.of(file))
 }
 
 fn snapshot_status(given: &Given) -> Result<String, Failure> {

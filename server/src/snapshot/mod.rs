@@ -43,6 +43,14 @@ pub enum SnapshotError {
     /// The file is no snapshot of etcd's, or a damaged one.
     #[error("{0}")]
     Content(String),
+    /// The same, and which file that is.
+    #[error("{source}: {path} is damaged, cut off, or no snapshot. Nothing was made of it; take another one")]
+    Broken {
+        /// Which one.
+        path: String,
+        /// What is wrong with it.
+        source: Box<SnapshotError>,
+    },
     /// The settings contradict each other or what is on the disk.
     #[error("{0}")]
     Settings(String),
@@ -63,6 +71,19 @@ pub enum SnapshotError {
 impl From<ViewError> for SnapshotError {
     fn from(error: ViewError) -> Self {
         SnapshotError::Storage(error.into())
+    }
+}
+
+impl SnapshotError {
+    /// Where it is the content of a file, that it is of this one, and what to do.
+    #[must_use]
+    pub fn of(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Bolt(_) | Self::Content(_) => {
+                Self::Broken { path: path.display().to_string(), source: Box::new(self) }
+            }
+            other => other,
+        }
     }
 }
 

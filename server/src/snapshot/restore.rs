@@ -57,7 +57,7 @@ pub fn restore(settings: &Restore, read_bytes: &Arc<AtomicU64>) -> Result<Outcom
     let restored = Restored::new(&settings.name, &settings.peer_urls, &settings.initial_cluster, token)?;
     let source = Source::open(&settings.snapshot, read_bytes)?;
     let mut revision = 0;
-    node::restore(&settings.data_dir, wal_dir, &restored, |store_dir| {
+    let made = node::restore(&settings.data_dir, wal_dir, &restored, |store_dir| {
         std::thread::scope(|scope| {
             let sum = (!settings.skip_hash_check).then(|| scope.spawn(|| source.verify_checksum()));
             let filled = fill(store_dir, &source, &restored, settings.bump_revision);
@@ -68,7 +68,8 @@ pub fn restore(settings: &Restore, read_bytes: &Arc<AtomicU64>) -> Result<Outcom
             revision = filled?;
             Ok::<_, SnapshotError>(())
         })
-    })?;
+    });
+    made.map_err(|error| error.of(&settings.snapshot))?;
     Ok(Outcome { restored, revision })
 }
 
@@ -105,7 +106,8 @@ fn history(
     })?;
     let mut bumped = None;
     if let Some(bump) = bump {
-        revision = revision.checked_add(bump).ok_or_else(|| content("--bump-revision is too large"))?;
+        let too_large = || SnapshotError::Settings("--bump-revision is too large".to_owned());
+        revision = revision.checked_add(bump).ok_or_else(too_large)?;
         // etcd remembers the revision by a version of no key.
         let place = RevKey { revision: Revision { main: revision, sub: 0 }, tombstone: false };
         chains.add(place, &[])?;

@@ -39,7 +39,8 @@ impl Source {
     /// Opens a file; the bytes of pages that are read add up in `read_bytes`.
     pub fn open(path: &Path, read_bytes: &Arc<AtomicU64>) -> Result<Self, SnapshotError> {
         std::fs::metadata(path).map_err(io_error(path))?;
-        Ok(Self { path: path.to_owned(), reader: Reader::open(path)?.counting_in(read_bytes.clone()) })
+        let reader = Reader::open(path).map_err(|error| SnapshotError::from(error).of(path))?;
+        Ok(Self { path: path.to_owned(), reader: reader.counting_in(read_bytes.clone()) })
     }
 
     /// The pages behind it.
@@ -70,7 +71,10 @@ impl Source {
                 let bytes = |sum: Vec<u8>| sum.iter().map(u8::to_string).collect::<Vec<_>>().join(" ");
                 Err(content(format!("expected sha256 [{}], got [{}]", bytes(expected), bytes(found))))
             }
-            None => Err(content("snapshot missing hash but --skip-hash-check=false")),
+            None => Err(content(
+                "snapshot missing hash but --skip-hash-check=false (a file that was copied out of a data directory has \
+                 none, and is taken with --skip-hash-check)",
+            )),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Column families, RocksDB's settings, and one open database.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +12,7 @@ use rocksdb::{
 };
 
 use super::recent::Recent;
-use super::{Sizes, StorageError, StoreOptions};
+use super::{Sizes, StorageError, StoreOptions, io_error};
 
 /// A column family; `mvcc::keys` tells what is in the first four.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,7 @@ impl Database {
         options.set_max_log_file_size(1 << 20);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
+        check_current(dir)?;
         let rocks = DB::open_cf_descriptors(&options, dir, descriptors(settings, cache))?;
         let recent = Recent::new(settings.recent_keys_bytes);
         Ok(Self { rocks: Some(rocks), recent, dir: dir.to_owned(), discarded: AtomicBool::new(false) })
@@ -159,6 +162,27 @@ impl Drop for Database {
         {
             tracing::warn!(dir = %self.dir.display(), %error, "a replaced store could not be removed");
         }
+    }
+}
+
+/// Whether the file that names the manifest does so, if there is data: RocksDB's own errors do not tell that it is this one.
+fn check_current(dir: &Path) -> Result<(), StorageError> {
+    let current = dir.join("CURRENT");
+    let broken = |what: &str| Err(io_error(&current, io::Error::other(what.to_owned())));
+    match fs::read_to_string(&current) {
+        Ok(name) => match name.strip_suffix('\n').filter(|name| name.starts_with("MANIFEST-")) {
+            Some(manifest) if dir.join(manifest).exists() => Ok(()),
+            Some(manifest) => {
+                broken(&format!("names {manifest}, which is not there: one of the two is damaged or gone"))
+            }
+            None => broken("does not name a manifest"),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let files = fs::read_dir(dir).into_iter().flatten().flatten();
+            let is_data = |path: PathBuf| path.extension().is_some_and(|of| of == "sst");
+            if files.map(|file| file.path()).any(is_data) { broken("is missing") } else { Ok(()) }
+        }
+        Err(error) => Err(io_error(&current, error)),
     }
 }
 

@@ -39,9 +39,7 @@ impl Place {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if !place.states()?.is_empty() {
-                    let missing =
-                        "is missing, though there are states: restore it, or remove the member and add it again";
-                    return Err(io_error(&active, std::io::Error::other(missing)));
+                    return Err(io_error(&active, std::io::Error::other("is missing, though there are states")));
                 }
                 place.write_active(1)?;
             }

@@ -111,7 +111,7 @@ async fn ranges_take_no_more_than_what_they_tell() {
 
 #[tokio::test]
 async fn ranges_without_memory_for_them_are_refused() {
-    // Half of it is for answers, of which each takes twice its bytes.
+    // Half of it is for answers.
     ranges_are_refused(200, 8, 100).await;
 }
 
@@ -128,7 +128,7 @@ async fn ranges_are_refused(ranges: usize, mib: usize, most: usize) {
     let memory = Memory::of(&member);
     let answers = join_all((0..ranges).map(|_| stalled_range(&member))).await;
     let (stalled, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    assert!((1..=most / 2 / 2 / mib).contains(&stalled.len()), "{} of {ranges} were answered", stalled.len());
+    assert!((1..=most / 2 / mib).contains(&stalled.len()), "{} of {ranges} were answered", stalled.len());
     for refused in refused {
         let status = refused.expect_err("refused");
         assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));

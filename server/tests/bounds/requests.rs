@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::common::{Member, refusal, single};
+use super::common::{Cluster, Member, eventually, refusal, single};
 use super::{Memory, in_time, narrow};
 
 /// Requests at once.
@@ -114,6 +114,53 @@ async fn names_that_no_snapshot_can_hold_are_refused() {
     client.role_add(name(32_768)).await.expect("added");
     let mut snapshot = client.snapshot().await.expect("a snapshot");
     while snapshot.message().await.expect("a piece").is_some() {}
+}
+
+#[tokio::test]
+async fn writes_without_memory_for_them_are_refused() {
+    writes_are_refused(100, 100, 16, 1 << 20).await;
+}
+
+#[tokio::test]
+#[ignore = "for minutes"]
+async fn ten_thousand_large_writes_that_wait_take_what_they_may() {
+    writes_are_refused(10_000, 1000, 100, 1_500_000).await;
+}
+
+/// So many writes, many at once, that wait for a majority which is not there, where `most` MiB are for all requests.
+async fn writes_are_refused(writes: usize, at_once: usize, most: usize, bytes: usize) {
+    let cluster = Cluster::start_with(3, &[&format!("--max-inflight-request-bytes={}", most << 20)]);
+    let (clients, leader) = (cluster.clients().await, cluster.leader().await);
+    let others: Vec<&Member> = (0..3).filter(|n| *n != leader).map(|n| &cluster.members[n]).collect();
+    others.iter().for_each(|member| member.pause(true));
+    let memory = Memory::of(&cluster.members[leader]);
+    // A connection on which very many are refused in the middle is closed by HTTP/2.
+    let channels = future::join_all((0..writes.div_ceil(100)).map(|_| narrow(&cluster.members[leader]))).await;
+    let put = PutRequest { key: "k".into(), value: vec![7; bytes].into(), ..PutRequest::default() };
+    let puts = (0..writes).map(|n| {
+        let (mut kv, put) = (KvClient::new(channels[n % channels.len()].clone()), put.clone());
+        async move { kv.put(put).await }
+    });
+    let mut answers = stream::iter(puts).buffer_unordered(at_once);
+    // Each that waits has taken its bytes.
+    let (waiting, mut refused) = ((most << 20) / bytes, 0);
+    while refused < (writes - waiting) * 9 / 10 {
+        let answer = in_time("an answer", answers.next()).await.expect("more were refused");
+        let status = answer.expect_err("there is no majority");
+        match status.code() {
+            Code::ResourceExhausted => assert_eq!(status.message(), "etcdserver: too many requests"),
+            code => assert_eq!(code, Code::Unavailable, "its time is over: {status}"),
+        }
+        refused += usize::from(status.code() == Code::ResourceExhausted);
+    }
+    drop(answers);
+    let grown = memory.grown_mib();
+    println!("{writes} writes took {grown} MiB of {most}");
+    assert!(grown < 2 * most as u64 + 64, "{writes} writes took {grown} MiB");
+
+    others.iter().for_each(|member| member.pause(false));
+    eventually("a put is answered again", || async { clients[leader].kv_client().put("l", "1", None).await.ok() })
+        .await;
 }
 
 #[tokio::test]

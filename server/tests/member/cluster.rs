@@ -2,6 +2,7 @@
 
 use crate::common::{self, Cluster, DEADLINE, Member, eventually, refusal, watch};
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -236,6 +237,43 @@ async fn a_lost_log_is_noticed() {
 }
 
 /// It may have been a member before it lost its data, and its peers may only be slow to say so.
+/// A volume that was restored from an older copy: nobody can tell what that member has promised since.
+#[tokio::test]
+async fn a_member_that_has_lost_what_it_acknowledged_is_named() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    let client = cluster.members[leader].client().await;
+    put(&client, "a", "1").await;
+    cluster.members[other].kill();
+    let (data, older) = (cluster.members[other].data_dir(), cluster.members[other].folder.path().join("older"));
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp").arg("--archive").args([from, to]).status().expect("cp");
+        assert!(copied.success());
+    };
+    copy(&data, &older);
+    cluster.restart(other);
+    put(&client, "a", "2").await;
+    let mut behind = cluster.members[other].client().await;
+    eventually("it has the second value", || {
+        let mut behind = behind.clone();
+        async move { (value(&mut behind, "a").await? == "2").then_some(()) }
+    })
+    .await;
+    let id = behind.status().await.expect("a status").header().expect("a header").member_id();
+    cluster.members[other].kill();
+    std::fs::remove_dir_all(&data).expect("removed");
+    copy(&older, &data);
+    cluster.restart(other);
+    eventually("the leader tells", || async {
+        let log = cluster.members[leader].log();
+        let mut lines = log.lines().filter(|line| line.contains("has lost entries that it had acknowledged"));
+        lines.any(|line| line.contains(&format!("{id:x}")) && line.contains("add it again")).then_some(())
+    })
+    .await;
+    put(&client, "a", "3").await;
+}
+
 #[tokio::test]
 async fn a_new_member_asks_peers_that_run_until_they_answer() {
     let (mut member, slow) = (Member::new("first"), Member::new("slow"));

@@ -419,7 +419,23 @@ async fn what_is_no_whole_snapshot_is_refused_and_leaves_nothing() {
         bytes[whole.len() / 2] ^= 1;
         bytes
     };
+    // The page with the buckets says that it is another one; no sum is looked at that would tell first.
+    let root = u64::from_le_bytes(whole[32..40].try_into().expect("eight bytes")) * 4096;
+    let another_page = {
+        let mut bytes = whole[..whole.len() - 32].to_vec();
+        bytes[root as usize] ^= 1;
+        bytes
+    };
     let target = Member::new("target");
+    std::fs::write(&file, &another_page).expect("written");
+    let by_restore = restore(&target, &file, &["--skip-hash-check"]).expect_err("refused");
+    let by_status = run(PROGRAM, &["snapshot", "status", text(&file)]).expect_err("refused");
+    let by_hash = run(PROGRAM, &["hashkv", text(&file)]).expect_err("refused");
+    for (code, said) in [by_restore, by_status, by_hash] {
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("at offset {root}")), "where? {said}");
+        assert!(said.contains(text(&file)) && said.contains("take another one"), "which file, and what then? {said}");
+    }
     for (bytes, message) in [
         (&whole[..whole.len() - 5000], "the file is cut off"),
         (&whole[..100], "too short"),
@@ -432,6 +448,7 @@ async fn what_is_no_whole_snapshot_is_refused_and_leaves_nothing() {
         let (code, said) = restore(&target, &file, &[]).expect_err("refused");
         assert_eq!(code, Some(1), "{said}");
         assert!(said.starts_with("Error: ") && said.contains(message), "{said}");
+        assert!(said.contains(text(&file)) && said.contains("take another one"), "which file, and what then? {said}");
         assert!(!target.data_dir().exists(), "{message}");
     }
     // A copied file has no checksum, and is taken when that is meant.

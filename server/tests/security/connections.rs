@@ -1,12 +1,21 @@
-//! Floods of connections, silent ones and others: nobody else is kept waiting, and the log has files left.
+//! Floods of connections, silent ones and others: nobody else is kept waiting, and the log has files left. Clients that are gone
+//! without a word leave nothing behind.
 
 use std::time::Duration;
 
 use futures::future::join_all;
-use keelson_server::proto::etcdserverpb::PutRequest;
+use futures::{StreamExt, stream};
 use keelson_server::proto::etcdserverpb::kv_client::KvClient;
+use keelson_server::proto::etcdserverpb::lease_client::LeaseClient;
+use keelson_server::proto::etcdserverpb::watch_client::WatchClient;
+use keelson_server::proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest,
+    watch_request::RequestUnion,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
 
 use super::common::authority::{Authority, Leaf};
 use super::common::{Member, eventually};
@@ -118,8 +127,13 @@ async fn connections_that_speak_leave_files_for_the_member() {
     // Until it has spoken, it may be closed as those are that say nothing.
     client.put(put.clone()).await.expect("put");
     let address = member.client_url().replace("http://", "");
-    let idle = flood(&address, FILES, IDLE).await;
-    eventually("all places are taken", || async { (open_files(&member) > FILES / 2).then_some(()) }).await;
+    // No more at a time than may be silent: all of a part are heard.
+    let mut idle = Vec::new();
+    for part in 1..=FILES / SILENT {
+        idle.extend(flood(&address, SILENT, IDLE).await);
+        let taken = (part * SILENT).min(FILES / 2);
+        eventually("the places are taken", || async { (open_files(&member) > taken).then_some(()) }).await;
+    }
     for _ in 0..100 {
         client.put(put.clone()).await.expect("put");
     }
@@ -152,4 +166,87 @@ async fn peers_that_speak_leave_files_for_the_member() {
     let cluster = "/keelson.peer.Peer/Cluster".parse().expect("a path");
     peer.unary(tonic::Request::new(bytes::Bytes::new()), cluster, raw::Raw).await.expect("answered");
     assert!(!member.log().contains("accepting a peer's connection failed"), "{}", member.log());
+}
+
+/// A way to the member. Once it is cut, nothing comes back, though no connection is closed: so is a client whose machine has lost
+/// its power, or its network.
+async fn cuttable(member: &Member) -> (Channel, oneshot::Sender<()>) {
+    let listener = TcpListener::bind((member.address(), 0)).await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let address = member.client_url().replace("http://", "");
+    let (cut, is_cut) = oneshot::channel();
+    tokio::spawn(async move {
+        let (near, _) = listener.accept().await.expect("a client");
+        let (mut from_client, mut to_client) = near.into_split();
+        let (mut from_member, mut to_member) = TcpStream::connect(address).await.expect("connected").into_split();
+        let there = tokio::io::copy(&mut from_client, &mut to_member);
+        let back = async {
+            tokio::select! {
+                _ = is_cut => {}
+                _ = tokio::io::copy(&mut from_member, &mut to_client) => {}
+            }
+        };
+        let _ = tokio::join!(there, back);
+        std::future::pending::<()>().await;
+    });
+    // As much as it is sent is in flight at once.
+    let endpoint = Channel::from_shared(url).expect("a URL").initial_stream_window_size(1 << 30);
+    (endpoint.initial_connection_window_size(1 << 30).connect().await.expect("connected"), cut)
+}
+
+async fn watch_streams(member: &Member) -> Option<u64> {
+    let (_, metrics) = member.get("/metrics").await?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watch_stream_total "));
+    line.and_then(|count| count.parse().ok())
+}
+
+/// How many clients' connections stand, as the kernel knows.
+fn connections(member: &Member) -> usize {
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(member.address().octets()), 2379);
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("read");
+    let stands = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(local.as_str()) && fields.nth(1) == Some("01")
+    };
+    sockets.lines().filter(stands).count()
+}
+
+/// With calls that wait, and with answers that are on their way and taken by nobody.
+#[tokio::test]
+async fn clients_that_answer_no_pings_lose_their_connections() {
+    let flags = ["--grpc-keepalive-interval=1s", "--grpc-keepalive-timeout=2s"];
+    let member = super::member(Member::new("one"), &flags).await;
+    let way = channel(&member).await;
+    let mut client = KvClient::new(way.clone());
+    // More than sockets hold on both sides.
+    for n in 0..24u8 {
+        let put = PutRequest { key: vec![n].into(), value: vec![7; 1_000_000].into(), ..PutRequest::default() };
+        client.put(put).await.expect("put");
+    }
+    let lease = LeaseGrantRequest { ttl: 600, id: 77 };
+    LeaseClient::new(way).lease_grant(lease).await.expect("granted");
+    assert_eq!(connections(&member), 1);
+    let mut held = Vec::new();
+    for takes_answers in [true, false] {
+        let (way, cut) = cuttable(&member).await;
+        let created = WatchCreateRequest { key: "a".into(), ..WatchCreateRequest::default() };
+        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(created)) };
+        let requests = stream::iter([request]).chain(stream::pending());
+        let mut watch = WatchClient::new(way.clone()).watch(requests).await.expect("a stream").into_inner();
+        watch.message().await.expect("a message").expect("created");
+        let requests = stream::iter([LeaseKeepAliveRequest { id: 77 }]).chain(stream::pending());
+        let leases = LeaseClient::new(way.clone()).lease_keep_alive(requests).await.expect("a stream").into_inner();
+        cut.send(()).expect("it was not cut");
+        let range = (!takes_answers).then(|| {
+            let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..RangeRequest::default() };
+            let mut client = KvClient::new(way);
+            tokio::spawn(async move { client.range(all).await })
+        });
+        held.push((watch, leases, range));
+    }
+    eventually("the watches are gone", || async { (watch_streams(&member).await == Some(0)).then_some(()) }).await;
+    eventually("the connections are closed", || async { (connections(&member) == 1).then_some(()) }).await;
+    // That of a client that has been as quiet, but answers.
+    client.put(PutRequest { key: "a".into(), ..PutRequest::default() }).await.expect("put");
+    drop(held);
 }

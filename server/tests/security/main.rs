@@ -16,6 +16,7 @@ mod server;
 #[allow(dead_code)]
 mod wire;
 
+mod certificates;
 mod connections;
 mod peers;
 mod permissions;

@@ -49,7 +49,7 @@ pub async fn run(world: Arc<World>, number: u64) {
 pub async fn write(world: &World, member: &Member, key: String, value: String) -> Option<u64> {
     let put = PutRequest { key: key.clone().into(), value: value.clone().into(), ..PutRequest::default() };
     let command = Command { op: Some(Op::Put(put)), caller: None };
-    let answer = timeout(PATIENCE, member.raft.client_write(Request(command.encode_to_vec().into()))).await;
+    let answer = timeout(PATIENCE, member.raft.client_write(Request::new(command.encode_to_vec()))).await;
     if member.life.is_over() {
         return None;
     }

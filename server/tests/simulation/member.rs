@@ -100,7 +100,7 @@ impl Member {
         let words = |error: &dyn std::fmt::Display| format!("{member} does not start: {error}");
         let wal = dir.join("wal");
         world.plug_in(&life, Disk::of(&wal, world.bug == Some(Bug::NoSync)));
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, metrics: Arc::default(), unsafe_no_sync: false };
+        let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() };
         let (log, mut writer) = LogStore::prepare(&wal, options).map_err(|error| words(&error))?;
         let store = Store::open(&dir.join("store"), store_options()).map_err(|error| words(&error))?;
         let hub = Hub::new(keelson_server::mvcc::View::revision(&store.view()), HubOptions::default());

@@ -1,12 +1,12 @@
 //! What is measured: a workload under certain circumstances.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::progress::grouped;
 use crate::workloads::Workload;
 
 /// Which members clients talk to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum On {
     Leader,
@@ -15,7 +15,7 @@ pub enum On {
 }
 
 /// What a cluster is started and filled with. Cases that agree in it share clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     pub members: usize,
     pub tls: bool,

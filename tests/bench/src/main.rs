@@ -41,6 +41,13 @@ fn bench(options: &Options) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let folder = options.output.clone().unwrap_or_else(default_output);
+    if !options.merge.is_empty() {
+        let merged = report::merge::read(&options.merge)?;
+        println!("{}", merged.markdown());
+        tell(&merged.write(&folder)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     stop::listen()?;
     let groups = selection::groups(options)?;
     let find = |kind: &Kind| match kind {
@@ -52,11 +59,12 @@ fn bench(options: &Options) -> Result<ExitCode> {
     std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
     let report = run::run(options, &groups, servers?, &data_dir)?;
     println!("{}", report::table::markdown(&report));
-    let folder = options.output.clone().unwrap_or_else(default_output);
-    for file in report::write(&report, &folder)? {
-        eprintln!("wrote {}", file.display());
-    }
+    tell(&report::write(&report, &folder)?);
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(written: &[PathBuf]) {
+    written.iter().for_each(|file| eprintln!("wrote {}", file.display()));
 }
 
 fn default_output() -> PathBuf {

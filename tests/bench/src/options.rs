@@ -17,6 +17,9 @@ pub struct Options {
     /// Print the workloads
     #[arg(long)]
     pub list: bool,
+    /// Put the reports of earlier runs together instead: folders, of which each one's newest counts, or JSON files
+    #[arg(long, value_delimiter = ',', num_args = 1..)]
+    pub merge: Vec<PathBuf>,
     /// Workloads to run; see --list
     #[arg(long, value_delimiter = ',')]
     pub workload: Vec<String>,
@@ -54,7 +57,7 @@ pub struct Options {
     #[arg(long, default_value_t = 8)]
     pub connections: usize,
     /// Leases that lease-keep-alive keeps alive
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 100_000)]
     pub leases: u64,
     /// Everything small and short: whether it works, not how fast
     #[arg(long)]

@@ -40,4 +40,9 @@ fn workloads_have_figures_and_nothing_fails() {
             assert!(round[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} of {outcome}");
         }
     }
+    let reports = folder.path().join("reports");
+    let mut merge = Command::new(env!("CARGO_BIN_EXE_keelson-bench"));
+    let merged = merge.arg("--merge").args([&reports, &reports]).arg("--output").arg(&reports).output();
+    let table = String::from_utf8(merged.expect("keelson-bench").stdout).expect("Markdown");
+    assert!(table.starts_with("2 runs:") && table.contains(" put, 10 clients "), "{table}");
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::{
     Api, Client, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
 };
 use serde_json::{Value, json};
@@ -264,9 +264,49 @@ impl Cluster {
     }
 
     /// Deletes the cluster and its namespace, and waits until the EtcdCluster is gone.
+    ///
+    /// # Errors
+    /// Somebody told in its log what a Secret of the namespace keeps.
     pub async fn remove(self) -> Result<()> {
+        self.nobody_tells_secrets().await?;
         self.delete().await?;
         self.remove_namespace().await
+    }
+
+    /// What Secrets of the namespace keep is in no log: not the operator's, and not that of a pod that is here.
+    async fn nobody_tells_secrets(&self) -> Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut hidden = Vec::new();
+        for secret in secrets.list(&ListParams::default()).await? {
+            let name = secret.name_any();
+            let values = secret.data.unwrap_or_default();
+            hidden.extend(values.iter().flat_map(|(key, value)| hidden_lines(&format!("{name}/{key}"), &value.0)));
+        }
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        let operators = ListParams::default().labels("app.kubernetes.io/name=keelson-operator");
+        let mut who = pods.list(&operators).await?.items;
+        anyhow::ensure!(!who.is_empty(), "there is no pod of an operator whose log could be read");
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        who.extend(pods.list(&ListParams::default()).await?);
+        let mut read = 0;
+        for pod in who {
+            let name = pod.name_any();
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+            for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+                let params = LogParams { container: Some(container.name.clone()), ..Default::default() };
+                // One that has not been started has told nothing.
+                let log = pods.logs(&name, &params).await.unwrap_or_default();
+                read += log.len();
+                let told = hidden.iter().find(|(_, line)| log.contains(line));
+                anyhow::ensure!(
+                    told.is_none(),
+                    "{name} told what is in Secret {}",
+                    told.map_or("", |(secret, _)| secret)
+                );
+            }
+        }
+        anyhow::ensure!(read > 0, "no log could be read");
+        Ok(())
     }
 
     /// Deletes the EtcdCluster, and waits until it is gone.
@@ -285,6 +325,15 @@ impl Cluster {
         namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
         Ok(())
     }
+}
+
+/// The lines of a Secret's value that nobody else may see, with whose they are. What is short is a word that others say, too;
+/// certificates and user names are known to all.
+fn hidden_lines(whose: &str, value: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(value);
+    let known = text.contains("BEGIN CERTIFICATE") || whose.ends_with("/username") || whose.ends_with("_ID");
+    let lines = text.lines().filter(|line| !known && line.len() >= 8 && !line.starts_with("-----"));
+    lines.map(|line| (whose.to_owned(), line.to_owned())).collect()
 }
 
 /// Whether the pod's Ready condition is True.

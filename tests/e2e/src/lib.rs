@@ -6,6 +6,7 @@
 pub mod apiserver;
 pub mod cluster;
 pub mod faulty;
+pub mod issuer;
 pub mod operator;
 pub mod page;
 pub mod s3;

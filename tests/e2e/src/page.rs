@@ -30,6 +30,15 @@ impl Page {
     pub async fn open(page: &str, namespace: &str) -> Result<Self> {
         let text = std::fs::read_to_string(root().join("docs").join(page))?;
         let this = Self { blocks: blocks(&text), folder: tempfile::tempdir()? };
+        let programs = this.folder.path().join("programs");
+        std::fs::create_dir(&programs)?;
+        // The program that KEELSON_OPERATOR names is a plugin of kubectl, too.
+        if let Some(operator) = std::env::var_os("KEELSON_OPERATOR") {
+            let operator = std::fs::canonicalize(operator)?;
+            for name in ["keelson-operator", "kubectl-keelson"] {
+                std::os::unix::fs::symlink(&operator, programs.join(name))?;
+            }
+        }
         this.shell(&format!(
             "kubectl config view --raw >config.new && mv config.new kubeconfig && \
              KUBECONFIG=kubeconfig kubectl config set-context --current --namespace={namespace}"
@@ -43,7 +52,8 @@ impl Page {
         let block = self.blocks.iter().find(|block| block.contains(part));
         let block = block.with_context(|| format!("the page has no block with {part:?}"))?;
         let deploy = root().join("deploy");
-        self.shell(&format!("export KUBECONFIG=$PWD/kubeconfig; ln -sfn {} deploy\n{block}", deploy.display())).await
+        let environment = "export KUBECONFIG=$PWD/kubeconfig PATH=$PWD/programs:$PATH";
+        self.shell(&format!("{environment}; ln -sfn {} deploy\n{block}", deploy.display())).await
     }
 
     async fn shell(&self, script: &str) -> Result<String> {

@@ -5,6 +5,8 @@
 mod auth;
 #[path = "e2e/backup.rs"]
 mod backup;
+#[path = "e2e/kubectl.rs"]
+mod kubectl;
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
 #[path = "e2e/repair.rs"]

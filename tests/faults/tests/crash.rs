@@ -19,7 +19,9 @@ fn crashes(arguments: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn nothing_acknowledged_is_missing_and_nothing_is_half_done() {
     let few = [("founding", "11"), ("restore", "11"), ("installation", "40"), ("membership", "10")];
-    for (scenario, every) in few.into_iter().chain([("truncation", "14"), ("rotation", "30")]) {
+    for (scenario, every) in
+        few.into_iter().chain([("truncation", "14"), ("rotation", "30"), ("force-new-cluster", "30")])
+    {
         let (code, told) = crashes(&["--crash", scenario, "--every", every]);
         assert_eq!(code, Some(0), "{told}");
         assert!(told.contains("killed") && !told.contains("killed 0 times"), "it was not tried: {told}");

@@ -3,6 +3,7 @@
 //! `make instructions` fails where one takes more than 5 % above what is written here. A change that is worth more, or another
 //! compiler, brings its own figures; one that saves instructions lowers them. Counted on x86-64 with rustc 1.95.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ use keelson_server::proto::etcdserverpb::compare::{CompareResult, CompareTarget,
 use keelson_server::proto::etcdserverpb::request_op::Request;
 use keelson_server::proto::etcdserverpb::watch_request::RequestUnion;
 use keelson_server::proto::etcdserverpb::*;
+use keelson_server::proto::peer;
+use keelson_server::raft::log::segment::{self, Kind, Tail};
+use keelson_server::raft::types::{Entry, entry_from_wire, entry_to_wire};
 use keelson_server::state;
 use keelson_server::watch::{Asked, Hub, HubOptions};
 use prost::Message;
@@ -109,7 +113,7 @@ fn a_deletion() -> (Store, Vec<u8>) {
 #[library_benchmark]
 #[bench::put(args = (), setup = a_put, config = takes(504_000))]
 #[bench::txn(args = (), setup = a_txn, config = takes(958_400))]
-#[bench::deletion(args = (), setup = a_deletion, config = takes(434_400))]
+#[bench::deletion(args = (), setup = a_deletion, config = takes(456_700))]
 fn apply((store, command): (Store, Vec<u8>)) -> Store {
     repeat(|| {
         let command = Command::decode(&command[..]).expect("a command");
@@ -173,6 +177,66 @@ fn records_of_bytes((place, version, newest): (Vec<u8>, Bytes, Vec<u8>)) -> Byte
         place.revision.main + key_value.version + stamp.version + value.map_or(0, <[u8]>::len) as i64
     });
     version
+}
+
+/// Of the log's segment.
+const SEGMENT: segment::Key = segment::Key { number: 9, salt: 0x0123_4567_89ab_cdef };
+
+/// So many entries of the log, each a put.
+fn entries(count: u64) -> Vec<Entry> {
+    let command = Bytes::from(command(Op::Put(put(0))).encode_to_vec());
+    let entry = |index| peer::Entry { term: 3, index, payload: Some(peer::entry::Payload::Command(command.clone())) };
+    (0..count).map(|index| entry_from_wire(entry(index)).expect("an entry")).collect()
+}
+
+fn an_entry() -> Vec<Entry> {
+    entries(1)
+}
+
+fn a_batch_of_entries() -> Vec<Entry> {
+    entries(100)
+}
+
+/// The bytes that the log's thread writes for them.
+fn written(entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        segment::put(&mut bytes, SEGMENT, 0, 0, Kind::Entry, &entry_to_wire(entry).encode_to_vec());
+    }
+    bytes
+}
+
+#[library_benchmark]
+#[bench::of_a_put(args = (), setup = an_entry, config = takes(360_300))]
+#[bench::of_100_puts(args = (), setup = a_batch_of_entries, config = takes(22_850_000))]
+fn log_as_bytes(entries: Vec<Entry>) -> Vec<Entry> {
+    repeat(|| written(&entries));
+    entries
+}
+
+fn bytes_of_an_entry() -> Vec<u8> {
+    written(&an_entry())
+}
+
+fn bytes_of_a_batch() -> Vec<u8> {
+    written(&a_batch_of_entries())
+}
+
+#[library_benchmark]
+#[bench::of_a_put(args = (), setup = bytes_of_an_entry, config = takes(212_300))]
+#[bench::of_100_puts(args = (), setup = bytes_of_a_batch, config = takes(19_900_000))]
+fn log_of_bytes(bytes: Vec<u8>) -> Vec<u8> {
+    repeat(|| {
+        let mut entries = Vec::new();
+        let tail = segment::scan(&bytes, SEGMENT, |record| {
+            let entry = peer::Entry::decode(Bytes::copy_from_slice(record.payload)).expect("an entry");
+            entries.push(entry_from_wire(entry).expect("an entry"));
+            Ok::<_, Infallible>(())
+        });
+        assert!(matches!(tail, Ok(Tail::Clean { .. })), "{tail:?}");
+        entries
+    });
+    bytes
 }
 
 /// A hub with a stream of so many watchers, and a commit of 100 revisions.
@@ -266,7 +330,17 @@ fn count_changes(mut counts: KeyCounts) -> KeyCounts {
 
 library_benchmark_group!(
     name = instructions,
-    benchmarks = [apply, answer_range, records_as_bytes, records_of_bytes, publish_100, count, count_changes]
+    benchmarks = [
+        apply,
+        answer_range,
+        records_as_bytes,
+        records_of_bytes,
+        log_as_bytes,
+        log_of_bytes,
+        publish_100,
+        count,
+        count_changes
+    ]
 );
 
 main!(library_benchmark_groups = instructions);

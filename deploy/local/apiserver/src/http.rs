@@ -8,7 +8,7 @@ use crate::rbac::Identity;
 use crate::request::{Form, Query, Target};
 use crate::status::{ApiError, ApiResult};
 use crate::table;
-use crate::verbs::{Answer, DeleteOptions, WriteOptions};
+use crate::verbs::{ATTEMPTS, Answer, DeleteOptions, WriteOptions};
 use anyhow::Context;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -286,18 +286,40 @@ async fn change(
     };
     let patch = decode("application/json", body)?;
     if target.subresource.as_deref() == Some("scale") {
-        let mut scale = app.scale(target).await?;
-        match patch_type {
-            PatchType::Json => {
-                let operations = serde_json::from_value(patch).map_err(|e| ApiError::bad_request(e.to_string()))?;
-                let operations: json_patch::Patch = operations;
-                json_patch::patch(&mut scale, &operations).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            }
-            _ => json_patch::merge(&mut scale, &patch),
-        }
-        return app.set_scale(target, &scale, options).await;
+        return patch_scale(app, target, patch_type, &patch, options).await;
     }
     app.patch(target, part(target), (patch_type, &patch), options).await
+}
+
+/// Patches the Scale as it is, again when somebody else wrote meanwhile: only a patch that names a resource version is refused then.
+async fn patch_scale(
+    app: &App,
+    target: &Target,
+    patch_type: PatchType,
+    patch: &Value,
+    options: &WriteOptions,
+) -> ApiResult<Answer> {
+    let mut attempts = 0;
+    loop {
+        let old = app.scale(target).await?;
+        let mut scale = old.clone();
+        match patch_type {
+            PatchType::Json => {
+                let operations: json_patch::Patch =
+                    serde_json::from_value(patch.clone()).map_err(|e| ApiError::bad_request(e.to_string()))?;
+                json_patch::patch(&mut scale, &operations).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            }
+            _ => json_patch::merge(&mut scale, patch),
+        }
+        attempts += 1;
+        match app.set_scale(target, &scale, options).await {
+            Err(error)
+                if error.code == 409
+                    && scale["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+                    && attempts < ATTEMPTS => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// The part of the object that a write to this path may change.

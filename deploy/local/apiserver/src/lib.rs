@@ -39,9 +39,10 @@ pub use pki::write_private;
 
 use anyhow::Context;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 /// Where the server listens and what it uses.
 #[derive(Debug, Clone)]
@@ -68,6 +69,8 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) ca_certificate: String,
     registry: RwLock<Arc<kinds::Registry>>,
+    /// What service accounts were permitted to do, and did.
+    pub(crate) rights_used: Mutex<BTreeSet<String>>,
 }
 
 impl App {
@@ -88,7 +91,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let tls = pki::server_config(&config.pki_dir)?;
     let store = store::Store::connect(&config.etcd_endpoint).await.context("connecting to the store")?;
     let registry = RwLock::new(Arc::new(kinds::Registry::new(Vec::new())));
-    let app = Arc::new(App { store, config, ca_certificate, registry });
+    let app = Arc::new(App { store, config, ca_certificate, registry, rights_used: Mutex::default() });
     app.load_crds().await.map_err(|error| anyhow::anyhow!("loading CRDs: {}", error.message))?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(app.store.clone().compact_forever());

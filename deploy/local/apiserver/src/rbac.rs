@@ -81,6 +81,7 @@ impl App {
             let role = roles.iter().find(|role| role["metadata"]["name"] == binding["roleRef"]["name"]);
             let rules = role.and_then(|role| role["rules"].as_array());
             if rules.into_iter().flatten().any(|rule| permits(rule, &wish)) {
+                self.tell_use(namespace, name, &wish);
                 return Ok(());
             }
         }
@@ -92,6 +93,16 @@ impl App {
         );
         tracing::warn!("{why}");
         Err(ApiError::forbidden(&target.kind.group, plural, wish.name.unwrap_or_default(), &why))
+    }
+
+    /// Tells of each right when it is used first, so that tests can compare what an account uses with what it has.
+    fn tell_use(&self, namespace: &str, name: &str, wish: &Wish<'_>) {
+        let used = format!("{namespace}/{name} {} {}/{}", wish.verb, wish.group, wish.resource);
+        let mut all = self.rights_used.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !all.contains(&used) {
+            tracing::info!("used: {used}");
+            all.insert(used);
+        }
     }
 
     async fn all(&self, plural: &str, namespace: Option<&str>) -> ApiResult<Vec<Value>> {

@@ -19,7 +19,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde_json::{Value, json};
 
 /// How often a write without a resource version is tried when others write the same object.
-const ATTEMPTS: usize = 20;
+pub const ATTEMPTS: usize = 20;
 
 /// The parameters that all writes have in common.
 #[derive(Debug, Clone, Default)]

@@ -326,6 +326,20 @@ async fn custom_resources_are_pruned_defaulted_validated_and_scaled() {
         things.patch_scale("t", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 5}}))).await;
     assert_eq!(scaled.unwrap().spec.unwrap().replicas, Some(5));
     assert_eq!(things.get("t").await.unwrap().metadata.generation, Some(2));
+    // Nobody is refused because others write at the same time.
+    let labelled = async {
+        for n in 0..40 {
+            let labels = json!({"metadata": {"labels": {"n": n.to_string()}}});
+            things.patch("t", &PatchParams::default(), &Patch::Merge(labels)).await.unwrap();
+        }
+    };
+    let scaled = async {
+        for n in 1..=40 {
+            let replicas = json!({"spec": {"replicas": n % 2 * 2 + 5}});
+            things.patch_scale("t", &PatchParams::default(), &Patch::Merge(replicas)).await.unwrap();
+        }
+    };
+    tokio::join!(labelled, scaled);
     crds.delete("things.example.com", &DeleteParams::default()).await.unwrap();
     eventually("the end of the kind", || async {
         (code(things.list(&ListParams::default()).await.err()?).0 == 404).then_some(())

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::crd::{RepairMode, Replacement};
+use crate::names::RECOVER_FROM;
 
 #[test]
 fn a_member_that_lost_its_volume_is_replaced_under_a_new_id() {
@@ -107,6 +108,13 @@ fn replacements_keep_within_the_limits_that_a_person_sets() {
     assert_eq!(manual("999").plan().action, None);
     assert_eq!(manual_of("0L 1c 2", "").plan().action, None);
     assert_eq!(manual_of("0L 1c 2", "101").step(), "remove member 1");
+    // What is held back does not hold up what a person asked for, be it more urgent or not.
+    assert_eq!(manual_of("0L 1c 2 3 4", "103").step(), "remove member 3");
+    assert_eq!(manual_of("0L 1c 2c 3 4", "102").step(), "remove member 2");
+    assert_eq!(manual_of("0L 1v 2c 3 4", "101").step(), "remove member 1");
+    assert_eq!(manual_of("0L 1c 2", "102").step(), "wait: a quorum of the other members to be healthy");
+    let held_back = manual_of("0L 1c 2", "999").plan();
+    assert!(held_back.reason.starts_with("c-1 has corrupt data, and is not replaced"), "{}", held_back.reason);
 }
 
 #[test]

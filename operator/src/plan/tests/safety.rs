@@ -73,8 +73,12 @@ fn the_check_refuses_unsafe_plans() {
     let disarm = |kind| Action::Disarm { member: id(1), kind };
     refused(&Scene::new(3, "0L 1c 2"), disarm(AlarmKind::Corrupt), "cause is still there");
     refused(&Scene::new(3, "0L 1f 2"), disarm(AlarmKind::NoSpace), "cause is still there");
+    let unknown = Action::Disarm { member: 0, kind: AlarmKind::Corrupt };
+    refused(&Scene::new(3, "0L 1 2"), unknown, "cause is still there");
     let free = Action::FreeSpace { ordinal: 1, id: id(1), revision: 1 };
     refused(&Scene::new(3, "0L 1x 2f"), free, "in use");
+    let defragment = Action::Defragment { ordinal: 1, id: id(1), left: Vec::new() };
+    refused(&Scene::new(3, "0L 1x 2"), defragment, "in use");
     let mut solitary = Scene::new(3, "- 0x").plan();
     solitary.members = [(0, Start::Alone)].into();
     let lost = Scene::new(3, "- 0x");

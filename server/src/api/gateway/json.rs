@@ -7,6 +7,9 @@ use http_body_util::BodyExt;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde::de::IgnoredAny;
 
+use crate::api::messages::STEP_BYTES;
+use crate::budget::Share;
+
 /// Why a text is not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
@@ -19,6 +22,9 @@ pub enum JsonError {
     /// A value is larger than a message may be.
     #[error("a value of more than {0} bytes")]
     TooLarge(usize),
+    /// The memory for requests is taken.
+    #[error("too many requests")]
+    NoMemory,
     /// The connection broke.
     #[error("the body cannot be read")]
     Body,
@@ -35,23 +41,37 @@ fn first(text: &[u8]) -> Result<Option<&[u8]>, JsonError> {
     }
 }
 
-/// The JSON values of a body, each as soon as it is complete. An error is the last item.
-pub fn values<B>(body: B, max_bytes: usize) -> impl Stream<Item = Result<Bytes, JsonError>> + Send + 'static
+/// The JSON values of a body, each as soon as it is complete. An error is the last item. What arrives is counted by `share`,
+/// until it is a value.
+pub fn values<B>(
+    body: B,
+    max_bytes: usize,
+    share: Share,
+) -> impl Stream<Item = Result<Bytes, JsonError>> + Send + 'static
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
 {
-    let incoming = Some((Box::pin(body), Arrived::default()));
+    let incoming = Some((Box::pin(body), Arrived::default(), share));
     stream::unfold(incoming, move |incoming| async move {
-        let (mut body, mut arrived) = incoming?;
+        let (mut body, mut arrived, mut share) = incoming?;
         loop {
             match arrived.value() {
-                Ok(Some(value)) => return Some((Ok(value), Some((body, arrived)))),
+                Ok(Some(value)) => {
+                    let share = share.budget().share(STEP_BYTES);
+                    return Some((Ok(value), Some((body, arrived, share))));
+                }
                 Ok(None) if arrived.text.len() <= max_bytes => {}
                 Ok(None) => return Some((Err(JsonError::TooLarge(max_bytes)), None)),
                 Err(error) => return Some((Err(error), None)),
             }
             match body.frame().await {
-                Some(Ok(frame)) => arrived.text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    if !share.grow(data.len()) {
+                        return Some((Err(JsonError::NoMemory), None));
+                    }
+                    arrived.text.extend_from_slice(&data);
+                }
                 Some(Err(_)) => return Some((Err(JsonError::Body), None)),
                 None if arrived.text.is_empty() => return None,
                 None => return Some((Err(JsonError::Incomplete), None)),
@@ -175,6 +195,7 @@ mod tests {
     use prost_reflect::{DescriptorPool, ReflectMessage};
 
     use super::*;
+    use crate::budget::Budget;
 
     fn descriptor(name: &str) -> MessageDescriptor {
         let pool = DescriptorPool::decode(crate::proto::DESCRIPTORS).expect("descriptors");
@@ -233,7 +254,7 @@ mod tests {
         let values_of = |chunks: &'static [&'static str]| {
             let chunks = chunks.iter().map(|chunk| Ok::<_, std::convert::Infallible>(Bytes::from(*chunk)));
             let body = axum::body::Body::from_stream(stream::iter(chunks));
-            values(body, 16).map(|value| match value {
+            values(body, 16, Budget::new(1024).share(STEP_BYTES)).map(|value| match value {
                 Ok(value) => String::from_utf8_lossy(value.trim_ascii()).into_owned(),
                 Err(error) => format!("! {error}"),
             })

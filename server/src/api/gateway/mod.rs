@@ -27,7 +27,9 @@ use tonic::client::Grpc;
 use tower::util::BoxCloneSyncService;
 
 use super::Gate;
-use crate::budget::{self, Share};
+use super::messages::STEP_BYTES;
+use crate::budget::{self, Budget, Share};
+use crate::error::EtcdError;
 use crate::proto::DESCRIPTORS;
 use message::Messages;
 
@@ -38,6 +40,7 @@ const JSON_OVERHEAD: usize = 2;
 pub struct Gateway {
     routes: HashMap<String, Route>,
     max_body_bytes: usize,
+    requests: Arc<Budget>,
 }
 
 struct Route {
@@ -46,8 +49,8 @@ struct Route {
 }
 
 impl Gateway {
-    /// A gateway to all RPCs that have a path, for messages up to a size.
-    pub fn new(max_message_bytes: usize) -> Self {
+    /// A gateway to all RPCs that have a path, for messages up to a size, and the memory for requests.
+    pub fn new(max_message_bytes: usize, requests: &Arc<Budget>) -> Self {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build has written descriptors");
         let routes = routes::ROUTES.iter().filter_map(|(path, rpc)| {
             let (service, name) = rpc.split_once('/')?;
@@ -55,7 +58,8 @@ impl Gateway {
             let rpc = PathAndQuery::try_from(format!("/{rpc}")).ok()?;
             Some((format!("/v3{path}"), Route { method, rpc }))
         });
-        Gateway { routes: routes.collect(), max_body_bytes: max_message_bytes.saturating_mul(JSON_OVERHEAD) }
+        let max_body_bytes = max_message_bytes.saturating_mul(JSON_OVERHEAD);
+        Gateway { routes: routes.collect(), max_body_bytes, requests: requests.clone() }
     }
 
     /// Answers one request, whose path is below `/v3/` or `/v3beta/`, or opens a websocket for one.
@@ -134,13 +138,14 @@ impl Gateway {
     where
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
-        let mut values = std::pin::pin!(json::values(body, self.max_body_bytes));
+        let mut values = std::pin::pin!(json::values(body, self.max_body_bytes, self.requests.share(STEP_BYTES)));
         let message = match values.next().await {
             Some(value) => value.and_then(|value| json::parse(route.method.input(), &value)),
             None => Ok(DynamicMessage::new(route.method.input())),
         };
         message.map_err(|error| match error {
             json::JsonError::TooLarge(_) => Status::resource_exhausted("grpc: received message larger than max"),
+            json::JsonError::NoMemory => EtcdError::RequestTooManyRequests.into(),
             error => Status::invalid_argument(error.to_string()),
         })
     }
@@ -151,7 +156,7 @@ impl Gateway {
         B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
     {
         let input = route.method.input();
-        json::values(body, self.max_body_bytes)
+        json::values(body, self.max_body_bytes, self.requests.share(STEP_BYTES))
             .map(move |value| value.and_then(|value| json::parse(input.clone(), &value)))
             .scan((), |(), message| {
                 let message = message.inspect_err(|error| tracing::debug!(%error, "a stream of JSON ends"));
@@ -175,7 +180,7 @@ mod tests {
 
     #[test]
     fn routes_lead_to_rpcs() {
-        let gateway = Gateway::new(1024);
+        let gateway = Gateway::new(1024, &Budget::new(1024));
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
         for (path, rpc) in routes::ROUTES {
             let (service, _) = rpc.split_once('/').expect("a service and a method");

@@ -35,7 +35,7 @@ impl Place {
         let record = segment::get(&data, self.key, self.offset, self.offset)
             .filter(|record| record.kind == Kind::Entry)
             .ok_or_else(|| {
-                let message = format!("segment {:016x}: no valid entry at offset {}", self.key.number, self.offset);
+                let message = format!("{:016x}.wal: no valid entry at offset {}", self.key.number, self.offset);
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?;
         let entry = pb::Entry::decode(Bytes::copy_from_slice(record.payload)).map_err(io::Error::other)?;
@@ -49,8 +49,6 @@ struct Slot {
     entry: Option<Entry>,
 }
 
-/// Bytes of entries that are kept in memory for replication and apply; older ones are read from disk.
-const CACHE_BYTES: usize = 16 << 20;
 /// What an entry costs beside its command.
 const ENTRY_OVERHEAD: usize = 128;
 
@@ -70,6 +68,8 @@ pub struct Index {
     /// Index of the oldest entry that may still be in memory.
     cached_from: u64,
     cached_bytes: usize,
+    /// Written entries are dropped from memory above it.
+    pub most_cached_bytes: usize,
 }
 
 fn cost(entry: &Entry) -> usize {
@@ -136,7 +136,7 @@ impl Index {
 
     /// Drops the oldest entries from memory until the budget holds; those not yet written must stay.
     fn evict(&mut self) {
-        while self.cached_bytes > CACHE_BYTES {
+        while self.cached_bytes > self.most_cached_bytes {
             let at = self.cached_from;
             match self.slot_mut(at) {
                 Some(slot) if slot.place.is_some() => {

@@ -6,7 +6,7 @@
 mod index;
 mod recovery;
 mod salt;
-mod segment;
+pub mod segment;
 mod writer;
 
 #[cfg(test)]
@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use self::index::Index;
 use self::writer::{Change, Job, Queue, Waiter, Writer};
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::mvcc::WAY_OUT;
 use crate::telemetry::NodeMetrics;
 
 /// Entries sent to a follower in one message, in bytes, about.
@@ -46,7 +47,8 @@ pub enum LogError {
     /// A record that was once on disk is broken.
     #[error(
         "{}: the raft log is damaged at offset {offset}: a record that was on disk is broken. Nothing was changed. \
-         Remove this member from the cluster, delete its data directory, and add it again", path.display()
+         {way_out}",
+        path.display(), way_out = WAY_OUT
     )]
     Corrupt {
         /// The segment.
@@ -57,7 +59,8 @@ pub enum LogError {
     /// A file is shorter than it was.
     #[error(
         "{}: the raft log is cut off: the file has {length} bytes, and had {least} or more. Nothing was changed. \
-         Remove this member from the cluster, delete its data directory, and add it again", path.display()
+         {way_out}",
+        path.display(), way_out = WAY_OUT
     )]
     Short {
         /// The segment.
@@ -69,8 +72,8 @@ pub enum LogError {
     },
     /// A segment between others is gone, or the salt of all.
     #[error(
-        "{}: a file of the raft log is missing. Remove this member from the cluster, delete its data directory, \
-         and add it again", path.display()
+        "{}: a file of the raft log is missing. {way_out}",
+        path.display(), way_out = WAY_OUT
     )]
     Missing {
         /// The file.
@@ -78,8 +81,8 @@ pub enum LogError {
     },
     /// Records contradict each other.
     #[error(
-        "{}: the raft log has a hole before index {index}. Remove this member from the cluster, delete its data \
-         directory, and add it again", dir.display()
+        "{}: the raft log has a hole before index {index}. {way_out}",
+        dir.display(), way_out = WAY_OUT
     )]
     Hole {
         /// The directory of the log.
@@ -94,10 +97,19 @@ pub enum LogError {
 pub struct LogOptions {
     /// Size of one segment file, in bytes.
     pub segment_bytes: u64,
+    /// Bytes of the newest entries that are kept in memory for replication and apply, once they are written; older ones are read
+    /// from disk.
+    pub cached_bytes: usize,
     /// Counts syncs and writes.
     pub metrics: Arc<NodeMetrics>,
     /// Leave the fdatasync out. What was promised may be lost with the machine, not with the process.
     pub unsafe_no_sync: bool,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions { segment_bytes: 64 << 20, cached_bytes: 16 << 20, metrics: Arc::default(), unsafe_no_sync: false }
+    }
 }
 
 /// openraft's log store. Clones share it; only one of them, openraft's, writes.
@@ -149,6 +161,7 @@ impl LogStore {
             writer::sync_dir(parent).map_err(fail)?;
         }
         let mut found = recovery::recover(dir)?;
+        found.index.most_cached_bytes = options.cached_bytes;
         let state = crate::proto::peer::SegmentState {
             vote: found.index.vote.as_ref().map(Into::into),
             purged: found.index.purged.map(Into::into),

@@ -14,12 +14,12 @@ use crate::raft::types::{Request, log_id};
 const SEGMENT: u64 = 16 << 10;
 
 fn open(dir: &TempDir) -> Result<LogStore, LogError> {
-    let options = LogOptions { segment_bytes: SEGMENT, metrics: Arc::default(), unsafe_no_sync: false };
+    let options = LogOptions { segment_bytes: SEGMENT, ..LogOptions::default() };
     LogStore::open(dir.path(), options).map(|(store, _)| store)
 }
 
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
-    let request = Request(vec![index as u8; bytes].into());
+    let request = Request::new(vec![index as u8; bytes]);
     Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(request) }
 }
 
@@ -219,7 +219,7 @@ async fn the_log_goes_on_behind_an_installed_snapshot() {
 #[tokio::test]
 async fn old_entries_are_read_from_disk_when_memory_is_short() {
     let dir = TempDir::new().unwrap();
-    let options = LogOptions { segment_bytes: 64 << 20, metrics: Arc::default(), unsafe_no_sync: false };
+    let options = LogOptions::default();
     let (mut store, _thread) = LogStore::open(dir.path(), options).unwrap();
     for index in 0..40 {
         append(&mut store, [entry(1, index, 1 << 20)]).await;

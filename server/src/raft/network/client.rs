@@ -12,8 +12,8 @@ use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 use prometheus_client::metrics::counter::Counter;
@@ -73,6 +73,30 @@ struct Link {
     urgent: Channel,
     /// For snapshots, which must not stand in the way of heartbeats.
     bulk: Channel,
+    acknowledged: Arc<Acknowledged>,
+}
+
+/// How far a member has acknowledged entries to this one, the leader of a term.
+#[derive(Default)]
+struct Acknowledged(Mutex<(u64, Option<u64>)>);
+
+impl Acknowledged {
+    /// Takes note of an answer to the leader of this term. If the member has not any more what it had acknowledged, up to where
+    /// that was; once.
+    fn lost(&self, term: u64, answer: &StreamAppendResult<TypeConfig>) -> Option<u64> {
+        let mut known = self.0.lock().expect("no holder of this lock panics");
+        if known.0 != term {
+            *known = (term, None);
+        }
+        match answer {
+            Ok(last) => known.1 = known.1.max(last.map(|last| last.index)),
+            Err(StreamAppendError::Conflict(missing)) if known.1.is_some_and(|known| missing.index <= known) => {
+                return known.1.take();
+            }
+            Err(_) => {}
+        }
+        None
+    }
 }
 
 /// Connections to the other members, one pair each, made when needed.
@@ -125,20 +149,26 @@ impl Peers {
     }
 
     fn client(&self, id: u64, urls: &[String], pick: impl FnOnce(&Link) -> Channel) -> Caller {
+        let channel = self.link(id, urls, pick);
+        let identity = Identity { cluster: hex(self.cluster_id), from: hex(self.member_id), to: hex(id) };
+        PeerClient::with_interceptor(channel, identity)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    fn link<T>(&self, id: u64, urls: &[String], pick: impl FnOnce(&Link) -> T) -> T {
         let mut links = self.links.lock().expect("no holder of this lock panics");
         let link = links.entry(id).or_insert_with(|| {
             let urls = Urls::new(urls);
             Link {
                 urgent: channel(urls.clone(), self.tls.clone()),
                 bulk: channel(urls.clone(), self.tls.clone()),
+                acknowledged: Arc::default(),
                 urls,
             }
         });
         link.urls.set(urls);
-        let identity = Identity { cluster: hex(self.cluster_id), from: hex(self.member_id), to: hex(id) };
-        PeerClient::with_interceptor(pick(link), identity)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
+        pick(link)
     }
 
     /// Asks whoever listens at `urls` what it knows of the cluster.
@@ -168,6 +198,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &PeerNode) -> Target {
         Target {
+            id: target,
+            acknowledged: self.0.link(target, &node.peer_urls, |link| link.acknowledged.clone()),
             counts: self.0.metrics.peers.of(target),
             peers: self.0.clone(),
             client: self.0.caller(target, &node.peer_urls),
@@ -183,7 +215,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 /// One member as openraft sees it.
 pub struct Target {
+    id: u64,
     peers: Arc<Peers>,
+    acknowledged: Arc<Acknowledged>,
     counts: PeerCounts,
     client: Caller,
     bulk: Caller,
@@ -238,6 +272,18 @@ impl Target {
         RPCError::Unreachable(Unreachable::new(&status))
     }
 
+    /// A member that has lost what it had acknowledged gets nothing more from this leader: openraft goes on behind what it has not.
+    fn look(&self, term: u64, answer: &StreamAppendResult<TypeConfig>) {
+        if let Some(acknowledged) = self.acknowledged.lost(term, answer) {
+            tracing::error!(
+                member_id = format!("{:x}", self.id),
+                acknowledged,
+                "a member has lost entries that it had acknowledged: an older copy of its volume was mounted, or its disk \
+                 forgets what it has synced. Remove that member from the cluster, delete its data directory, and add it again"
+            );
+        }
+    }
+
     async fn within<T>(
         &self,
         limit: Duration,
@@ -257,6 +303,7 @@ impl Target {
         let Some(first) = input.next().await else {
             return Ok(futures::stream::empty().boxed());
         };
+        let term = first.vote.leader_id.term;
         let input = futures::stream::iter([first]).chain(input);
         let sent = Arc::new(AtomicU64::new(0));
         let (counter, sent_bytes) = (sent.clone(), self.counts.sent_bytes.clone());
@@ -275,7 +322,10 @@ impl Target {
         let answers = futures::stream::unfold(state, move |state| async move {
             let (mut responses, sent, answered) = state?;
             match this.next_answer(&mut responses, &sent, answered).await? {
-                Ok(answer) => Some((Ok(answer), Some((responses, sent, answered + 1)))),
+                Ok(answer) => {
+                    this.look(term, &answer);
+                    Some((Ok(answer), Some((responses, sent, answered + 1))))
+                }
                 Err(error) => Some((Err(error), None)),
             }
         });
@@ -291,7 +341,9 @@ impl Target {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         futures::stream::unfold((self, input), |(this, mut input)| async move {
-            let request = super::append_to_wire(input.next().await?);
+            let request = input.next().await?;
+            let term = request.vote.leader_id.term;
+            let request = super::append_to_wire(request);
             let client = this.client.clone();
             this.counts.sent_bytes.inc_by(request.encoded_len() as u64);
             let mut beat = Beat { failures: Some(&this.peers.metrics.peers.heartbeat_failures), begun: Instant::now() };
@@ -305,6 +357,9 @@ impl Target {
                 Ok(answer) => super::appended_from_wire(answer).map_err(malformed),
                 Err(status) => Err(this.unreachable(status)),
             };
+            if let Ok(answer) = &answer {
+                this.look(term, answer);
+            }
             Some((answer, (this, input)))
         })
     }
@@ -432,5 +487,25 @@ impl RaftNetworkV2<TypeConfig> for Target {
             return Ok(Ok(()));
         }
         Err(RPCError::Network(NetworkError::from_string(response.refused)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::log_id;
+
+    #[test]
+    fn what_a_member_has_lost_is_told_once() {
+        let known = Acknowledged::default();
+        let conflict = |index| Err(StreamAppendError::Conflict(log_id(1, index)));
+        assert_eq!(known.lost(1, &conflict(0)), None, "it is new");
+        assert_eq!(known.lost(1, &conflict(9)), None, "it lags");
+        assert_eq!(known.lost(1, &Ok(Some(log_id(1, 7)))), None);
+        assert_eq!(known.lost(1, &conflict(8)), None);
+        assert_eq!(known.lost(1, &conflict(7)), Some(7));
+        assert_eq!(known.lost(1, &conflict(7)), None, "once");
+        assert_eq!(known.lost(1, &Ok(Some(log_id(1, 7)))), None);
+        assert_eq!(known.lost(2, &conflict(7)), None, "another leader may have cut it off meanwhile");
     }
 }

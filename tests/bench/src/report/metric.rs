@@ -13,6 +13,10 @@ pub struct Metric {
     pub of: fn(&Figures) -> Option<f64>,
 }
 
+pub fn find(key: &str) -> &'static Metric {
+    METRICS.iter().find(|metric| metric.key == key).expect("a key of the table")
+}
+
 pub const METRICS: &[Metric] = &[
     Metric {
         key: "per_second",

@@ -2,6 +2,7 @@
 
 mod json;
 mod machine;
+pub mod merge;
 mod metric;
 mod svg;
 pub mod table;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
-use crate::case::{Case, Environment};
+use crate::case::{Case, Environment, On};
 use crate::cluster::{Kind, Server};
 use crate::workloads::{Figures, Settings};
 pub use machine::Machine;
@@ -43,18 +44,7 @@ impl Report {
     }
 
     pub fn add(&mut self, case: &Case, server: Kind, figures: Figures) {
-        let is_same =
-            |outcome: &Outcome| outcome.case.environment == case.environment && outcome.case.title() == case.title();
-        let index = self.outcomes.iter().position(is_same).unwrap_or_else(|| {
-            let of_environment = |outcome: &Outcome| outcome.case.environment == case.environment;
-            let index = self.outcomes.iter().rposition(of_environment).map_or(self.outcomes.len(), |last| last + 1);
-            self.outcomes.insert(index, Outcome { case: case.clone(), keelson: Vec::new(), etcd: Vec::new() });
-            index
-        });
-        match server {
-            Kind::Keelson => self.outcomes[index].keelson.push(figures),
-            Kind::Etcd => self.outcomes[index].etcd.push(figures),
-        }
+        add(&mut self.outcomes, case, server, figures);
     }
 
     /// Something is missing; it is told once, however many rounds it is missing in.
@@ -63,12 +53,28 @@ impl Report {
             self.failures.push(failure);
         }
     }
+}
 
-    /// Outcomes by environment, in the order in which they were measured.
-    fn groups(&self) -> impl Iterator<Item = (Environment, &[Outcome])> {
-        let groups = self.outcomes.chunk_by(|one, other| one.case.environment == other.case.environment);
-        groups.map(|outcomes| (outcomes[0].case.environment, outcomes))
+/// Figures join those of the same case; a new case stands behind the others of its environment.
+fn add(outcomes: &mut Vec<Outcome>, case: &Case, server: Kind, figures: Figures) {
+    let is_same =
+        |outcome: &Outcome| outcome.case.environment == case.environment && outcome.case.title() == case.title();
+    let index = outcomes.iter().position(is_same).unwrap_or_else(|| {
+        let of_environment = |outcome: &Outcome| outcome.case.environment == case.environment;
+        let index = outcomes.iter().rposition(of_environment).map_or(outcomes.len(), |last| last + 1);
+        outcomes.insert(index, Outcome { case: case.clone(), keelson: Vec::new(), etcd: Vec::new() });
+        index
+    });
+    match server {
+        Kind::Keelson => outcomes[index].keelson.push(figures),
+        Kind::Etcd => outcomes[index].etcd.push(figures),
     }
+}
+
+/// Outcomes by environment, in the order in which they were measured.
+fn groups(outcomes: &[Outcome]) -> impl Iterator<Item = (Environment, &[Outcome])> {
+    let groups = outcomes.chunk_by(|one, other| one.case.environment == other.case.environment);
+    groups.map(|outcomes| (outcomes[0].case.environment, outcomes))
 }
 
 impl Outcome {
@@ -86,9 +92,26 @@ impl Outcome {
 
     /// Ours to etcd's.
     fn ratio(&self, metric: &Metric) -> Option<f64> {
-        let (ours, etcd) = (self.median(Kind::Keelson, metric)?, self.median(Kind::Etcd, metric)?);
-        (ours > 0.0 && etcd > 0.0).then(|| ours / etcd)
+        quotient(self.median(Kind::Keelson, metric), self.median(Kind::Etcd, metric))
     }
+
+    /// How many operations a second go on beside something else, of those of `put` without it.
+    fn undisturbed(&self, all: &[Outcome], server: Kind) -> Option<f64> {
+        let same = |other: &&Outcome| circumstances(&other.case) == circumstances(&self.case);
+        let alone = all.iter().filter(same).find(|outcome| outcome.case.workload.name == "put");
+        let alone = alone.filter(|_| self.case.workload.is_beside())?;
+        let per_second = metric::find("per_second");
+        quotient(self.median(server, per_second), alone.median(server, per_second))
+    }
+}
+
+fn circumstances(case: &Case) -> (Environment, usize, On, Option<f64>) {
+    (case.environment, case.clients, case.on, case.rate)
+}
+
+fn quotient(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    let (one, other) = (one?, other?);
+    (one > 0.0 && other > 0.0).then(|| one / other)
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -103,21 +126,27 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 /// Writes all forms into `folder`, and says which files these are.
 pub fn write(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
+    let chart = svg::chart(&report.outcomes, Outcome::ratio);
+    let forms = [("json", json::text(report)), ("md", table::markdown(report)), ("svg", chart)];
+    write_forms(&forms, folder, &report.started.format(NAME).to_string())
+}
+
+/// Names of files are times.
+const NAME: &str = "%Y%m%dT%H%M%SZ";
+
+fn write_forms(forms: &[(&str, String)], folder: &Path, name: &str) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let name = report.started.format("%Y%m%dT%H%M%SZ");
-    let forms = [("json", json::text(report)), ("md", table::markdown(report)), ("svg", svg::chart(report))];
-    let write = |(extension, text): (&str, String)| {
+    let write = |(extension, text): &(&str, String)| {
         let path = folder.join(format!("{name}.{extension}"));
         fs::write(&path, text).with_context(|| path.display().to_string())?;
         Ok(path)
     };
-    forms.into_iter().map(write).collect()
+    forms.iter().map(write).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::On;
     use crate::workloads::Workload;
 
     /// A case of two rounds on etcd, and of one on ours.
@@ -147,10 +176,25 @@ mod tests {
     #[test]
     fn ratios_are_of_medians_ours_to_theirs() {
         let outcome = outcome();
-        let of = |name: &str| METRICS.iter().find(|metric| metric.key == name).expect("a metric");
-        assert_eq!(outcome.ratio(of("per_second")), Some(3.0));
-        assert_eq!(outcome.ratio(of("p99_ms")), Some(0.25));
-        assert_eq!(outcome.ratio(of("seconds")), None);
+        assert_eq!(outcome.ratio(metric::find("per_second")), Some(3.0));
+        assert_eq!(outcome.ratio(metric::find("p99_ms")), Some(0.25));
+        assert_eq!(outcome.ratio(metric::find("seconds")), None);
+    }
+
+    #[test]
+    fn what_goes_on_beside_something_is_compared_with_puts_alone() {
+        let mut report = report();
+        let case = report.outcomes[0].case.clone();
+        let joining = Workload::find("put-while-joining").expect("a workload");
+        let of = |per_second| Figures { per_second: Some(per_second), ..Figures::default() };
+        for (clients, per_second) in [(100, 24_000.0), (7, 1.0)] {
+            report.add(&Case { workload: joining, clients, ..case.clone() }, Kind::Keelson, of(per_second));
+        }
+        let all = &report.outcomes;
+        let found: Vec<_> = all.iter().map(|outcome| outcome.undisturbed(all, Kind::Keelson)).collect();
+        assert_eq!(found, [None, Some(0.8), None]);
+        let text = table::markdown(&report);
+        assert!(text.contains("\n- put-while-joining, 100 clients: keelson 80 %\n"), "{text}");
     }
 
     #[test]
@@ -163,6 +207,6 @@ mod tests {
         report.add(&case, Kind::Etcd, Figures::default());
         let found: Vec<_> = report.outcomes.iter().map(|outcome| (outcome.case.clients, outcome.etcd.len())).collect();
         assert_eq!(found, [(100, 3), (7, 1), (100, 1)]);
-        assert_eq!(report.groups().count(), 2);
+        assert_eq!(groups(&report.outcomes).count(), 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{METRICS, Metric, Outcome, Report};
+use super::{METRICS, Metric, Outcome, groups, metric};
 
 const WIDTH: f64 = 900.0;
 const LABELS: f64 = 330.0;
@@ -25,11 +25,10 @@ const STYLE: &str = "
 ";
 
 /// What is not measured for both servers is left out.
-pub fn chart(report: &Report) -> String {
-    let groups: Vec<_> = report
-        .groups()
+pub fn chart(outcomes: &[Outcome], ratio: impl Fn(&Outcome, &Metric) -> Option<f64>) -> String {
+    let groups: Vec<_> = groups(outcomes)
         .map(|(environment, outcomes)| {
-            let rows: Vec<_> = outcomes.iter().map(|outcome| (outcome.case.title(), marks(outcome))).collect();
+            let rows: Vec<_> = outcomes.iter().map(|outcome| (outcome.case.title(), marks(outcome, &ratio))).collect();
             (environment.title(), rows.into_iter().filter(|(_, marks)| !marks.is_empty()).collect::<Vec<_>>())
         })
         .filter(|(_, rows)| !rows.is_empty())
@@ -66,12 +65,12 @@ pub fn chart(report: &Report) -> String {
 }
 
 /// Metrics of the chart, and how many times better ours is. What takes its time has it in the place of a latency.
-fn marks(outcome: &Outcome) -> Vec<(usize, f64)> {
+fn marks(outcome: &Outcome, ratio: impl Fn(&Outcome, &Metric) -> Option<f64>) -> Vec<(usize, f64)> {
     let better = |metric: &Metric| {
-        let ratio = outcome.ratio(metric)?;
+        let ratio = ratio(outcome, metric)?;
         Some(if metric.more_is_better { ratio } else { 1.0 / ratio })
     };
-    let seconds = METRICS.iter().find(|metric| metric.key == "seconds").and_then(better);
+    let seconds = better(metric::find("seconds"));
     let marks = charted().enumerate().map(|(index, metric)| {
         let is_latency = metric.key == "p99_ms";
         (index, better(metric).or(seconds.filter(|_| is_latency)))
@@ -155,7 +154,7 @@ mod tests {
     #[test]
     fn better_is_further_right_whatever_is_measured() {
         // Three times the throughput, a quarter of the latency.
-        assert_eq!(marks(&outcome()), [(0, 3.0), (1, 4.0)]);
+        assert_eq!(marks(&outcome(), Outcome::ratio), [(0, 3.0), (1, 4.0)]);
         let axis = Axis::over([3.0, 4.0].into_iter());
         assert!(axis.x(0.5) < axis.x(1.0) && axis.x(1.0) < axis.x(3.0) && axis.x(3.0) < axis.x(4.0));
         assert!(axis.x(4.0) <= WIDTH - RIGHT);
@@ -179,7 +178,7 @@ mod tests {
     #[test]
     fn labels_cannot_break_out_of_the_chart() {
         assert_eq!(escaped(r#"a<b> & "c""#), "a&lt;b&gt; &amp; &quot;c&quot;");
-        let chart = chart(&report());
+        let chart = chart(&report().outcomes, Outcome::ratio);
         assert!(chart.contains(">put, 100 clients</text>") && chart.ends_with("</svg>\n"), "{chart}");
     }
 }

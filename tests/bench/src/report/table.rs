@@ -1,35 +1,53 @@
 //! Markdown that reads well on a terminal too.
 
-use super::{METRICS, Outcome, Report};
-use crate::cluster::Kind;
+use chrono::{DateTime, Utc};
+
+use super::{METRICS, Machine, Outcome, Report, groups};
+use crate::cluster::{Kind, Server};
 use crate::progress::grouped;
 
 /// What was measured on what, and a table for each environment.
 pub fn markdown(report: &Report) -> String {
-    let settings = &report.settings;
-    let servers = report.servers.iter().map(|server| {
+    let seconds = report.settings.length.as_secs_f64();
+    let mut text = head(report.started, &report.machine, &report.servers, seconds) + "; medians.\n";
+    for (environment, outcomes) in groups(&report.outcomes) {
+        let rounds = outcomes.iter().flat_map(|outcome| [outcome.keelson.len(), outcome.etcd.len()]).max().unwrap_or(0);
+        let rounds = if rounds == 1 { "1 round".to_owned() } else { format!("{rounds} rounds") };
+        text += &format!("\n### {}: {rounds}\n\n", environment.title());
+        text += &aligned(&rows(outcomes));
+        text += &beside(outcomes);
+    }
+    text + &missing(&report.failures)
+}
+
+/// When, where and what.
+pub fn head(started: DateTime<Utc>, machine: &Machine, servers: &[Server], seconds: f64) -> String {
+    let servers = servers.iter().map(|server| {
         let named = [server.kind.name(), &server.version].into_iter().map(str::to_owned);
         let build =
             (!server.build.contains(' ') || server.kind == Kind::Keelson).then(|| format!("({})", server.build));
         named.chain(build).chain(server.flags.clone()).collect::<Vec<_>>().join(" ")
     });
-    let mut text = format!(
-        "{}; {}. {}; rounds of {} s; medians.\n",
-        report.started.format("%Y-%m-%d"),
-        report.machine,
-        servers.collect::<Vec<_>>().join(", "),
-        settings.length.as_secs_f64()
-    );
-    for (environment, outcomes) in report.groups() {
-        let rounds = outcomes.iter().flat_map(|outcome| [outcome.keelson.len(), outcome.etcd.len()]).max().unwrap_or(0);
-        let rounds = if rounds == 1 { "1 round".to_owned() } else { format!("{rounds} rounds") };
-        text += &format!("\n### {}: {rounds}\n\n", environment.title());
-        text += &aligned(&rows(outcomes));
-    }
-    if !report.failures.is_empty() {
-        text += &format!("\nMissing:\n- {}\n", report.failures.join("\n- "));
-    }
-    text
+    let servers = servers.collect::<Vec<_>>().join(", ");
+    format!("{}; {machine}. {servers}; rounds of {seconds} s", started.format("%Y-%m-%d"))
+}
+
+/// What went on beside something else, and how much of what goes on alone that was.
+pub fn beside(outcomes: &[Outcome]) -> String {
+    let line = |outcome: &Outcome| {
+        let of = |server| {
+            let part = outcome.undisturbed(outcomes, server)?;
+            Some(format!("{} {:.0} %", server.name(), part * 100.0))
+        };
+        let parts: Vec<_> = [Kind::Keelson, Kind::Etcd].into_iter().filter_map(of).collect();
+        (!parts.is_empty()).then(|| format!("- {}: {}\n", outcome.case.title(), parts.join(", ")))
+    };
+    let lines: String = outcomes.iter().filter_map(line).collect();
+    if lines.is_empty() { lines } else { format!("\nOperations a second, of those of `put` alone:\n{lines}") }
+}
+
+pub fn missing(failures: &[String]) -> String {
+    if failures.is_empty() { String::new() } else { format!("\nMissing:\n- {}\n", failures.join("\n- ")) }
 }
 
 fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
@@ -59,7 +77,7 @@ fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
 }
 
 /// Three significant digits, or all of a large number.
-fn figure(value: f64) -> String {
+pub fn figure(value: f64) -> String {
     match value.abs() {
         large if large >= 99.5 => grouped(value.round() as u64),
         tens if tens >= 9.95 => format!("{value:.1}"),
@@ -69,7 +87,7 @@ fn figure(value: f64) -> String {
 }
 
 /// The first row is the header; figures stand to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
     let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
     let mut text = String::new();

@@ -14,7 +14,7 @@ mod watch;
 use std::time::Duration;
 
 use anyhow::Result;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::case::{Case, On};
 use crate::cluster::{Cluster, Usage};
@@ -83,7 +83,8 @@ pub struct Scene<'a> {
 }
 
 /// What was measured once. What does not apply is none.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Figures {
     /// Operations; keys of a fill; events that watchers heard of.
     pub per_second: Option<f64>,
@@ -133,6 +134,11 @@ impl Workload {
             }
             Kind::Single(run) => run(scene),
         }
+    }
+
+    /// Whether something else goes on beside its clients.
+    pub fn is_beside(&self) -> bool {
+        matches!(self.kind, Kind::Beside(..))
     }
 
     /// Whether it is the fill of a cluster, which every cluster begins with.

@@ -102,7 +102,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "put-while-joining",
-        about: "puts, while new members join and catch up",
+        about: "puts, while new members join and catch up; how many of those of `put` alone",
         clients: 100,
         on: Leader,
         kind: Beside(kv::put, maintenance::join_and_leave),
@@ -138,7 +138,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "lease-keep-alive",
-        about: "of random leases, each client on a stream of its own",
+        about: "of random ones of 100,000 leases (--leases), each client on a stream of its own",
         clients: 100,
         on: Leader,
         kind: Load(lease::keep_alive),

@@ -27,7 +27,7 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     cluster.settled(3).await?;
     let mut nobody = cluster.connect(&cluster.endpoints().await?[0]).await?;
     ensure!(nobody.put("/app/a", "1", None).await.is_err(), "somebody without a user wrote");
-    let mut app = as_user(&cluster, "app", "one").await?;
+    let mut app = as_user(&cluster, "app", "first-of-app").await?;
     app.put("/app/a", "1", None).await?;
     ensure!(app.put("/other", "1", None).await.is_err(), "app wrote where it may not");
 
@@ -46,18 +46,18 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     page.run("patch secret app-password").await?;
     // Its label is why the operator is told at once.
     wait_for("the new password", Duration::from_secs(20), || async {
-        as_user(&cluster, "app", "two").await?;
+        as_user(&cluster, "app", "second-of-app").await?;
         Ok(Some(()))
     })
     .await?;
-    ensure!(as_user(&cluster, "app", "one").await.is_err(), "the old password is still good");
+    ensure!(as_user(&cluster, "app", "first-of-app").await.is_err(), "the old password is still good");
 
     let before = password;
     page.run("patch secret/demo-auth-root").await?;
     wait_for("root's new password", PATIENCE, || async {
-        as_user(&cluster, "root", "another").await?;
+        as_user(&cluster, "root", "second-of-root").await?;
         let applied = cluster.secret("demo-auth-root").await?["applied-password"].clone();
-        Ok((applied == b"another").then_some(()))
+        Ok((applied == b"second-of-root").then_some(()))
     })
     .await?;
     ensure!(as_user(&cluster, "root", &before).await.is_err(), "root's old password is still good");
@@ -66,8 +66,8 @@ async fn users_and_roles_are_as_declared_and_the_operator_goes_on_as_root() -> R
     cluster.scale(1).await?;
     cluster.settled(1).await?;
     page.run("kubectl delete etcduser/app").await?;
-    ensure!(as_user(&cluster, "app", "two").await.is_err(), "the user is still there");
-    restored(&cluster, "another").await?;
+    ensure!(as_user(&cluster, "app", "second-of-app").await.is_err(), "the user is still there");
+    restored(&cluster, "second-of-root").await?;
     cluster.remove().await
 }
 

@@ -44,7 +44,7 @@ async fn reaches(cluster: &Cluster, name: &str, phase: &str) -> Result<Value> {
 /// Credentials that moto takes; a real S3's are those of the environment.
 async fn credentials(cluster: &Cluster) -> Result<()> {
     let value = |name: &str| {
-        let value = std::env::var(name).unwrap_or_else(|_| "any".into());
+        let value = std::env::var(name).unwrap_or_else(|_| format!("any {name}"));
         (name.to_string(), ByteString(value.into_bytes()))
     };
     let data = BTreeMap::from(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(value));
@@ -74,6 +74,7 @@ async fn a_backup_on_a_volume_is_taken_verified_and_deleted_by_the_lines_of_the_
     .await?;
 
     ensure!(page.run("backup-schedule.yaml").await?.contains("demo-nightly"), "there is no schedule");
+    crate::kubectl::backs_up(&cluster).await?;
     page.run("recovered.yaml").await?;
     let restored = Cluster { name: "demo-restored".into(), ..cluster.clone() };
     restored.settled(3).await?;

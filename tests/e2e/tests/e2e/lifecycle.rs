@@ -27,6 +27,7 @@ fn ids(object: &Value) -> Vec<String> {
 async fn a_cluster_is_parked_resumed_paused_and_deleted_and_keeps_its_data() -> Result<()> {
     let cluster = Cluster::apply("demo", 3).await?;
     cluster.settled(3).await?;
+    crate::kubectl::looks_after(&cluster).await?;
     let page = Page::open("lifecycle.md", &cluster.namespace).await?;
     let before = (claims(&cluster).await?, ids(&cluster.get().await?));
     let writer = Writer::start(&cluster);

@@ -1,20 +1,18 @@
 //! `spec.tls`, by the very lines of docs/operator-tls.md.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, ensure};
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use k8s_openapi::jiff::Timestamp;
 use keelson_e2e::{
     cluster::{Cluster, PATIENCE, clusters, condition, manifest},
+    issuer::{Authority, CaIssuer, write_secret},
     page::Page,
     wait_for,
     writer::Writer,
 };
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use serde_json::{Value, json};
 
 fn certificates(object: &Value) -> Vec<(String, String)> {
@@ -124,12 +122,7 @@ async fn are_kept(cluster: &Cluster) -> Result<()> {
 
 /// Certificates of an authority of the test's own, in three Secrets.
 async fn give(cluster: &Cluster) -> Result<()> {
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.distinguished_name.push(DnType::CommonName, "given");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    let ca = authority.self_signed(&key)?.pem();
-    let issuer = Issuer::new(authority, key);
+    let authority = Authority::new()?;
     let host = format!("{}-members.{}.svc", cluster.name, cluster.namespace);
     let service = format!("{}-client.{}.svc", cluster.name, cluster.namespace);
     let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
@@ -138,23 +131,71 @@ async fn give(cluster: &Cluster) -> Result<()> {
         ("peer", vec![format!("*.{host}"), host], vec![server, client.clone()]),
         ("client", Vec::new(), vec![client]),
     ];
-    let api: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     for (name, names, usages) in kinds {
         let mut leaf = CertificateParams::new(names)?;
         leaf.extended_key_usages = usages;
-        let key = KeyPair::generate()?;
-        let certificate = leaf.signed_by(&key, &issuer)?;
-        let bytes = |text: String| ByteString(text.into_bytes());
-        let data = BTreeMap::from([
-            ("tls.crt".to_string(), bytes(certificate.pem())),
-            ("tls.key".to_string(), bytes(key.serialize_pem())),
-            ("ca.crt".to_string(), bytes(ca.clone())),
-        ]);
-        let mut secret = Secret { data: Some(data), type_: Some("kubernetes.io/tls".into()), ..Default::default() };
-        secret.metadata.name = Some(name.into());
-        api.patch(name, &PatchParams::apply("e2e").force(), &Patch::Apply(&secret)).await?;
+        write_secret(cluster, name, authority.sign(&leaf)?).await?;
     }
     Ok(())
+}
+
+/// Waits until members and clients trust one authority, and applications have the certificate that is in this Secret.
+async fn handed_out(cluster: &Cluster, source: &str) -> Result<()> {
+    wait_for("certificates of the other authority", PATIENCE, || async {
+        let (given, now) =
+            (cluster.secret(source).await?, cluster.secret(&format!("{}-client-tls", cluster.name)).await?);
+        let authorities = cluster.secret(&format!("{}-ca", cluster.name)).await?;
+        let alone = !authorities.contains_key("old.crt") && !authorities.contains_key("next.crt");
+        let trusted = authorities["ca.crt"] == given["ca.crt"] && now["ca.crt"] == given["ca.crt"];
+        Ok((alone && trusted && now["tls.crt"] == given["tls.crt"]).then_some(()))
+    })
+    .await
+}
+
+/// Waits until the status names this Secret as what is missing.
+async fn awaits(cluster: &Cluster, secret: &str) -> Result<()> {
+    wait_for("a word on what is missing", PATIENCE, || async {
+        let status = cluster.get().await?["status"].clone();
+        Ok((status["tls"]["waitingFor"] == format!("Secret {secret} to be there")).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn certificates_of_an_issuer_are_renewed_and_come_from_another_authority() -> Result<()> {
+    let mut cluster = Cluster::unborn("issued").await?;
+    cluster.tls = true;
+    let issuer = CaIssuer::new(&cluster, "our-ca").await?;
+    let mut object = manifest("issued", 3);
+    object["spec"]["tls"] = json!({"overlap": "2s", "issuerRef": {"name": "our-ca"}});
+    let api = clusters(&cluster.client, &cluster.namespace);
+    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    awaits(&cluster, "issued-server-issued").await?;
+    issuer.renew().await?;
+    cluster.settled(3).await?;
+    strangers_are_refused(&cluster).await?;
+    let before = cluster.starts().await?;
+    let writer = Writer::start(&cluster);
+    writer.progress(50).await?;
+
+    let issued = certificates(&cluster.get().await?);
+    issuer.issue_again().await?;
+    replaced(&cluster, &issued).await?;
+    handed_out(&cluster, "issued-client-issued").await?;
+    writer.progress(50).await?;
+
+    let authority = issuer.renew().await?;
+    issuer.issue_again().await?;
+    wait_for("the other authority", PATIENCE, || async {
+        Ok((cluster.secret("issued-client-tls").await?["ca.crt"] == authority.pem.as_bytes()).then_some(()))
+    })
+    .await?;
+    handed_out(&cluster, "issued-client-issued").await?;
+    writer.progress(50).await?;
+    ensure!(cluster.starts().await? == before, "members were restarted");
+    println!("{} acknowledged writes are there", writer.verify().await?);
+    cluster.remove().await?;
+    issuer.end().await
 }
 
 #[tokio::test]
@@ -166,11 +207,7 @@ async fn given_certificates_are_replaced_by_those_of_another_authority_and_by_th
         json!({"overlap": "2s", "secrets": {"server": "server", "peer": "peer", "client": "client"}});
     let api = clusters(&cluster.client, &cluster.namespace);
     api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-    wait_for("a word on what is missing", PATIENCE, || async {
-        let status = cluster.get().await?["status"].clone();
-        Ok((status["tls"]["waitingFor"] == "Secret server to be there").then_some(()))
-    })
-    .await?;
+    awaits(&cluster, "server").await?;
     give(&cluster).await?;
     cluster.settled(3).await?;
     let before = cluster.starts().await?;
@@ -178,13 +215,7 @@ async fn given_certificates_are_replaced_by_those_of_another_authority_and_by_th
     writer.progress(50).await?;
 
     give(&cluster).await?;
-    wait_for("certificates of the other authority", PATIENCE, || async {
-        let (given, now) = (cluster.secret("client").await?, cluster.secret("given-client-tls").await?);
-        let authorities = cluster.secret("given-ca").await?;
-        let alone = !authorities.contains_key("old.crt") && !authorities.contains_key("next.crt");
-        Ok((alone && now["tls.crt"] == given["tls.crt"]).then_some(()))
-    })
-    .await?;
+    handed_out(&cluster, "client").await?;
     writer.progress(50).await?;
 
     cluster.patch(json!({"tls": {"secrets": null}})).await?;

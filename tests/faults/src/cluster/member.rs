@@ -57,6 +57,16 @@ struct Process {
     _shared: Option<Shared>,
 }
 
+/// Ends with its handle, and is gone then: who starts next may listen at the same addresses.
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 impl Member {
     pub fn new(
         index: usize,
@@ -151,8 +161,7 @@ impl Member {
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true);
+            .stderr(log);
         let attached = self.disk.as_ref().map(|disk| disk.attach(&mut command)).transpose()?;
         let why = "setpriv (of util-linux) starts servers so that they end with the harness";
         let child = command.spawn().context(why)?;

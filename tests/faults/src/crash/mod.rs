@@ -2,6 +2,7 @@
 //! step, the next one before its second. Each time the kernel may have all that was written, or the power fails, too. What is
 //! started then with what is left must have what was acknowledged, and nothing half.
 
+mod force;
 mod install;
 mod lone;
 mod membership;
@@ -49,6 +50,8 @@ pub enum Scenario {
     Restore,
     /// A learner joins, becomes a voter and is removed, while the leader or another voter dies
     Membership,
+    /// The only one that is left of three members removes the others
+    ForceNewCluster,
 }
 
 /// What happens to what was not synced.
@@ -164,6 +167,7 @@ enum Stage {
     Install(Box<install::Install>),
     Restore(restore::Restore),
     Membership(Box<membership::Membership>),
+    ForceNewCluster(force::Force),
 }
 
 impl Stage {
@@ -175,6 +179,7 @@ impl Stage {
             Scenario::Installation => Self::Install(install::Install::prepare(settings).await?.into()),
             Scenario::Restore => Self::Restore(restore::Restore::prepare(settings).await?),
             Scenario::Membership => Self::Membership(membership::Membership::prepare(settings).await?.into()),
+            Scenario::ForceNewCluster => Self::ForceNewCluster(force::Force::prepare(settings).await?),
         })
     }
 
@@ -185,6 +190,7 @@ impl Stage {
             Self::Install(install) => install.live(life).await,
             Self::Restore(restore) => restore.live(life).await,
             Self::Membership(membership) => membership.live(life).await,
+            Self::ForceNewCluster(force) => force.live(life).await,
         }
     }
 }
