@@ -25,6 +25,8 @@ e2e=$(program e2e)
 api_faults=$(program api_faults)
 scale=$(program scale)
 export KEELSON_OPERATOR=$target/release/keelson-operator
+# An error tells where it comes from; a backtrace of it would push that out of sight.
+export RUST_LIB_BACKTRACE=0
 
 # Everything, or what the arguments ask for; commands are put after what is in `where`.
 where=()

@@ -37,8 +37,12 @@ pub fn clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
 
 /// The resources of a kind of `keelson.dev` in a namespace.
 pub fn resources(client: &Client, namespace: &str, kind: &str) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("keelson.dev", "v1alpha1", kind);
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&gvk))
+    resources_of(client, namespace, &GroupVersionKind::gvk("keelson.dev", "v1alpha1", kind))
+}
+
+/// The resources of a kind in a namespace.
+pub fn resources_of(client: &Client, namespace: &str, kind: &GroupVersionKind) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(kind))
 }
 
 /// An EtcdCluster of `size` members with a small volume each.

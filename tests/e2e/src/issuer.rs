@@ -3,20 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use futures::{StreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, watcher};
 use kube::{Api, ResourceExt};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, PATIENCE, resources_of};
 use crate::wait_for;
 
 const MANAGER: &str = "keelson-e2e";
@@ -132,8 +136,7 @@ impl CaIssuer {
 }
 
 fn resources(cluster: &Cluster, kind: &str) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("cert-manager.io", "v1", kind);
-    Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &ApiResource::from_gvk(&gvk))
+    resources_of(&cluster.client, &cluster.namespace, &GroupVersionKind::gvk("cert-manager.io", "v1", kind))
 }
 
 /// The kind as far as the stand-in needs it.
@@ -156,11 +159,16 @@ fn definition(kind: &str, plural: &str) -> Value {
     })
 }
 
+/// Looks again whenever a Certificate or a Secret has changed: that of the authority may come last.
 async fn stand_in(cluster: Cluster) {
-    loop {
-        // What fails is tried again: a test waits for what comes of it.
-        let _ = fill(&cluster).await;
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let secrets = watcher(secrets, Config::default()).default_backoff().map(drop);
+    let certificates = watcher(resources(&cluster, "Certificate"), Config::default()).default_backoff().map(drop);
+    let mut changes = pin!(stream::select(secrets, certificates));
+    while changes.next().await.is_some() {
+        if let Err(error) = fill(&cluster).await {
+            println!("the stand-in for cert-manager waits for a change: {error:#}");
+        }
     }
 }
 
