@@ -19,7 +19,7 @@ use bytes::{BufMut, Bytes};
 use super::view::{KeyRecord, LeaseRecord, RevRecord, Stamp, ViewError};
 
 /// A value up to this many bytes is also stored beside its key, where a range reads it without a second look-up.
-pub const INLINE_VALUE_BYTES: usize = 1024;
+pub const INLINE_VALUE_BYTES: usize = 512;
 
 /// A revision: the transaction's number, and the position of one change within the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
