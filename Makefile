@@ -87,7 +87,7 @@ faults: ## clusters of 3 and 5 members under faults, judged: SEED=0 SECONDS=300 
 crashes: ## members killed before their steps towards what is durable: SECONDS=1800 ARGS="--every 5"
 	@deploy/prerequisites.sh test
 	@$(MAKE) --no-print-directory build
-	$(programs)/keelson-faults --crash founding,rotation,truncation,installation,restore,membership,force-new-cluster \
+	$(programs)/keelson-faults --crash founding,rotation,truncation,installation,restore,recovery,membership,force-new-cluster \
 		--within $(or $(SECONDS),1800) $(ARGS)
 
 soak: ## the same for HOURS=, with any seeds

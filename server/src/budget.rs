@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,8 +25,9 @@ pub struct Budget {
     /// What waits to be sent, the oldest first; only what came while memory was short.
     unsent: Mutex<BTreeMap<u64, (Instant, Taker)>>,
     next: AtomicU64,
-    /// Whoever has it waits for memory.
-    turn: Mutex<()>,
+    /// Whether somebody waits for memory, at the condition below.
+    waited_for: AtomicBool,
+    given_back: (Mutex<()>, Condvar),
 }
 
 impl Budget {
@@ -38,7 +38,8 @@ impl Budget {
             taken: AtomicUsize::new(0),
             unsent: Mutex::default(),
             next: AtomicU64::new(0),
-            turn: Mutex::default(),
+            waited_for: AtomicBool::new(false),
+            given_back: Default::default(),
         })
     }
 
@@ -126,17 +127,15 @@ impl Share {
         if self.grow(bytes) {
             return true;
         }
-        let Ok(_turn) = self.budget.turn.try_lock() else { return false };
-        let begun = Instant::now();
-        loop {
-            if self.budget.taken.load(Ordering::Relaxed) <= self.budget.limit {
-                return true;
-            }
-            if begun.elapsed() > PATIENCE {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(1));
+        let budget = &self.budget;
+        if budget.waited_for.swap(true, Ordering::SeqCst) {
+            return false;
         }
+        let (lock, given_back) = &budget.given_back;
+        let short = |_: &mut ()| budget.taken.load(Ordering::SeqCst) > budget.limit;
+        let waited = given_back.wait_timeout_while(lock.lock().expect(LOCK), PATIENCE, short).expect(LOCK);
+        budget.waited_for.store(false, Ordering::SeqCst);
+        !waited.1.timed_out()
     }
 
     /// Whether nothing was counted.
@@ -194,8 +193,15 @@ pub fn shared(bytes: Bytes, share: impl Send + 'static) -> Bytes {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.taken > 0 {
-            self.budget.taken.fetch_sub(self.taken, Ordering::Relaxed);
+        if self.taken == 0 {
+            return;
+        }
+        self.budget.taken.fetch_sub(self.taken, Ordering::SeqCst);
+        if self.budget.waited_for.load(Ordering::SeqCst) {
+            let (lock, given_back) = &self.budget.given_back;
+            // With the lock, so that who waits has looked before that, or waits already.
+            let _lock = lock.lock().expect(LOCK);
+            given_back.notify_all();
         }
     }
 }
@@ -284,10 +290,10 @@ mod tests {
         let budget = Budget::new(100);
         let (mut first, mut second) = (budget.share(1), budget.share(1));
         assert!(first.grow(60) && second.grow(40));
-        let waits = thread::spawn(move || first.grow_in_turn(40));
+        let waits = std::thread::spawn(move || first.grow_in_turn(40));
         // Until it has its turn.
-        while budget.turn.try_lock().is_ok() {
-            thread::yield_now();
+        while !budget.waited_for.load(Ordering::SeqCst) {
+            std::thread::yield_now();
         }
         assert!(!second.grow_in_turn(1), "another one waits");
         drop(second);

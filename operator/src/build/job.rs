@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, PodSpec, PodTemplateSpec, SecretKeySelector, Volume,
-    VolumeMount,
+    Container, EmptyDirVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 
 use super::certificates::BUNDLE;
 use super::pod::{TLS_DIR, restricted, restricted_container, secret_volume};
-use super::root::APPLIED;
+use super::root::{self, APPLIED};
 use super::store;
 use crate::backup::Task;
 use crate::crd::{EtcdBackup, EtcdBackupStatus, EtcdCluster, PullPolicy};
@@ -87,7 +86,7 @@ fn pod(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdClus
     }
     let mut env = access.env;
     if let (Task::Create, Some(names), true) = (task, &names, cluster.is_some_and(|it| it.spec.auth.is_some())) {
-        env.push(root_password(names));
+        env.push(root::variable(names.root_secret(), APPLIED, true));
     }
     if task == Task::Verify {
         mounts.push(mount("scratch", SCRATCH_DIR, false));
@@ -121,12 +120,6 @@ fn pod(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdClus
     }
 }
 
-/// The password that root has in the store.
-fn root_password(names: &Names) -> EnvVar {
-    let key = SecretKeySelector { name: names.root_secret(), key: APPLIED.into(), optional: Some(true) };
-    let value_from = Some(EnvVarSource { secret_key_ref: Some(key), ..Default::default() });
-    EnvVar { name: "KEELSON_PASSWORD".into(), value: None, value_from }
-}
 
 fn arguments(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdCluster>, task: Task) -> Vec<String> {
     let names = cluster.map(Names::of);

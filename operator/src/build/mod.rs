@@ -1,6 +1,7 @@
 //! Renders the objects of a cluster, one file for each kind: functions of the EtcdCluster and the plan, without input or output.
 
 mod certificates;
+mod etcd;
 mod issued;
 mod job;
 mod pdb;

@@ -11,10 +11,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::certificates::{BUNDLE, PEER, SERVER};
 use super::statefulset::VOLUME;
+use super::etcd;
 use super::store::{self, Access};
 use crate::crd::{EtcdCluster, PullPolicy, Transport};
 use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
-use crate::plan::{Recovery, Start};
+use crate::plan::{Origin, Recovery, Start};
 
 /// Where the volume is mounted; the server keeps everything below it.
 const DATA_DIR: &str = "/var/lib/keelson";
@@ -41,9 +42,9 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
     }
     let mut before = None;
     if let Start::Recover(recovery) = start {
-        let access = store::access(&recovery.file.store);
-        volumes.extend(access.volumes.clone());
-        before = Some(vec![recover(cluster, names, ordinal, recovery, access)]);
+        let way = way(&recovery.origin);
+        volumes.extend(way.access.volumes.clone());
+        before = Some(vec![recover(cluster, names, ordinal, recovery, way)]);
     }
     PodSpec {
         init_containers: before,
@@ -83,13 +84,33 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
     }
 }
 
+/// How the data are reached.
+struct Way {
+    url: String,
+    flags: Vec<String>,
+    access: Access,
+}
+
+fn way(origin: &Origin) -> Way {
+    match origin {
+        Origin::File(file) => {
+            Way { url: store::url(&file.store, &file.path), flags: Vec::new(), access: store::access(&file.store) }
+        }
+        Origin::Etcd(source) => {
+            let (flags, access) = etcd::access(source);
+            Way { url: source.endpoint.clone(), flags, access }
+        }
+    }
+}
+
 /// What fills the volume of the first member. It does nothing if there is a member already, so that it may run at each start.
-fn recover(cluster: &EtcdCluster, names: &Names, ordinal: u32, recovery: &Recovery, access: Access) -> Container {
-    let Recovery { file, revision_bump, skip_hash_check } = recovery;
+fn recover(cluster: &EtcdCluster, names: &Names, ordinal: u32, recovery: &Recovery, way: Way) -> Container {
+    let Recovery { revision_bump, skip_hash_check, .. } = recovery;
+    let Way { url, flags, access } = way;
     let mut args = vec![
         "backup".into(),
         "restore".into(),
-        store::url(&file.store, &file.path),
+        url,
         format!("--name={}", names.member(ordinal)),
         format!("--data-dir={DATA_DIR}"),
         format!("--initial-cluster={}={}", names.member(ordinal), names.peer_url(ordinal)),
@@ -98,6 +119,7 @@ fn recover(cluster: &EtcdCluster, names: &Names, ordinal: u32, recovery: &Recove
         format!("--bump-revision={revision_bump}"),
         "--mark-compacted".into(),
     ];
+    args.extend(flags);
     args.extend(skip_hash_check.then(|| "--skip-hash-check".into()));
     let mut mounts = vec![VolumeMount { name: VOLUME.into(), mount_path: DATA_DIR.into(), ..Default::default() }];
     mounts.extend(access.mounts);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, Secret, SecretKeySelector};
 
 use super::{metadata, text};
 use crate::crd::EtcdCluster;
@@ -14,6 +14,13 @@ use crate::names::Names;
 pub const PASSWORD: &str = "password";
 /// Key of the password that the store has.
 pub const APPLIED: &str = "applied-password";
+
+/// The password as `keelson-server backup` takes it.
+pub(super) fn variable(secret: String, key: &str, optional: bool) -> EnvVar {
+    let key = SecretKeySelector { name: secret, key: key.into(), optional: optional.then_some(true) };
+    let value_from = Some(EnvVarSource { secret_key_ref: Some(key), ..Default::default() });
+    EnvVar { name: "KEELSON_PASSWORD".into(), value: None, value_from }
+}
 
 /// Root's Secret with this password. It has no owner: whoever has the volumes or a backup needs it.
 pub fn root_secret(cluster: &EtcdCluster, password: &str) -> Secret {

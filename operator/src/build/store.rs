@@ -80,7 +80,7 @@ impl Access {
         }));
     }
 
-    fn mount(&mut self, volume: &str, path: &str, read_only: bool) {
+    pub(super) fn mount(&mut self, volume: &str, path: &str, read_only: bool) {
         self.mounts.push(VolumeMount {
             name: volume.into(),
             mount_path: path.into(),

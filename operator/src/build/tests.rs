@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::*;
 use crate::backup::Task;
-use crate::crd::{EtcdBackup, StoredFile};
+use crate::crd::{EtcdBackup, EtcdSource, StoredFile};
 use crate::names::{CONFIG_HASH, IMAGE, ROLE_LABEL};
 use crate::pki::Pair;
 use crate::plan::tls::Holder;
-use crate::plan::{PodRole, Recovery};
+use crate::plan::{Origin, PodRole, Recovery};
 
 fn cluster(spec: serde_json::Value) -> EtcdCluster {
     serde_json::from_value(json!({
@@ -172,8 +172,15 @@ fn the_first_member_of_a_recovered_cluster() {
     let cluster = cluster(json!({"size": 3, "tls": {}, "resources": {"limits": {"memory": "1Gi"}}}));
     let store = serde_json::from_value(json!({"volume": {"claimName": "kept"}})).unwrap();
     let file = StoredFile { store, path: "ns/old/first.db.zst".into() };
-    let recovery = Box::new(Recovery { file, revision_bump: 1_000_000_000, skip_hash_check: true });
-    golden("recovered.yaml", yaml(&stateful_set(&cluster, 0, &Start::Recover(recovery), PodRole::Voter)));
+    let recovered = |origin, skip_hash_check| {
+        let recovery = Box::new(Recovery { origin, revision_bump: 1_000_000_000, skip_hash_check });
+        yaml(&stateful_set(&cluster, 0, &Start::Recover(recovery), PodRole::Voter))
+    };
+    golden("recovered.yaml", recovered(Origin::File(file), true));
+    let (endpoint, secret) = ("https://old.db:2379".into(), |name: &str| Some(name.to_owned()));
+    let (ca_secret, certificate_secret) = (secret("old-ca"), secret("old-client"));
+    let source = EtcdSource { endpoint, ca_secret, certificate_secret, root_secret: secret("old-root") };
+    golden("copied.yaml", recovered(Origin::Etcd(source), false));
 }
 
 #[test]

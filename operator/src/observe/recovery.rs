@@ -3,7 +3,7 @@
 use kube::{Api, Client};
 
 use crate::crd::{EtcdBackup, EtcdCluster, StoredFile};
-use crate::plan::{Recovery, RecoverySource};
+use crate::plan::{Origin, Recovery, RecoverySource};
 
 /// The data that a cluster is to begin with, as long as it has not begun.
 pub async fn recovery(client: &Client, cluster: &EtcdCluster) -> Option<RecoverySource> {
@@ -11,17 +11,18 @@ pub async fn recovery(client: &Client, cluster: &EtcdCluster) -> Option<Recovery
     if cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some()) {
         return None;
     }
-    let found = |file| {
+    let found = |origin| {
         let (revision_bump, skip_hash_check) = (spec.revision_bump, spec.skip_hash_check);
-        RecoverySource::Found(Box::new(Recovery { file, revision_bump, skip_hash_check }))
+        RecoverySource::Found(Box::new(Recovery { origin, revision_bump, skip_hash_check }))
     };
     let Some(name) = &spec.backup else {
-        return spec.file.clone().map(found);
+        let given = spec.file.clone().map(Origin::File).or_else(|| spec.etcd.clone().map(Origin::Etcd));
+        return given.map(found);
     };
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let backup = Api::<EtcdBackup>::namespaced(client.clone(), namespace).get_opt(name).await;
     Some(match backup {
-        Ok(Some(backup)) => file_of(&backup).map_or_else(RecoverySource::Awaited, found),
+        Ok(Some(backup)) => file_of(&backup).map_or_else(RecoverySource::Awaited, |file| found(Origin::File(file))),
         Ok(None) => RecoverySource::Awaited(format!("EtcdBackup {name} to be there")),
         Err(error) => RecoverySource::Awaited(format!("EtcdBackup {name} to be readable: {error}")),
     })

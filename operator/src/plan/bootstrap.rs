@@ -20,7 +20,7 @@ pub(super) fn plan(situation: &Situation) -> Plan {
                 .hands_off(Step::wait(what, Phase::Pending, reason).during(situation.recorded.operation.clone()));
         }
         Some(RecoverySource::Found(recovery)) => {
-            let location = recovery.file.store.location(&recovery.file.path);
+            let location = recovery.origin.location();
             (Start::Recover(recovery.clone()), format!(", with the data of {location}"))
         }
     };

@@ -30,7 +30,7 @@ use std::fmt;
 
 pub use check::{Violation, check};
 pub use observed::{
-    Alarm, AlarmKind, Answer, Child, Member, Observed, Pod, PodRole, Recovery, RecoverySource, Store, Volume,
+    Alarm, AlarmKind, Answer, Child, Member, Observed, Origin, Pod, PodRole, Recovery, RecoverySource, Store, Volume,
 };
 pub use quorum::{healthy, quorum};
 pub use skew::tag;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{StoredFile, Transport};
+use crate::crd::{EtcdSource, StoredFile, Transport};
 
 /// Everything that one pass saw.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,11 +44,30 @@ pub enum RecoverySource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovery {
     /// Where it is.
-    pub file: StoredFile,
+    pub origin: Origin,
     /// Revisions that are skipped.
     pub revision_bump: i64,
     /// Whether the file may lack a checksum.
     pub skip_hash_check: bool,
+}
+
+/// Where data are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In a store of backups.
+    File(StoredFile),
+    /// With a cluster that runs.
+    Etcd(EtcdSource),
+}
+
+impl Origin {
+    /// In words.
+    pub fn location(&self) -> String {
+        match self {
+            Self::File(file) => file.store.location(&file.path),
+            Self::Etcd(source) => source.endpoint.clone(),
+        }
+    }
 }
 
 /// A StatefulSet or a claim, as far as the planner looks.

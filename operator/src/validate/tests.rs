@@ -262,8 +262,16 @@ fn backups_and_what_is_recovered_from_them_name_one_source_and_keep_it() {
     let recovered = |recovery: Value| resource("demo", json!({"bootstrap": {"recovery": recovery}}));
     let one = recovered(json!({"backup": "one"}));
     assert_eq!(refused_by_definition(one.clone(), None), [""; 0]);
-    assert!(refused_by_definition(recovered(json!({})), None)[0].contains("exactly one of backup and file"));
-    for other in [recovered(json!({"backup": "two"})), resource("demo", json!({}))] {
+    let etcd = |endpoint: &str| recovered(json!({"etcd": {"endpoint": endpoint}}));
+    assert_eq!(refused_by_definition(etcd("https://old.db:2379"), None), [""; 0]);
+    let both = recovered(json!({"backup": "one", "etcd": {"endpoint": "http://old:2379"}}));
+    for not_one in [recovered(json!({})), both] {
+        assert!(refused_by_definition(not_one, None)[0].contains("exactly one of backup, file and etcd"));
+    }
+    for no_url in ["old:2379", "http://old:2379/path", "http://one:2379,http://two:2379"] {
+        assert!(refused_by_definition(etcd(no_url), None)[0].contains("endpoint"), "{no_url}");
+    }
+    for other in [recovered(json!({"backup": "two"})), etcd("http://old:2379"), resource("demo", json!({}))] {
         assert!(refused_by_definition(other, Some(one.clone()))[0].contains("spec.bootstrap cannot be changed"));
     }
 }

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::create::create;
 use super::fetch::fetch;
 use super::place::Place;
-use super::recover::recover;
+use super::recover::{Origin, recover};
 use super::source::{Member, Source};
 use super::verify::{Expected, verify};
 use super::{BackupError, io_error};
@@ -36,7 +36,10 @@ Usage:
       --report               write what is printed to this file, too
 
   keelson-server backup restore LOCATION --data-dir DIR [flags]
-    Make the first member of a new cluster, with the flags of `snapshot restore`. Does nothing if DIR holds a member.
+    Make the first member of a new cluster, with the flags of `snapshot restore`. Does nothing if DIR holds a member. LOCATION may
+    also be the URL of a running member, ours or etcd's, whose data are copied:
+      --cacert, --cert, --key, --user
+                             as for create
 
   keelson-server backup delete LOCATION
     Delete a backup.
@@ -47,8 +50,9 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP; GOOGLE_SERVICE_
 AZURE_STORAGE_ACCOUNT_KEY; SSL_CERT_FILE.
 ";
 
-const CREATE: &[(&str, bool)] =
-    &[("endpoint", true), ("cacert", true), ("cert", true), ("key", true), ("user", true), ("report", true)];
+/// What a member is shown, and trusted by.
+const MEMBER: &[(&str, bool)] = &[("cacert", true), ("cert", true), ("key", true), ("user", true)];
+const CREATE: &[(&str, bool)] = &[("endpoint", true), ("report", true)];
 const VERIFY: &[(&str, bool)] =
     &[("scratch-dir", true), ("revision", true), ("hash", true), ("compact-revision", true), ("report", true)];
 const DELETE: &[(&str, bool)] = &[("report", true)];
@@ -66,10 +70,10 @@ pub fn run(arguments: &[String]) -> Option<Result<String, Failure>> {
     Some(match words.as_slice() {
         ["backup"] => Ok(USAGE.to_owned()),
         ["backup", ..] if wants_help => Ok(USAGE.to_owned()),
-        ["backup", "create", rest @ ..] => Given::read(rest, CREATE).and_then(|given| create_command(&given)),
+        ["backup", "create", rest @ ..] => Given::read(rest, &[CREATE, MEMBER].concat()).and_then(|given| create_command(&given)),
         ["backup", "fetch", rest @ ..] => Given::read(rest, &[]).and_then(|given| fetch_command(&given)),
         ["backup", "verify", rest @ ..] => Given::read(rest, VERIFY).and_then(|given| verify_command(&given)),
-        ["backup", "restore", rest @ ..] => Given::read(rest, RESTORE).and_then(|given| restore_command(&given)),
+        ["backup", "restore", rest @ ..] => Given::read(rest, &[RESTORE, MEMBER].concat()).and_then(|given| restore_command(&given)),
         ["backup", "delete", rest @ ..] => Given::read(rest, DELETE).and_then(|given| delete_command(&given)),
         ["backup", other, ..] => Err(bad_arguments(format!("unknown command {other:?} for \"keelson-server backup\""))),
         _ => return None,
@@ -78,20 +82,24 @@ pub fn run(arguments: &[String]) -> Option<Result<String, Failure>> {
 
 fn create_command(given: &Given) -> Result<String, Failure> {
     let place = place(given.file("backup create")?)?;
+    let member = member(given, given.text("endpoint", "http://localhost:2379"))?;
+    let created = block_on(async { create(&Source::connect(&member).await?, &place, terminated()).await })?;
+    report(given, &created)
+}
+
+/// The member at this URL.
+fn member(given: &Given, endpoint: &str) -> Result<Member, Failure> {
     let path = |flag| Some(given.text(flag, "")).filter(|path| !path.is_empty()).map(PathBuf::from);
     let identity = match (path("cert"), path("key")) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
         _ => return Err(bad_arguments("--cert and --key go together")),
     };
-    let endpoint = given.text("endpoint", "http://localhost:2379").to_owned();
     let login = match given.text("user", "") {
         "" => None,
         user => Some((user.to_owned(), std::env::var("KEELSON_PASSWORD").unwrap_or_default())),
     };
-    let member = Member { endpoint, ca: path("cacert"), identity, login };
-    let created = block_on(async { create(&Source::connect(&member).await?, &place, terminated()).await })?;
-    report(given, &created)
+    Ok(Member { endpoint: endpoint.to_owned(), ca: path("cacert"), identity, login })
 }
 
 fn fetch_command(given: &Given) -> Result<String, Failure> {
@@ -120,13 +128,17 @@ fn verify_command(given: &Given) -> Result<String, Failure> {
 }
 
 fn restore_command(given: &Given) -> Result<String, Failure> {
-    let place = place(given.file("backup restore")?)?;
+    let location = given.file("backup restore")?;
+    let origin = match location.to_str().filter(|url| url.starts_with("http://") || url.starts_with("https://")) {
+        Some(url) => Origin::Member(member(given, url)?),
+        None => Origin::Stored(place(location)?),
+    };
     let settings = restore_settings(given)?;
     if settings.wal_dir.is_some() {
         return Err(bad_arguments("--wal-dir is not possible here"));
     }
     let folder = settings.data_dir.display();
-    match recover(&place, &settings)? {
+    match recover(&origin, &settings)? {
         Some(outcome) => eprintln!(
             "restored into {folder}: member {:x} of cluster {:x}, revision {}",
             outcome.restored.member_id, outcome.restored.cluster_id, outcome.revision

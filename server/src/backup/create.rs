@@ -10,7 +10,7 @@ use zstd::stream::write::Encoder;
 
 use super::BackupError;
 use super::place::Place;
-use super::source::Source;
+use super::source::{Source, cut_off};
 
 /// Bytes of a part of an upload. Stores take 10 000 parts.
 const PART_BYTES: usize = 8 << 20;
@@ -96,9 +96,7 @@ impl Upload {
         let mut stream = source.snapshot().await?;
         let mut checked = Checked::default();
         loop {
-            let message = stream.message().await;
-            let message = message.map_err(|status| BackupError::Member("Snapshot", Box::new(status)))?;
-            let Some(message) = message else {
+            let Some(message) = stream.message().await.map_err(cut_off)? else {
                 return checked.finish();
             };
             checked.add(&message.blob);
@@ -108,14 +106,16 @@ impl Upload {
     }
 
     async fn pass_on(&mut self) -> Result<(), BackupError> {
-        let ready = std::mem::take(self.encoder.get_mut());
+        let ready = self.encoder.get_mut();
         if ready.is_empty() {
             return Ok(());
         }
         self.sum.update(&ready);
         self.bytes += ready.len() as u64;
         self.parts.wait_for_capacity(PARTS).await?;
-        self.parts.put(ready.into());
+        // Copied, for a part would keep the room that is left behind the bytes, too.
+        self.parts.write(ready);
+        ready.clear();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! From a store into a file.
+//! From a store, or a running member, into a file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,6 +9,7 @@ use object_store::ObjectStoreExt;
 use zstd::stream::write::Decoder;
 
 use super::place::Place;
+use super::source::{Source, cut_off};
 use super::{BackupError, io_error};
 
 /// What every Zstandard frame begins with.
@@ -25,6 +26,17 @@ pub async fn fetch(place: &Place, to: &Path) -> Result<(), BackupError> {
         sink = sink.write(&chunk).map_err(failed)?;
     }
     sink.finish().map_err(io_error(to))
+}
+
+/// Copies a running member's snapshot into a new file. One that was cut off is found out likewise.
+pub async fn copy(source: &Source, to: &Path) -> Result<(), BackupError> {
+    source.catch_up().await?;
+    let mut file = BufWriter::new(File::create_new(to).map_err(io_error(to))?);
+    let mut stream = source.snapshot().await?;
+    while let Some(message) = stream.message().await.map_err(cut_off)? {
+        file.write_all(&message.blob).map_err(io_error(to))?;
+    }
+    file.flush().map_err(io_error(to))
 }
 
 /// What is compressed is seen by its first bytes.

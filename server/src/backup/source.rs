@@ -1,4 +1,4 @@
-//! The member that a backup is taken of, over etcd's API.
+//! The member that a backup is taken of, or whose data are copied, over etcd's API.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -107,8 +107,13 @@ impl Source {
     /// Its snapshot.
     pub async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>, BackupError> {
         let answer = MaintenanceClient::new(self.channel.clone()).snapshot(SnapshotRequest {}).await;
-        answer.map(|it| it.into_inner()).map_err(|status| BackupError::Member("Snapshot", Box::new(status)))
+        answer.map(|it| it.into_inner()).map_err(cut_off)
     }
+}
+
+/// A snapshot that is refused, or cut off.
+pub(super) fn cut_off(status: Status) -> BackupError {
+    BackupError::Member("Snapshot", Box::new(status))
 }
 
 /// A token; none if authentication is not on.

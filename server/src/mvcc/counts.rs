@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::KeyRange;
 
 /// Keys of a block that is made.
-const BLOCK_KEYS: i64 = 256;
+const BLOCK_KEYS: i64 = 64;
 /// A block with more keys shall be divided.
 const MOST_KEYS: i64 = 2 * BLOCK_KEYS;
 /// Blocks that are copied together when one of them changes while somebody else looks at them.

@@ -20,13 +20,8 @@ pub fn unbounded(_: usize) -> bool {
 
 /// Answers a Range request with every option, as long as there is room for the answer. The header carries only the revision.
 pub fn range<V: View>(view: &V, request: &RangeRequest, room: &mut Room<'_>) -> Result<RangeResponse, ReadError> {
-    let current = view.revision();
-    let at = if request.revision <= 0 { current } else { request.revision };
-    check_revision(view, at)?;
-    let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
-    let wanted = Wanted::of(request);
-    let known = if wanted.is_limited() { count(view, &keys, at)? } else { None };
-    let (count, mut kvs) = match known {
+    let Asked { at, keys, wanted, count } = Asked::of(view, request)?;
+    let (count, mut kvs) = match count {
         Some(count) => (count, first(view, &keys, at, &wanted, room)?),
         None => collect(view, &keys, at, &wanted, room)?,
     };
@@ -41,8 +36,29 @@ pub fn range<V: View>(view: &V, request: &RangeRequest, room: &mut Room<'_>) -> 
             kv.value = Bytes::new();
         }
     }
-    let header = Some(ResponseHeader { revision: current, ..Default::default() });
+    let header = Some(ResponseHeader { revision: view.revision(), ..Default::default() });
     Ok(RangeResponse { header, kvs, more, count })
+}
+
+/// What a request asks a view for.
+pub(super) struct Asked {
+    /// The revision.
+    pub(super) at: i64,
+    pub(super) keys: KeyRange,
+    pub(super) wanted: Wanted,
+    /// How many keys there are, if that is known without a look at each of them and they need not be looked at for the answer.
+    pub(super) count: Option<i64>,
+}
+
+impl Asked {
+    pub(super) fn of<V: View>(view: &V, request: &RangeRequest) -> Result<Self, ReadError> {
+        let at = if request.revision <= 0 { view.revision() } else { request.revision };
+        check_revision(view, at)?;
+        let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
+        let wanted = Wanted::of(request);
+        let count = if wanted.is_limited() { count(view, &keys, at)? } else { None };
+        Ok(Self { at, keys, wanted, count })
+    }
 }
 
 /// Whether the view can be read at that revision.
@@ -98,7 +114,7 @@ impl Wanted {
     }
 
     /// Less than all keys of the range need to be looked at, but for their number.
-    pub(super) fn is_limited(&self) -> bool {
+    fn is_limited(&self) -> bool {
         self.limit < usize::MAX
     }
 
@@ -112,7 +128,7 @@ impl Wanted {
 const MOST_CHANGES: usize = 10_000;
 
 /// The number of keys of the range at a revision, if that is known without a look at each.
-pub(super) fn count<V: View>(view: &V, keys: &KeyRange, at: i64) -> Result<Option<i64>, ViewError> {
+fn count<V: View>(view: &V, keys: &KeyRange, at: i64) -> Result<Option<i64>, ViewError> {
     let known = if matches!(keys, KeyRange::One(_)) { None } else { view.count(keys)? };
     let Some(mut count) = known else { return Ok(None) };
     let mut changes = 0;

@@ -6,8 +6,8 @@ use bytes::{BufMut, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, bool, encode_key, encode_varint, encoded_len_varint, int64, key_len, message};
 
-use super::range::{Found, Room, Wanted, check_revision, count, walk};
-use super::{KeyRange, ReadError, View};
+use super::range::{Asked, Found, Room, walk};
+use super::{ReadError, View};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::{RangeRequest, ResponseHeader};
@@ -46,11 +46,7 @@ pub fn range<V: View>(
     may_take: &mut Room<'_>,
 ) -> Result<RangeBytes, ReadError> {
     let revision = view.revision();
-    let at = if request.revision <= 0 { revision } else { request.revision };
-    check_revision(view, at)?;
-    let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
-    let wanted = Wanted::of(request);
-    let known = if wanted.is_limited() { count(view, &keys, at)? } else { None };
+    let Asked { at, keys, wanted, count: known } = Asked::of(view, request)?;
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let mut pieces = vec![BytesMut::with_capacity(PIECE_BYTES.0)];
     pieces[0].put_bytes(0, prefix);

@@ -30,9 +30,11 @@ pub enum Column {
 }
 
 impl Column {
-    const ALL: [Column; 5] = [Column::Rev, Column::Key, Column::Lease, Column::Auth, Column::Meta];
+    /// All of them.
+    pub const ALL: [Column; 5] = [Column::Rev, Column::Key, Column::Lease, Column::Auth, Column::Meta];
 
-    fn name(self) -> &'static str {
+    /// RocksDB's name of it.
+    pub fn name(self) -> &'static str {
         match self {
             Column::Rev => "rev",
             Column::Key => "key",
@@ -121,13 +123,17 @@ impl Database {
     /// Rewrites all files.
     pub fn rewrite(&self) -> Result<(), StorageError> {
         self.flush()?;
+        Column::ALL.into_iter().for_each(|column| self.rewrite_range(column, None, None));
+        Ok(())
+    }
+
+    /// Rewrites the files that have keys from `start` to `end`, both included, or from the first or to the last one.
+    /// Nothing tells whether that failed.
+    pub fn rewrite_range(&self, column: Column, start: Option<&[u8]>, end: Option<&[u8]>) {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        for column in Column::ALL {
-            self.rocks().compact_range_cf_opt(self.column(column), None::<&[u8]>, None::<&[u8]>, &options);
-        }
-        Ok(())
+        self.rocks().compact_range_cf_opt(self.column(column), start, end, &options);
     }
 
     /// What the files take that are read from.

@@ -3,56 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
 use super::Store;
 use super::read::ReadView;
+use super::worker::Orders;
 use crate::mvcc::counts::{Blocks, KeyCounts};
 use crate::mvcc::{KeyRange, RevKey, RevRecord, View, ViewError};
 
 /// Keys between two looks at whether the store was closed.
 const LOOK_EVERY: usize = 1024;
-
-/// What the thread shall do.
-#[derive(Debug, Default)]
-pub struct Counter {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct State {
-    wanted: bool,
-    closed: bool,
-}
-
-impl Counter {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while holding it")
-    }
-
-    /// There is something to count.
-    pub fn want(&self) {
-        self.lock().wanted = true;
-        self.changed.notify_all();
-    }
-
-    /// Ends the thread, soon.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for work; false when the store was closed.
-    fn wait_for_work(&self) -> bool {
-        let idle = |state: &mut State| !state.closed && !state.wanted;
-        let mut state = self.changed.wait_while(self.lock(), idle).expect("nothing panics while holding it");
-        state.wanted = false;
-        !state.closed
-    }
-}
 
 /// The counts that belong to a committed state.
 #[derive(Debug, Default)]
@@ -116,10 +78,10 @@ impl Counted {
 }
 
 /// Runs until the store is closed. Does not hold the store while it counts.
-pub fn run(store: Weak<Store>, counter: Arc<Counter>) {
-    while counter.wait_for_work() {
+pub fn run(store: &Weak<Store>, orders: &Orders) {
+    while orders.wait() {
         let Some(view) = store.upgrade().map(|open| open.begin_count()) else { return };
-        let found = count(&view, &counter);
+        let found = count(&view, orders);
         match (found, store.upgrade()) {
             (Ok(Some(found)), Some(open)) => open.end_count(&view, found),
             (Err(error), Some(open)) => {
@@ -133,7 +95,7 @@ pub fn run(store: Weak<Store>, counter: Arc<Counter>) {
 }
 
 /// The keys of crowded blocks in blocks of a better size; all keys if they were never counted. None if the store was closed.
-fn count(view: &ReadView, counter: &Counter) -> Result<Option<Vec<Blocks>>, ViewError> {
+fn count(view: &ReadView, orders: &Orders) -> Result<Option<Vec<Blocks>>, ViewError> {
     let ranges = view.counts().map_or_else(|| vec![KeyRange::From(Bytes::new())], |counts| counts.crowded());
     let (mut found, mut seen, mut closed) = (Vec::new(), 0, false);
     for range in ranges {
@@ -143,7 +105,7 @@ fn count(view: &ReadView, counter: &Counter) -> Result<Option<Vec<Blocks>>, View
                 blocks.add(key);
             }
             seen += 1;
-            closed = seen % LOOK_EVERY == 0 && counter.lock().closed;
+            closed = seen % LOOK_EVERY == 0 && orders.closed();
             Ok(if closed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if closed {

@@ -5,7 +5,9 @@
 //! - [`recent`]: newest versions of keys in memory;
 //! - [`batch`]: many commands' changes in one write;
 //! - [`compact`]: removal of superseded versions;
-//! - [`counter`]: how many keys there are, in the background;
+//! - [`merge`]: small files become larger ones;
+//! - [`counter`]: how many keys there are;
+//! - [`worker`]: a background thread;
 //! - [`load`]: a new store out of a history that was made elsewhere;
 //! - [`place`]: which directory holds the state, and how it is replaced.
 //!
@@ -14,8 +16,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
 use std::time::Instant;
 
 use prost::Message;
@@ -33,9 +35,11 @@ mod columns;
 mod compact;
 mod counter;
 mod load;
+mod merge;
 mod place;
 mod read;
 mod recent;
+mod worker;
 
 #[cfg(test)]
 mod tests;
@@ -47,9 +51,10 @@ pub use read::ReadView;
 
 use columns::{Column, Database, meta};
 use compact::Progress;
-use counter::{Counted, Counter};
+use counter::Counted;
 use place::Place;
 use read::Facts;
+use worker::Worker;
 
 /// Why the store failed. Except when opening or installing, the process must stop: what is on disk is then unknown.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +131,8 @@ pub struct Store {
     flushed: Mutex<Option<Vec<u8>>>,
     unflushed_bytes: AtomicU64,
     removal: Arc<Progress>,
-    counter: Arc<Counter>,
-    counting: OnceLock<JoinHandle<()>>,
+    counter: Worker,
+    merger: Worker,
     /// A copy of `head.facts.auth.enabled`, for a look without a lock.
     auth_enabled: AtomicBool,
 }
@@ -152,7 +157,6 @@ impl Store {
         let (head, removed) = Head::load(database)?;
         let removal = Arc::new(Progress::default());
         removal.set(head.facts.compact_revision, removed);
-        let counter = Arc::new(Counter::default());
         let store = Arc::new(Self {
             options,
             cache,
@@ -163,8 +167,8 @@ impl Store {
             head: RwLock::new(head),
             unflushed_bytes: AtomicU64::new(0),
             removal: Arc::clone(&removal),
-            counter: Arc::clone(&counter),
-            counting: OnceLock::new(),
+            counter: Worker::default(),
+            merger: Worker::default(),
         });
         store.fit_cache();
         let fail = |source| io_error(dir, source);
@@ -172,9 +176,10 @@ impl Store {
         let compaction = thread::Builder::new().name("compaction".to_owned());
         compaction.spawn(move || compact::run(weak, removal)).map_err(fail)?;
         let weak = Arc::downgrade(&store);
-        let counting = thread::Builder::new().name("key-counter".to_owned());
-        let counting = counting.spawn(move || counter::run(weak, counter)).map_err(fail)?;
-        store.counting.get_or_init(|| counting);
+        store.counter.start("key-counter", move |orders| counter::run(&weak, orders)).map_err(fail)?;
+        let weak = Arc::downgrade(&store);
+        store.merger.start("file-merger", move |orders| merge::run(&weak, orders)).map_err(fail)?;
+        store.merger.want();
         Ok(store)
     }
 
@@ -229,6 +234,7 @@ impl Store {
             (Arc::clone(&head.database), head.applied.clone())
         };
         database.flush()?;
+        self.merger.want();
         self.fit_cache();
         let mut flushed = self.flushed();
         // Not if the state was replaced meanwhile.
@@ -268,6 +274,7 @@ impl Store {
         let old = std::mem::replace(&mut *self.head_mut(), head);
         old.database.discard();
         self.counter.want();
+        self.merger.want();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         *self.flushed() = applied;
         self.fit_cache();
@@ -413,12 +420,13 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.removal.close();
         self.counter.close();
-        // It may hold a view, and with it the database open.
-        if let Some(counting) = self.counting.take().filter(|counting| counting.thread().id() != thread::current().id())
-            && counting.join().is_err()
-        {
-            tracing::error!("the thread that counts keys panicked");
-        }
+        self.merger.close();
+        // A merge ends before it is done. What is in memory is flushed, as when a database is closed.
+        let head = self.head.get_mut().unwrap_or_else(PoisonError::into_inner);
+        head.database.rocks().cancel_all_background_work(false);
+        // Either may hold the database open.
+        self.counter.join();
+        self.merger.join();
     }
 }
 

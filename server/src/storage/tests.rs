@@ -411,3 +411,28 @@ fn ranges_are_counted_at_any_revision_while_blocks_are_divided() {
     .unwrap();
     assert_eq!(view.count(&all).unwrap(), Some(keys));
 }
+
+/// As of a member that gets a write now and then for a day.
+#[test]
+fn files_of_small_flushes_do_not_pile_up() {
+    const FLUSHES: usize = 500;
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (store, at_once) = (open(dir.path()), open(other.path()));
+    let files = || store.head().database.rocks().live_files().unwrap().len();
+    let mut most = 0;
+    for number in 0..FLUSHES {
+        let write = || [put(&format!("k{number:05}"), &number.to_string())];
+        apply(&store, write());
+        apply(&at_once, write());
+        store.flush().unwrap();
+        most = most.max(files());
+    }
+    let begun = Instant::now();
+    // Of each of three column families fewer than 32 of each of two sizes stay, and those of the first level.
+    while files() > 200 {
+        assert!(begun.elapsed().as_secs() < 30, "{} files, once {most}", files());
+        std::thread::yield_now();
+    }
+    assert_eq!(hash::hash_kv(&store.view(), 0), hash::hash_kv(&at_once.view(), 0));
+    assert_eq!(get(&store.view(), "k00007", 0).as_deref(), Some("7"));
+}

@@ -257,7 +257,8 @@ async fn peak_mib(place: &str, member: &Member) -> u64 {
     peak_kib >> 10
 }
 
-/// What the description of `spec.pod.resources` says, and what four parts of an upload may be apart.
+/// What the description of `spec.pod.resources` says. Five parts of 8 MiB, of which one is being filled, are all that is kept
+/// of an upload: how many there are at once is up to the disk.
 #[tokio::test]
 async fn memory_of_a_backup_does_not_grow_with_the_data() {
     let (member, client) = single().await;
@@ -268,7 +269,7 @@ async fn memory_of_a_backup_does_not_grow_with_the_data() {
     fill_large(&client, 30..200).await;
     let large = peak_mib(&place, &member).await;
     println!("{small} MiB for 30 MB, {large} MiB for 200 MB");
-    assert!(small > 10 && large < 100 && large < small + 32, "{small} MiB, then {large} MiB");
+    assert!(small > 10 && large < 100 && large < small + 40, "{small} MiB, then {large} MiB");
 }
 
 /// A server of an object store, as long as this lives.

@@ -242,9 +242,9 @@ async fn we_restore_and_serve_a_real_etcds_snapshot() {
     assert_eq!(compacted.1, "etcdserver: mvcc: required revision has been compacted");
 }
 
-/// As the operator does it for `bootstrap.recovery.file`: by a URL, compressed or not, at later revisions.
+/// As the operator does it: by the URL of a snapshot, compressed or not, or of the running etcd; at later revisions.
 #[tokio::test]
-async fn we_restore_a_real_etcds_snapshot_by_its_url() {
+async fn we_take_over_what_a_real_etcd_has_by_a_url() {
     let Some(etcd) = reference("etcd") else { return };
     let etcd = Etcd::start(&etcd, |_| {}).await;
     let mut client = etcd.client().await;
@@ -256,22 +256,11 @@ async fn we_restore_a_real_etcds_snapshot_by_its_url() {
     save(etcd.client_url.clone(), &plain).await;
     let file = File::open(&plain).expect("a snapshot");
     std::fs::write(&compressed, zstd::encode_all(file, 3).expect("compressed")).expect("written");
-    for file in [plain, compressed] {
+    let file = |file: &Path| format!("file://{}", file.display());
+    for origin in [file(&plain), file(&compressed), etcd.client_url.clone()] {
         let mut member = Member::new("restored");
-        let flags = [
-            format!("file://{}", file.display()),
-            "--name=restored".into(),
-            format!("--data-dir={}", member.data_dir().display()),
-            format!("--initial-cluster=restored={}", member.peer_url()),
-            format!("--initial-advertise-peer-urls={}", member.peer_url()),
-            "--initial-cluster-token=ns-demo-1234".into(),
-            "--bump-revision=1000000000".into(),
-            "--mark-compacted".into(),
-        ];
-        let flags = flags.iter().map(String::as_str);
-        run(PROGRAM, &["backup", "restore"].into_iter().chain(flags).collect::<Vec<_>>()).expect("restored");
-        member.start(&[&format!("--initial-cluster=restored={}", member.peer_url())]);
-        let mut restored = member.client().await;
+        take_over(&member, &origin, &[]).expect("restored");
+        let mut restored = start_alone(&mut member).await;
         // The hash is of later revisions.
         let ours = told(&mut restored).await;
         assert_eq!(Told { hash: theirs.hash, ..ours }, theirs);
@@ -280,6 +269,19 @@ async fn we_restore_a_real_etcds_snapshot_by_its_url() {
         let compacted = refusal(restored.get("a", Some(GetOptions::new().with_revision(last))).await);
         assert_eq!(compacted.1, "etcdserver: mvcc: required revision has been compacted");
     }
+}
+
+/// Makes the data directory of a member that is alone, of what is at the URL.
+fn take_over(member: &Member, origin: &str, more: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(PROGRAM);
+    command.env_clear().env("KEELSON_PASSWORD", "secret").args(["backup", "restore", origin, "--mark-compacted"]);
+    command.args(["--initial-cluster-token=ns-demo-1234", "--bump-revision=1000000000"]).args(more);
+    command.arg(format!("--name={}", member.name)).arg("--data-dir").arg(member.data_dir());
+    command.arg(format!("--initial-cluster={}={}", member.name, member.peer_url()));
+    command.arg(format!("--initial-advertise-peer-urls={}", member.peer_url()));
+    let output = command.output().expect("the program runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(told) } else { Err(told) }
 }
 
 /// Root, and a user who may read `a` only.
@@ -319,13 +321,32 @@ async fn users_and_roles_move_both_ways() {
     let file = member.folder.path().join("snapshot.db");
     save(etcd.client_url.clone(), &file).await;
     restore(&member, &file, &[]).expect("restored");
-    let initial_cluster = format!("--initial-cluster=restored={}", member.peer_url());
-    member.start(&[&initial_cluster]);
+    member.start(&[&format!("--initial-cluster=restored={}", member.peer_url())]);
     check_auth(&member.client_url()).await;
 
     save(member.client_url(), &file).await;
     let back = Etcd::start(&program, |etcd| etcd.restore(&etcdutl, &file, &[])).await;
     check_auth(&back.client_url).await;
+}
+
+/// Only root may have everything, and what is refused leaves nothing that looks like a member.
+#[tokio::test]
+async fn a_running_etcd_that_knows_its_users_is_copied_as_root_only() {
+    let Some(program) = reference("etcd") else { return };
+    let etcd = Etcd::start(&program, |_| {}).await;
+    enable_auth(&mut etcd.client().await).await;
+    let mut member = Member::new("copied");
+    for (user, complaint) in
+        [(&[][..], "user name is empty"), (&["--user=u"], "authentication failed, invalid user ID or password")]
+    {
+        let refused = take_over(&member, &etcd.client_url, user).expect_err("refused");
+        assert!(refused.contains(complaint), "{refused}");
+    }
+    let nobody = take_over(&member, "http://127.0.0.1:1", &[]).expect_err("nobody is there");
+    assert!(nobody.contains("http://127.0.0.1:1: ") && nobody.contains("refused"), "{nobody}");
+    take_over(&member, &etcd.client_url, &["--user=root"]).expect("copied");
+    member.start(&[&format!("--initial-cluster=copied={}", member.peer_url())]);
+    check_auth(&member.client_url()).await;
 }
 
 /// The state is in no log: whoever joins later must get it as well.

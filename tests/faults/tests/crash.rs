@@ -18,7 +18,7 @@ fn crashes(arguments: &[&str]) -> (Option<i32>, String) {
 /// One after the other: each is at work all the time.
 #[test]
 fn nothing_acknowledged_is_missing_and_nothing_is_half_done() {
-    let few = [("founding", "11"), ("restore", "11"), ("installation", "40"), ("membership", "10")];
+    let few = [("founding", "11"), ("restore", "11"), ("recovery", "11"), ("installation", "40"), ("membership", "10")];
     for (scenario, every) in
         few.into_iter().chain([("truncation", "14"), ("rotation", "30"), ("force-new-cluster", "30")])
     {

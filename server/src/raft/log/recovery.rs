@@ -14,7 +14,7 @@ use super::salt::salt;
 use super::segment::{self, Key, Kind, Record, Tail};
 use super::writer::{self, Closed, Open, segment_path};
 use crate::proto::peer as pb;
-use crate::raft::types::{LogId, Malformed, Vote, entry_from_wire, maybe_log_id};
+use crate::raft::types::{LogId, Malformed, Vote, maybe_log_id};
 
 /// What the directory holds.
 pub struct Recovered {
@@ -127,11 +127,12 @@ fn take(record: Record<'_>, open: &mut Open, events: &mut Vec<Event>) -> Result<
         }
         Kind::Vote => events.push(Event::Vote(decode::<pb::Vote>(record.payload)?.try_into()?)),
         Kind::Entry => {
-            let entry = entry_from_wire(decode(record.payload)?)?;
+            // Its command is looked at when it is applied or sent.
+            let entry = id(record.payload)?;
             let size = (record.end() - record.offset) as usize;
             let place = Place { file: open.file.clone(), key: open.key, offset: record.offset, size };
-            open.last_index = open.last_index.max(Some(entry.log_id.index));
-            events.push(Event::Entry(entry.log_id, place));
+            open.last_index = open.last_index.max(Some(entry.index));
+            events.push(Event::Entry(entry, place));
         }
         Kind::Truncate => {
             let bytes: Option<[u8; 8]> = record.payload.try_into().ok();

@@ -120,6 +120,7 @@ async fn certificates_say_who_clients_are_and_authentication_may_be_turned_off()
     cluster.kill(&pods[..1]).await?;
     cluster.settled(3).await?;
 
+    copied(&cluster).await?;
     cluster.patch(json!({"auth": {"enabled": false}})).await?;
     auth_is(&cluster, false).await?;
     cluster.connect(&cluster.endpoints().await?[0]).await?.put("/other", "1", None).await?;
@@ -127,6 +128,27 @@ async fn certificates_say_who_clients_are_and_authentication_may_be_turned_off()
     cluster.scale(1).await?;
     cluster.settled(1).await?;
     cluster.remove().await
+}
+
+/// A cluster with the data of this one, which asks for certificates and passwords while it is copied.
+async fn copied(cluster: &Cluster) -> Result<()> {
+    let mut object = manifest("copied", 1);
+    let etcd = json!({"endpoint": format!("https://known-client.{}.svc:2379", cluster.namespace),
+        "caSecret": "known-client-tls", "certificateSecret": "known-client-tls", "rootSecret": "known-root"});
+    object["spec"]["auth"] = json!({"rootSecret": "known-root"});
+    object["spec"]["bootstrap"] = json!({"recovery": {"etcd": etcd}});
+    let api = clusters(&cluster.client, &cluster.namespace);
+    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    let copy = Cluster { name: "copied".into(), tls: false, ..cluster.clone() };
+    copy.settled(1).await?;
+    let password = String::from_utf8(cluster.secret("known-root").await?["password"].clone())?;
+    let mut root = as_user(&copy, "root", &password).await?;
+    let read = root.get("/app/a", None).await?;
+    ensure!(read.kvs().len() == 1, "what was copied is not there");
+    ensure!(read.header().is_some_and(|header| header.revision() > 1_000_000_000), "revisions may be given twice");
+    ensure!(root.user_get("client").await?.roles() == ["app"], "users and roles did not come along");
+    api.delete("copied", &DeleteParams::default()).await?;
+    Ok(())
 }
 
 /// A backup is taken as root; a cluster made from it is told root's password by the Secret of the first.

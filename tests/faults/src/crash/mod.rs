@@ -31,6 +31,8 @@ use crate::fault::CLIENT;
 use crate::history::{History, Operation, Request, Span};
 use crate::network::Network;
 
+use restore::{By, Restore};
+
 /// A process without work takes no step for so long.
 const QUIET: Duration = Duration::from_millis(300);
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
@@ -48,6 +50,8 @@ pub enum Scenario {
     Installation,
     /// A snapshot is restored into a new data directory
     Restore,
+    /// A backup is restored before a member's first start, and once more when that was killed
+    Recovery,
     /// A learner joins, becomes a voter and is removed, while the leader or another voter dies
     Membership,
     /// The only one that is left of three members removes the others
@@ -165,7 +169,7 @@ enum Stage {
     Lone(lone::Lone),
     Truncate(truncate::Truncate),
     Install(Box<install::Install>),
-    Restore(restore::Restore),
+    Restore(Restore),
     Membership(Box<membership::Membership>),
     ForceNewCluster(force::Force),
 }
@@ -177,7 +181,8 @@ impl Stage {
             Scenario::Rotation => Self::Lone(lone::Lone::with_full_segment(settings).await?),
             Scenario::Truncation => Self::Truncate(truncate::Truncate::prepare(settings).await?),
             Scenario::Installation => Self::Install(install::Install::prepare(settings).await?.into()),
-            Scenario::Restore => Self::Restore(restore::Restore::prepare(settings).await?),
+            Scenario::Restore => Self::Restore(Restore::prepare(settings, By::Person).await?),
+            Scenario::Recovery => Self::Restore(Restore::prepare(settings, By::InitContainer).await?),
             Scenario::Membership => Self::Membership(membership::Membership::prepare(settings).await?.into()),
             Scenario::ForceNewCluster => Self::ForceNewCluster(force::Force::prepare(settings).await?),
         })
