@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
-use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 
@@ -119,7 +117,6 @@ fn pod(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdClus
         ..Default::default()
     }
 }
-
 
 fn arguments(backup: &EtcdBackup, status: &EtcdBackupStatus, cluster: Option<&EtcdCluster>, task: Task) -> Vec<String> {
     let names = cluster.map(Names::of);

@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::certificates::{BUNDLE, PEER, SERVER};
-use super::statefulset::VOLUME;
 use super::etcd;
+use super::statefulset::VOLUME;
 use super::store::{self, Access};
 use crate::crd::{EtcdCluster, PullPolicy, Transport};
 use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};

@@ -70,10 +70,14 @@ pub fn run(arguments: &[String]) -> Option<Result<String, Failure>> {
     Some(match words.as_slice() {
         ["backup"] => Ok(USAGE.to_owned()),
         ["backup", ..] if wants_help => Ok(USAGE.to_owned()),
-        ["backup", "create", rest @ ..] => Given::read(rest, &[CREATE, MEMBER].concat()).and_then(|given| create_command(&given)),
+        ["backup", "create", rest @ ..] => {
+            Given::read(rest, &[CREATE, MEMBER].concat()).and_then(|given| create_command(&given))
+        }
         ["backup", "fetch", rest @ ..] => Given::read(rest, &[]).and_then(|given| fetch_command(&given)),
         ["backup", "verify", rest @ ..] => Given::read(rest, VERIFY).and_then(|given| verify_command(&given)),
-        ["backup", "restore", rest @ ..] => Given::read(rest, &[RESTORE, MEMBER].concat()).and_then(|given| restore_command(&given)),
+        ["backup", "restore", rest @ ..] => {
+            Given::read(rest, &[RESTORE, MEMBER].concat()).and_then(|given| restore_command(&given))
+        }
         ["backup", "delete", rest @ ..] => Given::read(rest, DELETE).and_then(|given| delete_command(&given)),
         ["backup", other, ..] => Err(bad_arguments(format!("unknown command {other:?} for \"keelson-server backup\""))),
         _ => return None,
