@@ -176,7 +176,7 @@ fn the_first_member_of_a_recovered_cluster() {
         let recovery = Box::new(Recovery { origin, revision_bump: 1_000_000_000, skip_hash_check });
         yaml(&stateful_set(&cluster, 0, &Start::Recover(recovery), PodRole::Voter))
     };
-    golden("recovered.yaml", recovered(Origin::File(file), true));
+    golden("recovered.yaml", recovered(Origin::File(file.into()), true));
     let (endpoint, secret) = ("https://old.db:2379".into(), |name: &str| Some(name.to_owned()));
     let (ca_secret, certificate_secret) = (secret("old-ca"), secret("old-client"));
     let source = EtcdSource { endpoint, ca_secret, certificate_secret, root_secret: secret("old-root") };

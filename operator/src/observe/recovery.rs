@@ -16,16 +16,20 @@ pub async fn recovery(client: &Client, cluster: &EtcdCluster) -> Option<Recovery
         RecoverySource::Found(Box::new(Recovery { origin, revision_bump, skip_hash_check }))
     };
     let Some(name) = &spec.backup else {
-        let given = spec.file.clone().map(Origin::File).or_else(|| spec.etcd.clone().map(Origin::Etcd));
+        let given = spec.file.clone().map(stored).or_else(|| spec.etcd.clone().map(Origin::Etcd));
         return given.map(found);
     };
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let backup = Api::<EtcdBackup>::namespaced(client.clone(), namespace).get_opt(name).await;
     Some(match backup {
-        Ok(Some(backup)) => file_of(&backup).map_or_else(RecoverySource::Awaited, |file| found(Origin::File(file))),
+        Ok(Some(backup)) => file_of(&backup).map_or_else(RecoverySource::Awaited, |file| found(stored(file))),
         Ok(None) => RecoverySource::Awaited(format!("EtcdBackup {name} to be there")),
         Err(error) => RecoverySource::Awaited(format!("EtcdBackup {name} to be readable: {error}")),
     })
+}
+
+fn stored(file: StoredFile) -> Origin {
+    Origin::File(Box::new(file))
 }
 
 /// The file of a backup, or what is missing.

@@ -55,7 +55,7 @@ pub struct Recovery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// In a store of backups.
-    File(StoredFile),
+    File(Box<StoredFile>),
     /// With a cluster that runs.
     Etcd(EtcdSource),
 }

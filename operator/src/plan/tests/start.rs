@@ -24,7 +24,7 @@ fn a_new_cluster_starts_with_one_member_as_new() {
 fn a_recovered_cluster_waits_for_its_data_and_then_starts_one_member_with_it() {
     let store = serde_json::from_value(serde_json::json!({"s3": {"bucket": "b"}})).unwrap();
     let file = StoredFile { store, path: "one.db.zst".into() };
-    let recovery = Box::new(Recovery { origin: Origin::File(file), revision_bump: 7, skip_hash_check: false });
+    let recovery = Box::new(Recovery { origin: Origin::File(file.into()), revision_bump: 7, skip_hash_check: false });
     let found = |line| {
         Scene::new(3, line).unborn().with(|scene| {
             scene.observed.recovery = Some(RecoverySource::Found(recovery.clone()));
