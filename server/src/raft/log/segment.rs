@@ -110,12 +110,13 @@ impl Record<'_> {
 pub fn get(data: &[u8], key: Key, base: u64, offset: u64) -> Option<Record<'_>> {
     let rest = data.get((offset - base) as usize..)?;
     let header = rest.get(..HEADER)?;
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    // Before the sums: behind the last record every place that a record might be at is looked at.
+    let kind = Kind::from_byte(header[12])?;
+    let body = rest.get(4..HEADER + word(4) as usize)?;
     if key.header_sum(offset, &header[4..13]) != header[13..] {
         return None;
     }
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let kind = Kind::from_byte(header[12])?;
-    let body = rest.get(4..HEADER + word(4) as usize)?;
     if key.sum(offset, body) != header[..4] {
         return None;
     }
