@@ -97,24 +97,38 @@ impl Inner {
     pub async fn check_initially(&self) -> Result<(), StartError> {
         let failed = |error: EtcdError| StartError::Unavailable(format!("the history cannot be hashed: {error}"));
         let (own, _) = self.hash_kv(0).await.map_err(failed)?;
+        let members = self.members().len();
         let peers = self.peer_hashes(own.hash_revision).await;
-        match peers.iter().find(|peer| differs(&own, peer)) {
-            None => Ok(()),
-            Some(peer) => Err(StartError::DataDir(format!(
-                "{:x} found data inconsistency with peers: {:x} has another history up to revision {}. Remove this \
-                 member, delete its data directory, and add it again",
-                self.member_id, peer.member_id, own.hash_revision
-            ))),
+        let differing = minority(self.member_id, &own, &peers, members);
+        let refused = |told: &str| {
+            let (id, revision) = (self.member_id, own.hash_revision);
+            Err(StartError::DataDir(format!(
+                "{id:x} found data inconsistency with peers up to revision {revision}. {told}"
+            )))
+        };
+        if differing.contains(&self.member_id) {
+            return refused("Remove this member, delete its data directory, and add it again");
         }
+        if differing.contains(&NOBODY) {
+            return refused(
+                "No majority agrees, so it is not known who is right: compare the members' data, remove those that are \
+                 wrong, and add them again",
+            );
+        }
+        for member_id in differing {
+            tracing::warn!(member = format!("{member_id:x}"), "a member's history differs from the others'");
+        }
+        Ok(())
     }
 
     /// Compares the newest histories (etcd's PeriodicCheck).
     async fn check_newest(self: &Arc<Self>) -> Result<(), EtcdError> {
         let (first, _) = self.hash_kv(0).await?;
+        let members = self.members().len();
         let peers = self.peer_hashes(first.hash_revision).await;
         self.linearize().await?;
         let (second, revision) = self.hash_kv(0).await?;
-        if let Some(member_id) = suspect(self.member_id, &first, &second, revision, &peers) {
+        for member_id in suspects(self.member_id, [&first, &second], revision, &peers, members) {
             self.raise_corrupt(member_id).await;
         }
         Ok(())
@@ -145,29 +159,29 @@ impl Inner {
     }
 }
 
-fn differs(own: &KeyValueHash, peer: &PeerHash) -> bool {
-    own.compact_revision == peer.compact_revision && own.hash != peer.hash
-}
+/// An alarm's member that is none.
+const NOBODY: u64 = 0;
 
-/// The member to raise the alarm for. `second` was hashed, and `revision` read, after the peers had answered.
-fn suspect(
+/// The members to raise the alarm for. The second of the own hashes was made, and `revision` read, after the peers had answered.
+fn suspects(
     member_id: u64,
-    first: &KeyValueHash,
-    second: &KeyValueHash,
+    [first, second]: [&KeyValueHash; 2],
     revision: i64,
     peers: &[PeerHash],
-) -> Option<u64> {
+    members: usize,
+) -> Vec<u64> {
     let comparable = (first.hash_revision, first.compact_revision) == (second.hash_revision, second.compact_revision);
     if comparable && first.hash != second.hash {
-        return Some(member_id);
+        return vec![member_id];
     }
-    let ahead = |peer: &&PeerHash| {
-        peer.revision > revision || peer.compact_revision > second.compact_revision || differs(first, peer)
-    };
-    peers.iter().find(ahead).map(|peer| peer.member_id)
+    let ahead = |peer: &&PeerHash| peer.revision > revision || peer.compact_revision > second.compact_revision;
+    match peers.iter().find(ahead) {
+        Some(peer) => vec![peer.member_id],
+        None => minority(member_id, first, peers, members),
+    }
 }
 
-/// The members whose hash is not that of a majority; 0, which is all of them, if there is no majority.
+/// The members whose hash is not that of a majority; nobody in particular, if they differ and there is none.
 fn minority(member_id: u64, own: &KeyValueHash, peers: &[PeerHash], members: usize) -> Vec<u64> {
     let mut by_hash = BTreeMap::from([(own.hash, vec![member_id])]);
     for peer in peers.iter().filter(|peer| peer.compact_revision == own.compact_revision) {
@@ -178,7 +192,7 @@ fn minority(member_id: u64, own: &KeyValueHash, peers: &[PeerHash], members: usi
     }
     let majority = by_hash.iter().find(|(_, members_of)| members_of.len() > members / 2).map(|(hash, _)| *hash);
     match majority {
-        None => vec![0],
+        None => vec![NOBODY],
         Some(majority) => by_hash.into_iter().filter(|(hash, _)| *hash != majority).flat_map(|(_, ids)| ids).collect(),
     }
 }
@@ -197,13 +211,15 @@ mod tests {
 
     #[test]
     fn who_differs_is_found_among_the_newest() {
-        let check = |second: KeyValueHash, peers: &[PeerHash]| suspect(1, &own(7), &second, 10, peers);
-        assert_eq!(check(own(7), &[peer(2, 7, 5), peer(3, 7, 5)]), None);
-        assert_eq!(check(own(7), &[peer(2, 7, 5), peer(3, 8, 5)]), Some(3));
-        assert_eq!(check(own(7), &[peer(2, 8, 4)]), None, "another compacted revision cannot be compared");
-        assert_eq!(check(own(7), &[peer(2, 7, 6)]), Some(2), "nobody compacts before the leader");
-        assert_eq!(check(own(8), &[]), Some(1), "a hash does not change");
-        assert_eq!(suspect(1, &own(7), &own(7), 9, &[peer(2, 7, 5)]), Some(2), "nobody is ahead of the leader");
+        let check = |second: KeyValueHash, peers: &[PeerHash]| suspects(1, [&own(7), &second], 10, peers, 3);
+        assert_eq!(check(own(7), &[peer(2, 7, 5), peer(3, 7, 5)]), [0; 0]);
+        assert_eq!(check(own(7), &[peer(2, 7, 5), peer(3, 8, 5)]), [3]);
+        assert_eq!(check(own(7), &[peer(2, 8, 5), peer(3, 8, 5)]), [1], "the leader may be the one");
+        assert_eq!(check(own(7), &[peer(2, 8, 5)]), [0], "one against one");
+        assert_eq!(check(own(7), &[peer(2, 8, 4)]), [0; 0], "another compacted revision cannot be compared");
+        assert_eq!(check(own(7), &[peer(2, 7, 6)]), [2], "nobody compacts before the leader");
+        assert_eq!(check(own(8), &[]), [1], "a hash does not change");
+        assert_eq!(suspects(1, [&own(7), &own(7)], 9, &[peer(2, 7, 5)], 3), [2], "nobody is ahead of the leader");
     }
 
     #[test]

@@ -259,7 +259,8 @@ async fn stalled_watchers(watchers: usize, readers: usize, most: usize) -> u64 {
 #[tokio::test]
 async fn a_follower_that_stands_still_takes_no_memory_of_the_leader() {
     const MIB: usize = 200;
-    let cluster = Cluster::start(3);
+    // A quarter of it is for the newest of the log.
+    let cluster = Cluster::start_with(3, &["--max-inflight-request-bytes=16777216"]);
     let (clients, leader) = (cluster.clients().await, cluster.leader().await);
     // What the store keeps in memory by itself is there before.
     fill(&clients[leader], "k", 2 * MIB, 128 << 10).await;

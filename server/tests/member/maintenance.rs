@@ -149,18 +149,15 @@ async fn hash(member: &Member, revision: i64) -> Option<(u32, i64)> {
 
 #[tokio::test]
 async fn a_member_whose_history_differs_is_found_and_replaced() {
-    for (n, checks) in [
-        &["--corrupt-check-time=500ms"][..],
-        &["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=500ms"],
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    let newest = &["--corrupt-check-time=500ms"][..];
+    let compacted = &["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=500ms"];
+    for (n, (checks, leads)) in [(newest, false), (compacted, false), (newest, true)].into_iter().enumerate() {
         let mut members: Vec<_> = (0..3).map(|n| Member::new(format!("m{n}"))).collect();
         let list: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer_url())).collect();
         let flag = format!("--initial-cluster={}", list.join(","));
         let flags = [&[flag.as_str()], checks].concat();
-        members.iter_mut().for_each(|member| member.start(&flags));
+        // Who leads checks: the one that is to be found, if only it does.
+        members.iter_mut().for_each(|member| member.start(if leads { &flags[..1] } else { &flags }));
         let mut client = members[0].client().await;
         client.put("a", "1", None).await.expect("put");
         let put = client.put("b", "1", None).await.expect("put");
@@ -183,6 +180,18 @@ async fn a_member_whose_history_differs_is_found_and_replaced() {
             assert!(members[broken].log().contains("found data inconsistency with peers"));
         }
         members[broken].start(&flags);
+        if leads {
+            members[broken].client().await;
+            let members = &members;
+            eventually("it leads", || async move {
+                for member in members {
+                    // Those that do not lead refuse.
+                    let _ = maintenance(member).await.move_leader(MoveLeaderRequest { target_id: id }).await;
+                }
+                (maintenance_status(&members[0]).await.leader == id).then_some(())
+            })
+            .await;
+        }
         let maintenance = maintenance(&members[0]).await;
         let raised = eventually("the alarm is raised", || {
             let mut maintenance = maintenance.clone();

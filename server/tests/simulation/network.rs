@@ -2,26 +2,33 @@
 //! tested elsewhere.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt};
 use keelson_server::raft::state_machine::{AppliedState, Snapshot, SnapshotFiles, SnapshotMeta, TempPath};
 use keelson_server::raft::types::{PeerNode, TypeConfig, Vote};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::member::{Life, Member};
 use crate::world::World;
 
 type RpcError = RPCError<TypeConfig>;
+type Append = AppendEntriesRequest<TypeConfig>;
+type AppendStream<'a> = BoxStream<'a, Result<StreamAppendResult<TypeConfig>, RpcError>>;
 
 /// After this long, who has lost a message gives up.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -117,6 +124,32 @@ impl Link {
         }
     }
 
+    /// Appends on their way to the other end of a connection, in order, until one is lost or nobody listens any more.
+    async fn carry(self, mut appends: impl Stream<Item = Append> + Unpin, connection: mpsc::Sender<Append>) {
+        loop {
+            let append = tokio::select! {
+                append = appends.next() => append,
+                () = connection.closed() => None,
+            };
+            let Some(append) = append else { return };
+            self.world.leads(&self.life, append.vote.leader_id().term).await;
+            if self.world.one_in(30) {
+                tokio::spawn(self.clone().repeat(append.clone()));
+            }
+            if self.travel(self.life.member, self.to).await.is_err() || connection.send(append).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// An append comes once more, when much may have happened.
+    async fn repeat(self, append: Append) {
+        sleep(self.world.between(1, 3000)).await;
+        if let Some(met) = self.world.member(self.to) {
+            let _ = met.raft.append_entries(append).await;
+        }
+    }
+
     async fn copy(&self, vote: Vote, snapshot: Snapshot, to: &Member) -> io::Result<Snapshot> {
         let SnapshotFiles::Live(shared) = snapshot.snapshot else {
             return Err(io::Error::other("only the store itself is sent"));
@@ -136,23 +169,39 @@ impl RaftNetworkV2<TypeConfig> for Link {
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        rpc: Append,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        self.world.leads(&self.life, rpc.vote.leader_id().term).await;
-        let met = self.there().await?;
-        if self.world.one_in(30) {
-            // It comes once more, when much may have happened.
-            let (link, again) = (self.clone(), rpc.clone());
-            tokio::spawn(async move {
-                sleep(link.world.between(1, 3000)).await;
-                if let Some(met) = link.world.member(link.to) {
-                    let _ = met.raft.append_entries(again).await;
-                }
+        let mut answers = self.stream_append(stream::iter([rpc]), option).await?;
+        answers.next().await.map_or_else(|| Err(lost("not answered")), |answer| Ok(answer?.into()))
+    }
+
+    /// As ours: over a connection that is opened for the first one, each without waiting for the answers to those before.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendStream<'s>, RpcError>>
+    where
+        S: Stream<Item = Append> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let met = self.there().await?;
+            let (connection, arriving) = mpsc::channel(1);
+            tokio::spawn(self.clone().carry(stream::iter([first]).chain(input), connection));
+            let (link, raft) = (self.clone(), met.raft.clone());
+            let answers = raft.stream_append(ReceiverStream::new(arriving)).then(move |answer| {
+                let (link, met) = (link.clone(), met.clone());
+                async move { link.back(&met, answer).await }
             });
-        }
-        let answer = met.raft.append_entries(rpc).await;
-        self.back(&met, answer).await
+            // One that is lost is the connection's end.
+            let until_lost = answers.scan(false, |over, answer| {
+                let is_over = std::mem::replace(over, answer.is_err());
+                ready((!is_over).then_some(answer))
+            });
+            Ok(until_lost.boxed())
+        })
     }
 
     async fn vote(

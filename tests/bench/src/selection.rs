@@ -32,6 +32,7 @@ const DEFAULT: &[Selected] = &[
             ("mix", &[]),
             ("txn", &[]),
             ("join", &[]),
+            ("put-while-catching-up", &[]),
         ],
     ),
     (
@@ -69,6 +70,7 @@ const DEFAULT: &[Selected] = &[
         ],
     ),
     (1, true, 10_000, 256, &[("get-linearizable", &[]), ("put", &[100])]),
+    (3, true, 10_000, 256, &[("get-linearizable", &[]), ("put", &[100])]),
     (1, false, 10_000, 2048, &[("put", &[100])]),
     (1, false, 1_000, 65_536, &[("put", &[100])]),
 ];

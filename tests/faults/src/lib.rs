@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod crash;
 pub mod disk;
+pub mod expiry;
 pub mod fault;
 pub mod history;
 pub mod model;

@@ -13,6 +13,8 @@ use crate::fault::Kind;
 use crate::network::{self, Network};
 use crate::round::Settings;
 
+const WAY_OUT: &str = "--loopback does without network namespaces, and without faults of the network";
+
 /// Clusters of an etcd-compatible server under faults: what clients saw is judged by etcd's promises.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "keelson-faults", version)]
@@ -143,13 +145,10 @@ impl Options {
         if self.loopback {
             return Ok(Network::Loopback);
         }
-        if !rustix::process::geteuid().is_root()
-            && let Err(error) = network::become_root()
-        {
-            eprintln!("keelson-faults: the members share the loopback network, which has no faults: {error:#}");
-            return Ok(Network::Loopback);
+        if !rustix::process::geteuid().is_root() {
+            network::become_root().context(WAY_OUT)?;
         }
-        Network::switched(most).context("--loopback does without network namespaces, and without faults of the network")
+        Network::switched(most).context(WAY_OUT)
     }
 
     fn program(&self) -> Result<PathBuf> {

@@ -14,6 +14,7 @@ use crate::check::{Report, check};
 use crate::client::{Phase, Recorder, Watcher, Worker};
 use crate::cluster::{Cluster, Member};
 use crate::disk::Condition;
+use crate::expiry;
 use crate::fault::{Kind, Stage};
 use crate::history::{Hash, History};
 use crate::network::Network;
@@ -129,11 +130,13 @@ async fn finish(
         anyhow::Ok(all)
     });
     let told = watches.await.unwrap_or(Ok(false))?;
+    let settled = expiry::settled(cluster).await;
     let _ = phase.send(Phase::Stop);
     while let Some(done) = watchers.join_next().await {
         done.context("a watcher failed")?;
     }
     hashes(cluster, recorder, revision).await?;
+    settled?;
     if !told {
         bail!("not all watches have told everything {WATCHES_WITHIN:?} after the last fault");
     }

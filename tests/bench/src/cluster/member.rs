@@ -77,6 +77,12 @@ impl Member {
         Ok(())
     }
 
+    /// It stands still, or goes on.
+    pub fn pause(&self, stands: bool) -> Result<()> {
+        let process = self.process.as_ref().context("it does not run")?;
+        Ok(kill_process(Pid::from_child(process), if stands { Signal::STOP } else { Signal::CONT })?)
+    }
+
     /// # Errors
     /// The process has ended; what it logged last is in the message.
     pub fn check(&mut self) -> Result<()> {

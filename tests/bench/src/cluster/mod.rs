@@ -34,6 +34,8 @@ pub struct Cluster {
     pub server: Server,
     members: Vec<Member>,
     certificates: Option<Certificates>,
+    /// The follower that stands still.
+    stopped: Option<usize>,
     // After the members, so that they have ended when it goes.
     folder: TempDir,
 }
@@ -45,7 +47,7 @@ impl Cluster {
         let certificates = if tls { Some(Certificates::write(folder.path())?) } else { None };
         let member = |index| Member::new(format!("m{index}"), folder.path().to_owned());
         let members: Result<_> = (0..size).map(member).collect();
-        let mut cluster = Self { server: server.clone(), members: members?, certificates, folder };
+        let mut cluster = Self { server: server.clone(), members: members?, certificates, stopped: None, folder };
         cluster.start_all()?;
         cluster.wait_until_served()?;
         Ok(cluster)
@@ -101,7 +103,7 @@ impl Cluster {
     pub fn endpoints(&self) -> Result<Vec<Endpoint>> {
         let deadline = Instant::now() + CALL_WITHIN;
         while Instant::now() < deadline {
-            for index in 0..self.members.len() {
+            for index in (0..self.members.len()).filter(|index| self.stopped != Some(*index)) {
                 let status = self.status(index)?;
                 let id = status.header.as_ref().map_or(0, |header| header.member_id);
                 if id != 0 && id == status.leader {
@@ -201,6 +203,33 @@ impl Cluster {
         let mut member = self.members.pop().context("nobody has joined")?;
         member.kill();
         let _ = std::fs::remove_dir_all(self.folder.path().join(&member.name));
+        Ok(())
+    }
+
+    /// A follower stands still from now on.
+    pub fn stop_follower(&mut self) -> Result<()> {
+        let leader = self.endpoints()?[0].address;
+        let is_follower = |member: &Member| member.client != leader;
+        let index = self.members.iter().rposition(is_follower).context("a single member has no followers")?;
+        self.members[index].pause(true)?;
+        self.stopped = Some(index);
+        Ok(())
+    }
+
+    /// It goes on; waits until it has all that the leader has, but for the last moment's.
+    pub fn resume_follower(&mut self, patience: Duration) -> Result<()> {
+        /// Writes of less than a second.
+        const NEARLY: i64 = 1000;
+        let index = self.stopped.take().context("no follower stands still")?;
+        let leader = (0..self.members.len()).find(|other| *other != index).context("a single member")?;
+        self.members[index].pause(false)?;
+        let revision = |index| -> Result<i64> { Ok(self.status(index)?.header.map_or(0, |header| header.revision)) };
+        let deadline = Instant::now() + patience;
+        while revision(leader)? - revision(index)? > NEARLY {
+            crate::stop::check()?;
+            ensure!(Instant::now() < deadline, "the follower has not caught up within {patience:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Ok(())
     }
 

@@ -95,13 +95,12 @@ impl Outcome {
         quotient(self.median(Kind::Keelson, metric), self.median(Kind::Etcd, metric))
     }
 
-    /// How many operations a second go on beside something else, of those of `put` without it.
-    fn undisturbed(&self, all: &[Outcome], server: Kind) -> Option<f64> {
+    /// A figure of what goes on beside something else, divided by that of `put` without it.
+    fn undisturbed(&self, all: &[Outcome], server: Kind, metric: &Metric) -> Option<f64> {
         let same = |other: &&Outcome| circumstances(&other.case) == circumstances(&self.case);
         let alone = all.iter().filter(same).find(|outcome| outcome.case.workload.name == "put");
         let alone = alone.filter(|_| self.case.workload.is_beside())?;
-        let per_second = metric::find("per_second");
-        quotient(self.median(server, per_second), alone.median(server, per_second))
+        quotient(self.median(server, metric), alone.median(server, metric))
     }
 }
 
@@ -186,15 +185,16 @@ mod tests {
         let mut report = report();
         let case = report.outcomes[0].case.clone();
         let joining = Workload::find("put-while-joining").expect("a workload");
-        let of = |per_second| Figures { per_second: Some(per_second), ..Figures::default() };
         for (clients, per_second) in [(100, 24_000.0), (7, 1.0)] {
-            report.add(&Case { workload: joining, clients, ..case.clone() }, Kind::Keelson, of(per_second));
+            let figures = Figures { per_second: Some(per_second), p99_ms: Some(10.0), ..Figures::default() };
+            report.add(&Case { workload: joining, clients, ..case.clone() }, Kind::Keelson, figures);
         }
         let all = &report.outcomes;
-        let found: Vec<_> = all.iter().map(|outcome| outcome.undisturbed(all, Kind::Keelson)).collect();
+        let per_second = metric::find("per_second");
+        let found: Vec<_> = all.iter().map(|outcome| outcome.undisturbed(all, Kind::Keelson, per_second)).collect();
         assert_eq!(found, [None, Some(0.8), None]);
         let text = table::markdown(&report);
-        assert!(text.contains("\n- put-while-joining, 100 clients: keelson 80 %\n"), "{text}");
+        assert!(text.contains("\n- put-while-joining, 100 clients: keelson 80 %, p99 2.50 times\n"), "{text}");
     }
 
     #[test]

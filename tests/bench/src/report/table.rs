@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{METRICS, Machine, Outcome, Report, groups};
+use super::{METRICS, Machine, Outcome, Report, groups, metric};
 use crate::cluster::{Kind, Server};
 use crate::progress::grouped;
 
@@ -36,14 +36,20 @@ pub fn head(started: DateTime<Utc>, machine: &Machine, servers: &[Server], secon
 pub fn beside(outcomes: &[Outcome]) -> String {
     let line = |outcome: &Outcome| {
         let of = |server| {
-            let part = outcome.undisturbed(outcomes, server)?;
-            Some(format!("{} {:.0} %", server.name(), part * 100.0))
+            let [part, p99] =
+                ["per_second", "p99_ms"].map(|name| outcome.undisturbed(outcomes, server, metric::find(name)));
+            let p99 = p99.map_or(String::new(), |p99| format!(", p99 {} times", figure(p99)));
+            Some(format!("{} {:.0} %{p99}", server.name(), part? * 100.0))
         };
         let parts: Vec<_> = [Kind::Keelson, Kind::Etcd].into_iter().filter_map(of).collect();
-        (!parts.is_empty()).then(|| format!("- {}: {}\n", outcome.case.title(), parts.join(", ")))
+        (!parts.is_empty()).then(|| format!("- {}: {}\n", outcome.case.title(), parts.join("; ")))
     };
     let lines: String = outcomes.iter().filter_map(line).collect();
-    if lines.is_empty() { lines } else { format!("\nOperations a second, of those of `put` alone:\n{lines}") }
+    if lines.is_empty() {
+        lines
+    } else {
+        format!("\nOperations a second, and the p99 of them, against those of `put` alone:\n{lines}")
+    }
 }
 
 pub fn missing(failures: &[String]) -> String {

@@ -32,8 +32,7 @@ pub fn fill(scene: &mut Scene<'_>, count: u64, key_of: fn(u64) -> Vec<u8>) -> Re
     let clients = (0..CLIENTS as u64).map(client).collect();
     let bytes = batch as usize * (key_of(0).len() + value_bytes);
     let length = Duration::from_secs(60 + count / SLOWEST);
-    let plan =
-        Plan { clients, user_bytes: bytes, units: batch, goal: Some(count), until_done: Some(length), watches: None };
+    let plan = Plan { units: batch, goal: Some(count), until_done: Some(length), ..Plan::of(clients, bytes) };
     let figures = measure(scene, plan, None)?;
     let done = next.load(Ordering::Relaxed);
     ensure!(figures.failed == 0, "the fill failed: {}", figures.error.as_deref().unwrap_or_default());

@@ -7,7 +7,7 @@ use anyhow::Result;
 use prost::Message;
 
 use super::data::{Random, Values, key};
-use super::fill::fill;
+use super::fill::{fill, fill_environment};
 use super::measure::Plan;
 use super::{Scene, clients};
 use crate::load::{Call, Client};
@@ -18,6 +18,13 @@ use crate::wire::{fields, method};
 pub fn put(scene: &mut Scene<'_>) -> Result<Plan> {
     let environment = scene.case.environment;
     Ok(Plan::of(clients(scene, |index| Put::new(scene, index)), key(0).len() + environment.value_bytes))
+}
+
+/// The same, when a follower has missed that all keys were written once more.
+pub fn put_behind(scene: &mut Scene<'_>) -> Result<Plan> {
+    scene.cluster.stop_follower()?;
+    fill_environment(scene)?;
+    put(scene)
 }
 
 pub fn get_linearizable(scene: &mut Scene<'_>) -> Result<Plan> {
@@ -31,7 +38,9 @@ pub fn get_serializable(scene: &mut Scene<'_>) -> Result<Plan> {
 /// Nine linearizable gets for one put.
 pub fn mix(scene: &mut Scene<'_>) -> Result<Plan> {
     let client = |index| Mix { get: Get::new(scene, index, false), put: Put::new(scene, index), puts: false };
-    Ok(Plan::of(clients(scene, client), 0))
+    let bytes = key(0).len() + scene.case.environment.value_bytes;
+    // Of one in ten.
+    Ok(Plan::of(clients(scene, client), bytes / 10))
 }
 
 /// Of keys that are written before; the measurement ends when they have run out.

@@ -50,6 +50,11 @@ pub fn join(scene: &mut Scene<'_>) -> Result<Figures> {
     Ok(figures)
 }
 
+/// The follower that was stopped goes on, until it has nearly all that the leader has.
+pub fn catch_up(scene: &mut Scene<'_>) -> Result<()> {
+    scene.cluster.resume_follower(PATIENCE)
+}
+
 /// All of a snapshot, read as quickly as it comes.
 pub fn snapshot(scene: &mut Scene<'_>) -> Result<Figures> {
     let mut caller = Caller::connect(&scene.cluster.endpoints()?[0])?;

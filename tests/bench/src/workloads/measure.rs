@@ -22,13 +22,15 @@ pub struct Plan {
     pub goal: Option<u64>,
     /// The clients end by themselves, at most so late; otherwise the time is the settings'.
     pub until_done: Option<Duration>,
+    /// The time is that of what goes on beside them.
+    pub until_action: bool,
     pub watches: Option<Watches>,
 }
 
 impl Plan {
     /// One for clients that go on as long as they may.
     pub fn of(clients: Vec<Box<dyn Client>>, user_bytes: usize) -> Self {
-        Self { clients, user_bytes, units: 1, goal: None, until_done: None, watches: None }
+        Self { clients, user_bytes, units: 1, goal: None, until_done: None, until_action: false, watches: None }
     }
 }
 
@@ -49,7 +51,7 @@ pub fn measure(scene: &mut Scene<'_>, plan: Plan, action: Option<Action>) -> Res
     let done = AtomicBool::new(action.is_none());
     let window = Window {
         warm_up: if plan.until_done.is_some() { Duration::ZERO } else { scene.settings.warm_up },
-        length: plan.until_done.unwrap_or(scene.settings.length),
+        length: if plan.until_action { Duration::ZERO } else { plan.until_done.unwrap_or(scene.settings.length) },
         rate: if plan.until_done.is_some() { None } else { scene.case.rate },
         held_by: Some(&done),
     };

@@ -40,8 +40,10 @@ enum Kind {
     Fill,
     /// Clients, after some preparation.
     Load(fn(&mut Scene<'_>) -> Result<Plan>),
-    /// Clients, and something else meanwhile.
+    /// Clients, and something else meanwhile, again and again.
     Beside(fn(&mut Scene<'_>) -> Result<Plan>, Action),
+    /// Clients, as long as something else takes.
+    During(fn(&mut Scene<'_>) -> Result<Plan>, Action),
     /// Something that is done once and takes its time.
     Single(fn(&mut Scene<'_>) -> Result<Figures>),
 }
@@ -132,13 +134,17 @@ impl Workload {
                 let plan = plan(scene)?;
                 measure(scene, plan, Some(action))
             }
+            Kind::During(plan, action) => {
+                let plan = Plan { until_action: true, ..plan(scene)? };
+                measure(scene, plan, Some(action))
+            }
             Kind::Single(run) => run(scene),
         }
     }
 
     /// Whether something else goes on beside its clients.
     pub fn is_beside(&self) -> bool {
-        matches!(self.kind, Kind::Beside(..))
+        matches!(self.kind, Kind::Beside(..) | Kind::During(..))
     }
 
     /// Whether it is the fill of a cluster, which every cluster begins with.

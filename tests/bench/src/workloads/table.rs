@@ -1,6 +1,6 @@
 //! The table of workloads, in the order in which they run on a cluster.
 
-use super::Kind::{Beside, Fill, Load, Single};
+use super::Kind::{Beside, During, Fill, Load, Single};
 use super::{Workload, kv, lease, list, maintenance, txn, watch};
 use crate::case::On::{Followers, Leader};
 
@@ -106,6 +106,13 @@ pub static WORKLOADS: &[Workload] = &[
         clients: 100,
         on: Leader,
         kind: Beside(kv::put, maintenance::join_and_leave),
+    },
+    Workload {
+        name: "put-while-catching-up",
+        about: "puts, while a follower that was stopped catches up with as many writes as there are keys",
+        clients: 100,
+        on: Leader,
+        kind: During(kv::put_behind, maintenance::catch_up),
     },
     Workload { name: "snapshot", about: "all of one", clients: 0, on: Leader, kind: Single(maintenance::snapshot) },
     Workload {

@@ -46,7 +46,8 @@ fn plan(scene: &mut Scene<'_>, watches: Watches, key_of: fn(&mut Random, u64) ->
         values: Values::new(environment.value_bytes.max(STAMP), index as u64),
         key_of,
     };
-    let mut plan = Plan::of(clients(scene, client), 0);
+    let bytes = key(0).len() + scene.case.environment.value_bytes;
+    let mut plan = Plan::of(clients(scene, client), bytes);
     plan.watches = Some(watches);
     Ok(plan)
 }

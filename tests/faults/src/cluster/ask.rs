@@ -1,5 +1,6 @@
 //! What a member is asked outside of the workload. Answers are waited for, but not for long.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +17,11 @@ use crate::client::{call, connect};
 use crate::history::{Request, Span};
 use crate::wire::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::wire::proto::etcdserverpb::cluster_client::ClusterClient;
+use crate::wire::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::wire::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::wire::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, DefragmentRequest, HashKvRequest, MemberAddRequest, MemberListRequest,
-    MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, SnapshotRequest, StatusRequest,
+    AlarmMember, AlarmRequest, DefragmentRequest, HashKvRequest, LeaseLeasesRequest, MemberAddRequest,
+    MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, SnapshotRequest, StatusRequest,
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,6 +64,20 @@ impl Member {
         let answer =
             within(PATIENCE, self.maintenance().await?.hash_kv(HashKvRequest { revision })).await?.into_inner();
         Ok((answer.compact_revision, answer.hash))
+    }
+
+    /// All leases that it knows of.
+    pub async fn leases(&self) -> Result<BTreeSet<i64>> {
+        let mut leases = LeaseClient::new(self.connect().await?);
+        let answer = within(PATIENCE, leases.lease_leases(LeaseLeasesRequest {})).await?.into_inner();
+        Ok(answer.leases.iter().map(|lease| lease.id).collect())
+    }
+
+    /// The leases that its keys are attached to.
+    pub async fn attached(&self) -> Result<BTreeSet<i64>> {
+        let request = Request::Range { span: Span::all(), revision: 0, serializable: true, limit: 0 };
+        let (_, answer) = within(PATIENCE, call(self.connect().await?, &request)).await?;
+        Ok(answer.key_values().iter().map(|kv| kv.lease).filter(|lease| *lease != 0).collect())
     }
 
     /// What `etcdctl alarm disarm` does.

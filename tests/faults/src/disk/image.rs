@@ -75,14 +75,13 @@ impl Image {
             self.forget_removed();
             return Ok(());
         }
-        let new = || Content { file, bytes: Vec::new(), unsynced: Vec::new() };
-        let content = self.files.entry(inode(&metadata)).or_insert_with(new);
-        // What is not known of its parts is read as a whole.
+        let content = self.files.entry(inode(&metadata)).or_insert_with(|| Content::new(file));
+        // What was never synced, or of which not all parts are known, is read as a whole.
         let parts = std::mem::take(&mut content.unsynced);
         let size = metadata.len();
         let end = parts.iter().map(|part| part.end).fold(content.bytes.len() as u64, u64::max);
         let whole = 0..size;
-        let parts = if parts.is_empty() || end != size { vec![whole] } else { parts };
+        let parts = if content.bytes.is_empty() || parts.is_empty() || end != size { vec![whole] } else { parts };
         content.bytes.resize(size as usize, 0);
         for part in parts {
             content.file.read_exact_at(&mut content.bytes[part.start as usize..part.end as usize], part.start)?;
@@ -91,10 +90,9 @@ impl Image {
     }
 
     /// Something is about to be written there.
-    pub fn write(&mut self, file: &File, part: Range<u64>) -> io::Result<()> {
-        if let Some(content) = self.files.get_mut(&inode(&file.metadata()?)) {
-            content.unsynced.push(part);
-        }
+    pub fn write(&mut self, file: File, part: Range<u64>) -> io::Result<()> {
+        let content = self.files.entry(inode(&file.metadata()?)).or_insert_with(|| Content::new(file));
+        content.unsynced.push(part);
         Ok(())
     }
 
@@ -137,6 +135,11 @@ impl Image {
 }
 
 impl Content {
+    /// Of which nothing is durable.
+    fn new(file: File) -> Self {
+        Self { file, bytes: Vec::new(), unsynced: Vec::new() }
+    }
+
     /// Each sector that was written is the new one, or still the old one.
     fn tear(&mut self, rng: &mut StdRng) -> io::Result<()> {
         for part in std::mem::take(&mut self.unsynced) {

@@ -188,7 +188,7 @@ impl State {
         }
         match &step.written {
             Some(part) => {
-                step.open(call).map_or(Ok(()), |file| self.image.write(&file, part.clone()))?;
+                step.open(call).map_or(Ok(()), |file| self.image.write(file, part.clone()))?;
                 execute
             }
             None if step.is_sync() => {

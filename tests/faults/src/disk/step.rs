@@ -28,7 +28,7 @@ enum About {
     Name(usize),
     /// Such a path, and a file is to be there. Like what follows it is no step: what comes after it tells enough.
     New(usize),
-    /// A file in argument 0, which grows.
+    /// A file in argument 0, which grows by a length in 2.
     Append,
     /// A file in argument 0.
     Read,
@@ -97,13 +97,14 @@ impl Step {
             About::Path(argument) | About::Name(argument) | About::New(argument) => path(call, *argument)?,
             _ => fs::read_link(descriptor(call, call.arguments[0])).ok()?,
         };
-        let written = call.arguments[3]..call.arguments[3].saturating_add(call.arguments[2]);
-        Some(Self {
-            what,
-            path: path.strip_prefix(root).ok()?.to_owned(),
-            about: *about,
-            written: (*about == About::Write).then_some(written),
-        })
+        let path = path.strip_prefix(root).ok()?.to_owned();
+        let start = match about {
+            About::Write => Some(call.arguments[3]),
+            About::Append => Some(fs::metadata(descriptor(call, call.arguments[0])).ok()?.len()),
+            _ => None,
+        };
+        let written = start.map(|start| start..start.saturating_add(call.arguments[2]));
+        Some(Self { what, path, about: *about, written })
     }
 
     /// The file that it is about; none if the process has ended.
@@ -111,9 +112,13 @@ impl Step {
         File::open(descriptor(call, call.arguments[0])).ok()
     }
 
-    /// Whether it is one towards what is durable.
+    /// Whether it is one towards what is durable: the messages that RocksDB writes down are none.
     pub(super) fn counts(&self) -> bool {
-        !matches!(self.about, About::New(_) | About::Append | About::Read)
+        match self.about {
+            About::New(_) | About::Read => false,
+            About::Append => self.path.file_name().is_none_or(|name| name != "LOG"),
+            _ => true,
+        }
     }
 
     pub(super) fn is_read(&self) -> bool {

@@ -26,6 +26,11 @@ struct Lease {
     renewals: u32,
 }
 
+/// Whether a lease is one of a storm: those of other clients, whose ids are far smaller, outlive the round.
+pub fn ends(lease: i64) -> bool {
+    lease >> 31 != 0
+}
+
 pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
     let members = &stage.cluster.members;
     let (mut leases, mut connection) = (Vec::new(), None);
@@ -48,8 +53,8 @@ pub async fn befall(stage: &Stage<'_>, rng: &mut StdRng) -> Result<()> {
 
 /// Grants a lease and attaches keys to it; whether that was answered.
 async fn grant(stage: &Stage<'_>, rng: &mut StdRng, member: usize, channel: &Channel) -> (Lease, bool) {
-    // No other client's: those are far smaller, and no second one of this client's either.
-    let id = i64::from(rng.random::<u32>()) << 31 | i64::from(rng.random::<u32>() >> 1);
+    // No other client's, and no second one of this client's either.
+    let id = i64::from(rng.random::<u32>().max(1)) << 31 | i64::from(rng.random::<u32>() >> 1);
     let (ttl_seconds, renewals) =
         (rng.random_range(2..5), if rng.random_bool(0.3) { rng.random_range(1..4) } else { 0 });
     let request = Request::LeaseGrant { lease: id, ttl_seconds };

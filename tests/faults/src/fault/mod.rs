@@ -10,7 +10,7 @@ mod disk_error;
 mod disk_full;
 mod kill;
 mod kill_all;
-mod lease_storm;
+pub mod lease_storm;
 mod membership;
 mod move_leader;
 mod partition;
