@@ -70,8 +70,8 @@ simulation: ## Raft, log and state machine in simulated time, a run for each see
 		$(cargo) test $(profile) --workspace --test simulation what_raft_promises -- --nocapture
 
 # After those that `make unit` has tried, and with the least priority: who runs beside it waits for times, and must not be late.
-seeds: ## 500 more seeds of the simulation with the processor time that others leave: RUNS=500
-	KEELSON_SIMULATION_SEED=60 KEELSON_SIMULATION_RUNS=$(or $(RUNS),500) \
+seeds: ## 1,940 more seeds of the simulation with the processor time that others leave: RUNS=1940
+	KEELSON_SIMULATION_SEED=60 KEELSON_SIMULATION_RUNS=$(or $(RUNS),1940) \
 		nice -n 19 $(cargo) test $(profile) --workspace --test simulation what_raft_promises -- --nocapture
 
 operator-simulation: ## the operator's planner under faults, edits and old views, other cases in each run: CASES=5000 SEED=7

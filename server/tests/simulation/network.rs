@@ -131,7 +131,8 @@ impl Link {
                 append = appends.next() => append,
                 () = connection.closed() => None,
             };
-            let Some(append) = append else { return };
+            // What an ended run believes that it sends is not sent.
+            let Some(append) = append.filter(|_| !self.life.is_over()) else { return };
             self.world.leads(&self.life, append.vote.leader_id().term).await;
             if self.world.one_in(30) {
                 tokio::spawn(self.clone().repeat(append.clone()));

@@ -313,14 +313,14 @@ fn counts() -> KeyCounts {
 }
 
 #[library_benchmark]
-#[bench::within(args = (), setup = counts, config = takes(6_630))]
+#[bench::within(args = (), setup = counts, config = takes(7_670))]
 fn count(counts: KeyCounts) -> (KeyCounts, i64) {
     let (whole, rest) = counts.within(&KeyRange::Span(key(100), key(99_900)));
     (counts, whole + rest.len() as i64)
 }
 
 #[library_benchmark]
-#[bench::of_100_keys(args = (), setup = counts, config = takes(129_400))]
+#[bench::of_100_keys(args = (), setup = counts, config = takes(137_700))]
 fn count_changes(mut counts: KeyCounts) -> KeyCounts {
     for number in 0..100 {
         counts.change(&key(number * 1000), 1);
