@@ -11,18 +11,20 @@ use std::fmt::Debug;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::NamespaceResourceScope;
-use kube::{Client, Resource};
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::build;
 use crate::crd::{EtcdCluster, RetentionPolicy};
 use crate::member::{self, Change, MemberClient};
 use crate::memory::Memory;
-use crate::names::{CERTIFICATES, DEFRAGMENT, FINALIZER, Names, ROLE_LABEL};
+use crate::names::{CERTIFICATES, DATA_GATE, DATA_POD, DEFRAGMENT, FINALIZER, INITIAL_CLUSTER, Names, ROLE_LABEL};
 use crate::observe::auth::Root;
 use crate::observe::certificates::Identities;
-use crate::observe::{Caches, list, url};
+use crate::observe::{Caches, controller, list, owned, url};
+use crate::pass::is_conflict;
 use crate::plan::tls::Holder;
 use crate::plan::{Action, Observed, Plan, plan};
 
@@ -86,7 +88,8 @@ pub struct Actor<'a> {
 impl Actor<'_> {
     /// Marks pods that run: a learner that was promoted gets a voter's label, so that clients reach it, and each those that its
     /// template has by now. One whose certificates were written since it started is annotated with that: a kubelet looks at the
-    /// Secrets of a pod when the pod changes, and else within a minute or two.
+    /// Secrets of a pod when the pod changes, and else within a minute or two. And one whose member has its data in memory is told, before
+    /// the member counts, not to begin anew should that memory be empty one day.
     async fn mark_pods(&self, plan: &Plan) -> Result<(), Error> {
         let observed = self.observed;
         for member in observed.store.members() {
@@ -104,10 +107,12 @@ impl Actor<'_> {
             let held = observed.tls.held.get(&Holder::Member(ordinal));
             let renewed = held.filter(|held| pod.created <= held.written).map(|held| &held.version);
             let renewed = renewed.filter(|version| pod.certificates.as_ref() != Some(version));
-            if !wanted.is_empty() || renewed.is_some() {
+            let begins_anew = self.cluster.spec.in_memory() && member.started && !pod.settled;
+            if !wanted.is_empty() || renewed.is_some() || begins_anew {
                 let name = self.names.pod(ordinal);
-                let annotations: BTreeMap<&str, &String> =
-                    renewed.map(|version| (CERTIFICATES, version)).into_iter().collect();
+                let renewed = renewed.map(|version| (CERTIFICATES, version.as_str()));
+                let settled = begins_anew.then_some((INITIAL_CLUSTER, build::SETTLED));
+                let annotations: BTreeMap<&str, &str> = renewed.into_iter().chain(settled).collect();
                 let patch = json!({"metadata": {"labels": wanted, "annotations": annotations}});
                 self.api::<Pod>()
                     .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
@@ -132,6 +137,7 @@ impl Actor<'_> {
                 let peer_url = self.names.peer_url_by(*ordinal, self.cluster.is_joined_by_tls());
                 return Ok(self.leader(None)?.add_learner(peer_url).await?);
             }
+            Action::LetStart { ordinal, uid } => self.let_start(*ordinal, uid).await?,
             Action::Promote { id, .. } => {
                 return Ok(self.leader(None)?.promote(*id).await?);
             }
@@ -191,6 +197,45 @@ impl Actor<'_> {
 
     fn url(&self, ordinal: u32) -> String {
         url(&self.names, &self.observed.pods, ordinal, self.identities.current.as_ref())
+    }
+
+    /// Lets a pod start that will have its member's data in memory. It is written on its StatefulSet first, which may have one such pod
+    /// in its life: the data of another would be gone. The API server itself is asked for both.
+    async fn let_start(&self, ordinal: u32, uid: &str) -> Result<(), Error> {
+        let (member, pod) = (self.names.member(ordinal), self.names.pod(ordinal));
+        let changed = |what: &str, name: &str| Error::Changed(format!("{what} {name}"));
+        let statefulset = self.existing::<StatefulSet>(&member).await?
+            .filter(|it| owned(it, &self.names) && it.metadata.deletion_timestamp.is_none());
+        let statefulset = statefulset.ok_or_else(|| changed("StatefulSet", &member))?;
+        let is_its_pod = |it: &_| controller(it) == statefulset.metadata.uid;
+        let there = self.existing::<Pod>(&pod).await?.filter(is_its_pod);
+        if there.and_then(|it| it.uid()).as_deref() != Some(uid) {
+            return Err(changed("pod", &pod));
+        }
+        match statefulset.annotations().get(DATA_POD) {
+            Some(recorded) if recorded == uid => {}
+            Some(_) => return Err(changed("StatefulSet", &member)),
+            None => {
+                let ObjectMeta { uid: of, resource_version, .. } = &statefulset.metadata;
+                let metadata = json!({"uid": of, "resourceVersion": resource_version, "annotations": {DATA_POD: uid}});
+                let patch = json!({"metadata": metadata});
+                let patched = self.api::<StatefulSet>().patch_metadata(
+                    &member,
+                    &PatchParams::default(),
+                    &Patch::Merge(&patch),
+                );
+                match patched.await {
+                    Err(error) if is_conflict(&error) => return Err(changed("StatefulSet", &member)),
+                    written => written.map_err(kube_error(format!("recording the pod of {member}")))?,
+                };
+            }
+        }
+        let gates = json!([{"name": DATA_GATE, "$patch": "delete"}]);
+        let patch = json!({"metadata": {"uid": uid}, "spec": {"schedulingGates": gates}});
+        match self.api::<Pod>().patch(&pod, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+            Err(error) if is_conflict(&error) => Err(changed("pod", &pod)),
+            patched => patched.map(drop).map_err(kube_error(format!("letting pod {pod} start"))),
+        }
     }
 
     /// The cache may lag: whether the pod is gone is asked of the API server itself.

@@ -110,6 +110,7 @@ pub fn word(action: &Action) -> &'static str {
         Action::Bootstrap => "Bootstrapped",
         Action::Park => "Parked",
         Action::AddLearner { .. } => "LearnerAdded",
+        Action::LetStart { .. } => "MemberStarted",
         Action::Promote { .. } => "MemberPromoted",
         Action::MoveLeader { .. } => "LeaderMoved",
         Action::MovePeer { .. } => "PeerMoved",
@@ -142,6 +143,7 @@ fn object(names: &Names, observed: &Observed, action: &Action) -> Option<ObjectR
         | Action::ForgetRequest { .. }
         | Action::RemoveFinalizer => None,
         Action::AddLearner { ordinal }
+        | Action::LetStart { ordinal, .. }
         | Action::Promote { ordinal, .. }
         | Action::RemoveMember { ordinal, .. }
         | Action::DeleteStatefulSet { ordinal, .. }

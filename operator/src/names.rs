@@ -52,6 +52,12 @@ pub const WRITTEN: &str = "keelson.dev/written";
 pub const IMAGE: &str = "keelson.dev/image";
 /// Annotation of each StatefulSet: the size of the volume in its claim template, which cannot be changed.
 pub const VOLUME_SIZE: &str = "keelson.dev/volume-size";
+/// Scheduling gate of pods whose data are in memory: it is lifted for the first pod of a StatefulSet, and for no other.
+pub const DATA_GATE: &str = "keelson.dev/data";
+/// Annotation of a StatefulSet whose member's data are in memory: the uid of the pod that has them.
+pub const DATA_POD: &str = "keelson.dev/data-pod";
+/// Annotation of a pod whose data are in memory: what its member takes as `--initial-cluster` when its directory is empty.
+pub const INITIAL_CLUSTER: &str = "keelson.dev/initial-cluster";
 /// Annotation of each pod: what its member speaks.
 pub const TRANSPORT: &str = "keelson.dev/transport";
 /// Annotation of a pod: the version of the Secret with its member's certificates that its node was last pointed to.

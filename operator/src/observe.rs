@@ -22,11 +22,12 @@ use serde_json::Value;
 
 use self::auth::Root;
 use self::certificates::Identities;
+use crate::build;
 use crate::crd::{EtcdCluster, Transport};
 use crate::member::{self, Credentials, MemberClient, MemberList, Sessions, StatusResponse};
 use crate::names::{
-    APPLIED_HASH, CERTIFICATES, CLUSTER_LABEL, CONFIG_HASH, IMAGE, Names, SERVER_CONTAINER, TRANSPORT, UID_LABEL,
-    VOLUME_SIZE,
+    APPLIED_HASH, CERTIFICATES, CLUSTER_LABEL, CONFIG_HASH, DATA_GATE, DATA_POD, IMAGE, INITIAL_CLUSTER, Names,
+    SERVER_CONTAINER, TRANSPORT, UID_LABEL, VOLUME_SIZE,
 };
 use crate::plan::{Alarm, Answer, Child, Member, Observed, Pod, Store, Volume};
 
@@ -167,8 +168,13 @@ pub async fn list(client: &Client, cluster: &EtcdCluster) -> Result<Observed, ku
 
 /// Whether the EtcdCluster is the object's controlling owner.
 pub fn owned(object: &impl Resource, names: &Names) -> bool {
+    controller(object).is_some_and(|uid| uid == names.uid)
+}
+
+/// The uid of the object's controlling owner.
+pub fn controller(object: &impl Resource) -> Option<String> {
     let mut owners = object.meta().owner_references.iter().flatten();
-    owners.any(|owner| owner.controller == Some(true) && owner.uid == names.uid)
+    owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
 }
 
 /// Whether the object carries the uid of the EtcdCluster, as pods and claims do.
@@ -197,6 +203,7 @@ fn children<K: Resource, O: Borrow<K>>(
                 uid: object.meta().uid.clone().unwrap_or_default(),
                 ours: ours(object, names),
                 deleting: object.meta().deletion_timestamp.is_some(),
+                data_pod: object.meta().annotations.as_ref().and_then(|it| it.get(DATA_POD)).cloned(),
             };
             Some((of_cluster(object, names)?, child))
         })
@@ -260,6 +267,9 @@ fn pod_view(pod: &KubePod, names: &Names) -> Pod {
         trouble: trouble(pod, server.as_ref()),
         restarts: server.as_ref().map_or(0, |status| status.restart_count),
         created: pod.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        owner: controller(pod),
+        gated: pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten()).any(|it| it.name == DATA_GATE),
+        settled: pod.annotations().get(INITIAL_CLUSTER).is_some_and(|founding| founding == build::SETTLED),
     }
 }
 

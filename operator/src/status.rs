@@ -199,6 +199,7 @@ fn next_action(names: &Names, plan: &Plan, error: Option<&str>) -> Option<NextAc
 pub fn describe(names: &Names, action: &Action) -> String {
     match action {
         Action::AddLearner { ordinal } => format!("add {} as a learner", names.member(*ordinal)),
+        Action::LetStart { ordinal, .. } => format!("let {} start", names.member(*ordinal)),
         Action::Promote { ordinal, .. } => format!("promote {}", names.member(*ordinal)),
         Action::RemoveMember { ordinal, .. } => {
             format!("remove {} from the members", names.member(*ordinal))

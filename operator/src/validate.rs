@@ -1,7 +1,7 @@
 //! Checks a stored resource by the rules of the definition once more: it may be older than a rule, and CEL rules cannot name the
 //! very entry that is wrong.
 
-use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, MIN_VALIDITY, OWNED_FLAGS, bytes, seconds};
+use crate::crd::{EtcdCluster, MAX_NAME_LENGTH, MAX_SIZE, MIN_VALIDITY, OWNED_FLAGS, StorageSpec, bytes, seconds};
 
 /// Everything that is wrong with a resource, each with the field's name; empty when nothing is.
 pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
@@ -23,6 +23,7 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         let size = &spec.storage.size;
         problems.push(format!("spec.storage.size: {size:?} is not a size such as 8Gi"));
     }
+    problems.extend(memory(cluster));
     for (field, time) in [("after", &spec.repair.after), ("window", &spec.repair.window)] {
         if seconds(time).is_none() {
             problems.push(format!("spec.repair.{field}: {time:?} is not a time such as 10m"));
@@ -40,6 +41,30 @@ pub fn validate(cluster: &EtcdCluster) -> Vec<String> {
         } else if !is_flag(flag) {
             problems.push(format!("spec.options.{flag}: a flag is written without dashes in front"));
         }
+    }
+    problems
+}
+
+fn memory(cluster: &EtcdCluster) -> Vec<String> {
+    let spec = &cluster.spec;
+    let StorageSpec { size, storage_class_name, access_modes, .. } = &spec.storage;
+    let mut problems = Vec::new();
+    if !spec.in_memory() {
+        return problems;
+    }
+    if spec.size == 0 {
+        problems.push("spec.size: nothing would be left of data in memory".into());
+    }
+    if storage_class_name.is_some() {
+        problems.push("spec.storage.storageClassName: there are no volume claims with spec.storage.medium Memory".into());
+    }
+    if *access_modes != StorageSpec::default().access_modes {
+        problems.push("spec.storage.accessModes: there are no volume claims with spec.storage.medium Memory".into());
+    }
+    let limits = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let limit = limits.and_then(|limits| limits.get("memory")).map(|limit| limit.0.as_str());
+    if let Some(limit) = limit.filter(|limit| bytes(limit) <= bytes(size)) {
+        problems.push(format!("spec.resources.limits.memory: {limit} has no room for the data ({size}) beside the process"));
     }
     problems
 }

@@ -3,7 +3,7 @@
 
 use futures::stream::{self, BoxStream, SelectAll, Stream};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodSpec, Secret};
 use kube::api::{Api, PartialObjectMeta};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
@@ -189,7 +189,8 @@ fn trim_metadata<K: Resource>(object: &mut K) {
 /// Forgets what no part of the operator reads of a pod.
 fn trim_pod(pod: &mut Pod) {
     trim_metadata(pod);
-    pod.spec = None;
+    let gates = pod.spec.take().and_then(|spec| spec.scheduling_gates);
+    pod.spec = gates.map(|gates| PodSpec { scheduling_gates: Some(gates), ..Default::default() });
     if let Some(status) = &mut pod.status {
         status.host_ips = None;
         status.pod_ips = None;

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::Store as Cache;
@@ -47,7 +47,7 @@ impl Actor<'_> {
                 wanted.spec.storage.size = size;
             }
             let member = build::stateful_set(&wanted, *ordinal, start, role);
-            if known.is_none() {
+            if known.is_none() && !cluster.spec.in_memory() {
                 self.claim_is_ours(*ordinal).await?;
             }
             self.apply(member, known).await?;
@@ -92,6 +92,10 @@ impl Actor<'_> {
         if self.existing::<PersistentVolumeClaim>(&claim).await?.is_some() {
             return Err(Error::StillThere(format!("claim {claim}")));
         }
+        let pod = self.names.pod(ordinal);
+        if self.cluster.spec.in_memory() && self.existing::<Pod>(&pod).await?.is_some() {
+            return Err(Error::StillThere(format!("pod {pod}")));
+        }
         Ok(())
     }
 
@@ -108,7 +112,7 @@ impl Actor<'_> {
         Ok(existing.map(|object| Applied::of(&object, &self.names)))
     }
 
-    async fn existing<K>(&self, name: &str) -> Result<Option<PartialObjectMeta<K>>, Error>
+    pub(super) async fn existing<K>(&self, name: &str) -> Result<Option<PartialObjectMeta<K>>, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {

@@ -23,6 +23,7 @@ pub use certificates::{
 pub use issued::{certificate_resource, certificates, must_name, source_secrets, sources_of};
 pub use job::{BACKUP_CONTAINER, backup_job, backup_path};
 pub use pdb::pod_disruption_budget;
+pub use pod::SETTLED;
 pub use root::{APPLIED, PASSWORD, root_secret};
 pub use services::{client_service, members_service};
 pub use statefulset::stateful_set;

@@ -2,10 +2,12 @@
 //! allows it.
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity,
-    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint,
-    Volume, VolumeMount, WeightedPodAffinityTerm,
+    Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity, PodSchedulingGate, PodSecurityContext, PodSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
+    VolumeMount, WeightedPodAffinityTerm,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -13,8 +15,8 @@ use super::certificates::{BUNDLE, PEER, SERVER};
 use super::etcd;
 use super::statefulset::VOLUME;
 use super::store::{self, Access};
-use crate::crd::{EtcdCluster, PullPolicy, Transport};
-use crate::names::{CLIENT_PORT, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
+use crate::crd::{EtcdCluster, PullPolicy, Transport, bytes};
+use crate::names::{CLIENT_PORT, DATA_GATE, INITIAL_CLUSTER, METRICS_PORT, Names, PEER_PORT, SERVER_CONTAINER};
 use crate::plan::{Origin, Recovery, Start};
 
 /// Where the volume is mounted; the server keeps everything below it.
@@ -26,6 +28,14 @@ const TLS_VOLUME: &str = "tls";
 const SERVER_UID: i64 = 65532;
 /// By how much the revision grows when a member goes on alone: more than others can have written since they were one cluster.
 const REVISIONS_PASSED: u32 = 1_000_000_000;
+/// The variable that [`INITIAL_CLUSTER`] comes in: what it is at this start of the container, not at that of the pod.
+const FOUNDING: &str = "KEELSON_INITIAL_CLUSTER";
+/// What stands in [`INITIAL_CLUSTER`] of a pod whose member has started, as it does not name that member: with an empty directory, as memory
+/// is after a restart of the node, neither the member nor the restoration of its data begins anew.
+pub const SETTLED: &str = "settled=http://settled.invalid:2380";
+/// Without a quota of its own, a store in memory may take this part of it: the log and compactions need room, too.
+const QUOTA_PART: f64 = 0.5;
+const QUOTA: &str = "quota-backend-bytes";
 /// Long enough to hand over leadership and to write what is buffered.
 const GRACE_SECONDS: i64 = 30;
 
@@ -37,6 +47,9 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
     let grace = wanted.termination_grace_period_seconds;
     let spread = wanted.topology_spread_constraints.clone();
     let mut volumes = Vec::new();
+    if cluster.spec.in_memory() {
+        volumes.push(memory(&cluster.spec.storage.size));
+    }
     if cluster.spec.tls.is_some() {
         volumes.push(secret_volume(TLS_VOLUME, names.member_secret(ordinal)));
     }
@@ -61,12 +74,14 @@ pub(super) fn spec(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &S
         topology_spread_constraints: Some(spread.unwrap_or_else(|| vec![over_zones(selector)])),
         priority_class_name: wanted.priority_class_name.clone(),
         image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
+        scheduling_gates: cluster.spec.in_memory().then(|| vec![PodSchedulingGate { name: DATA_GATE.into() }]),
         ..Default::default()
     }
 }
 
 fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> Container {
-    let env = cluster.spec.pod_template.env.clone();
+    let mut env = cluster.spec.pod_template.env.clone();
+    env.extend(cluster.spec.in_memory().then(founding));
     Container {
         name: SERVER_CONTAINER.into(),
         image: Some(cluster.spec.server_image()),
@@ -74,7 +89,7 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         args: Some(arguments(cluster, names, ordinal, start)),
         env: (!env.is_empty()).then_some(env),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
-        resources: cluster.spec.resources.clone(),
+        resources: resources(cluster),
         startup_probe: Some(probe("/livez", 1, 300)),
         liveness_probe: Some(probe("/livez", 10, 6)),
         readiness_probe: Some(probe("/readyz", 2, 3)),
@@ -82,6 +97,36 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         volume_mounts: Some(mounts(cluster)),
         ..Default::default()
     }
+}
+
+/// Memory as a volume.
+fn memory(size: &str) -> Volume {
+    let empty_dir = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity(size.into())) };
+    Volume { name: VOLUME.into(), empty_dir: Some(empty_dir), ..Default::default() }
+}
+
+/// What is in memory counts as the container's, so nodes must have room for it.
+fn resources(cluster: &EtcdCluster) -> Option<ResourceRequirements> {
+    let wanted = cluster.spec.resources.clone();
+    if !cluster.spec.in_memory() {
+        return wanted;
+    }
+    let mut wanted = wanted.unwrap_or_default();
+    // A limit without a request is the request.
+    if !wanted.limits.iter().flatten().any(|(resource, _)| resource == "memory") {
+        let requests = wanted.requests.get_or_insert_default();
+        requests.entry("memory".into()).or_insert_with(|| Quantity(cluster.spec.storage.size.clone()));
+    }
+    Some(wanted)
+}
+
+fn founding() -> EnvVar {
+    let field_ref = ObjectFieldSelector {
+        field_path: format!("metadata.annotations['{INITIAL_CLUSTER}']"),
+        ..Default::default()
+    };
+    let source = EnvVarSource { field_ref: Some(field_ref), ..Default::default() };
+    EnvVar { name: FOUNDING.into(), value_from: Some(source), ..Default::default() }
 }
 
 /// How the data are reached.
@@ -106,14 +151,15 @@ fn way(origin: &Origin) -> Way {
 /// What fills the volume of the first member. It does nothing if there is a member already, so that it may run at each start.
 fn recover(cluster: &EtcdCluster, names: &Names, ordinal: u32, recovery: &Recovery, way: Way) -> Container {
     let Recovery { revision_bump, skip_hash_check, .. } = recovery;
-    let Way { url, flags, access } = way;
+    let Way { url, flags, mut access } = way;
+    access.env.extend(cluster.spec.in_memory().then(founding));
     let mut args = vec![
         "backup".into(),
         "restore".into(),
         url,
         format!("--name={}", names.member(ordinal)),
         format!("--data-dir={DATA_DIR}"),
-        format!("--initial-cluster={}={}", names.member(ordinal), names.peer_url(ordinal)),
+        format!("--initial-cluster={}", initial_cluster(cluster, &[(names.member(ordinal), names.peer_url(ordinal))])),
         format!("--initial-advertise-peer-urls={}", names.peer_url(ordinal)),
         format!("--initial-cluster-token={}", names.cluster_token()),
         format!("--bump-revision={revision_bump}"),
@@ -179,6 +225,35 @@ fn tls_flags(cluster: &EtcdCluster, names: &Names) -> Vec<(&'static str, String)
     ]
 }
 
+fn initial_cluster(cluster: &EtcdCluster, members: &[(String, String)]) -> String {
+    match cluster.spec.in_memory() {
+        true => format!("$({FOUNDING})"),
+        false => listed(members),
+    }
+}
+
+fn listed(members: &[(String, String)]) -> String {
+    let members: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
+    members.join(",")
+}
+
+/// What stands in [`INITIAL_CLUSTER`] of a new pod.
+pub(super) fn founding_members(names: &Names, ordinal: u32, start: &Start) -> String {
+    match start {
+        Start::Seed | Start::Recover(_) => listed(&[(names.member(ordinal), names.peer_url(ordinal))]),
+        Start::Join(members) => listed(members),
+        Start::Settled | Start::Parked | Start::Alone => SETTLED.into(),
+    }
+}
+
+/// The part of the memory that the store may take, unless a quota is given.
+fn quota(cluster: &EtcdCluster) -> Option<String> {
+    let spec = &cluster.spec;
+    let given = spec.options.contains_key(QUOTA) || spec.pod_template.env.iter().any(|it| it.name == "ETCD_QUOTA_BACKEND_BYTES");
+    let size = bytes(&spec.storage.size).filter(|_| spec.in_memory() && !given)?;
+    Some(format!("{:.0}", (size * QUOTA_PART).floor()))
+}
+
 /// The server's flags: those that the operator derives, then the options in the order of their names.
 fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) -> Vec<String> {
     let alone = vec![(names.member(ordinal), names.peer_url(ordinal))];
@@ -199,7 +274,6 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         let urls: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://0.0.0.0:{port}")).collect();
         urls.join(",")
     };
-    let initial_cluster: Vec<String> = members.iter().map(|(name, url)| format!("{name}={url}")).collect();
     let mut flags = vec![
         ("name", names.member(ordinal)),
         ("data-dir", DATA_DIR.to_string()),
@@ -209,7 +283,7 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         // Clients that go by it need no certificate while plaintext is served.
         ("advertise-client-urls", names.client_url_by(ordinal, transport == Transport::Tls)),
         ("initial-advertise-peer-urls", own),
-        ("initial-cluster", initial_cluster.join(",")),
+        ("initial-cluster", initial_cluster(cluster, members)),
         ("initial-cluster-state", state.to_string()),
         ("initial-cluster-token", names.cluster_token()),
     ];
@@ -218,6 +292,7 @@ fn arguments(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
         flags.push(("force-new-cluster-bump", REVISIONS_PASSED.to_string()));
     }
     flags.extend(tls_flags(cluster, names));
+    flags.extend(quota(cluster).map(|quota| (QUOTA, quota)));
     let options = cluster.spec.options.iter();
     flags.extend(options.map(|(flag, value)| (flag.as_str(), value.clone())));
     flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()

@@ -11,7 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::{metadata, pod, pod_hash};
 use crate::crd::EtcdCluster;
-use crate::names::{CONFIG_HASH, IMAGE, MEMBER_LABEL, Names, ROLE_LABEL, TRANSPORT, UID_LABEL, VOLUME_SIZE};
+use crate::names::{
+    CONFIG_HASH, IMAGE, INITIAL_CLUSTER, MEMBER_LABEL, Names, ROLE_LABEL, TRANSPORT, UID_LABEL, VOLUME_SIZE,
+};
 use crate::plan::{PodRole, Start};
 
 /// The name of the volume, and the first part of its claim's.
@@ -36,7 +38,7 @@ pub fn stateful_set(cluster: &EtcdCluster, ordinal: u32, start: &Start, role: Po
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             template: template(cluster, &names, ordinal, start, role),
-            volume_claim_templates: Some(vec![claim(cluster, &names, ordinal)]),
+            volume_claim_templates: (!cluster.spec.in_memory()).then(|| vec![claim(cluster, &names, ordinal)]),
             ..Default::default()
         },
         status: None,
@@ -52,6 +54,9 @@ fn template(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start, r
     annotations.insert(CONFIG_HASH.into(), pod_hash(cluster, start));
     annotations.insert(IMAGE.into(), cluster.spec.server_image());
     annotations.insert(TRANSPORT.into(), cluster.spec.transport().as_str().into());
+    if cluster.spec.in_memory() {
+        annotations.insert(INITIAL_CLUSTER.into(), pod::founding_members(names, ordinal, start));
+    }
     let mut spec = pod::spec(cluster, names, ordinal, start);
     // Not a part of what is hashed: a pod that does not have it is not restarted for it.
     for container in &mut spec.containers {

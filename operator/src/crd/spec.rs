@@ -56,13 +56,14 @@ pub const MAX_NAME_LENGTH: usize = 48;
 #[x_kube(
     validation = Rule::new("!(has(self.image) && has(self.version))").message("spec.image and spec.version exclude each other: spec.image already names a version"),
     validation = Rule::new("has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)").message("spec.bootstrap cannot be changed: it says how a cluster begins; make another EtcdCluster to restore a backup"),
+    validation = Rule::new("self.storage.medium != 'Memory' || self.size > 0").message("spec.size cannot be 0 with spec.storage.medium Memory: nothing would be left of the data; delete the EtcdCluster for that"),
     validation = Rule::new("!has(oldSelf.auth) || has(self.auth) || !oldSelf.auth.enabled").message("spec.auth cannot be removed while it is enabled: the operator would not get in any more; set spec.auth.enabled to false first"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdClusterSpec {
     /// How many voting members the cluster has, up to 9. An odd number: an even one tolerates no more failures than the odd
     /// number below it. Change it here or with `kubectl scale`; members join and leave one at a time. 0 parks the cluster: all
-    /// members stop and keep their volumes, and start again with any other size.
+    /// members stop and keep their volumes, and start again with any other size; not with `storage.medium: Memory`.
     #[serde(default = "default_size")]
     #[schemars(range(min = 0, max = 9))]
     pub size: i32,
@@ -82,7 +83,7 @@ pub struct EtcdClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<PullPolicy>,
 
-    /// The volume that each member gets.
+    /// Where each member keeps its data.
     #[serde(default)]
     pub storage: StorageSpec,
 
@@ -144,6 +145,11 @@ impl EtcdClusterSpec {
         }
     }
 
+    /// Whether the data of a member end with its pod.
+    pub fn in_memory(&self) -> bool {
+        self.storage.medium == StorageMedium::Memory
+    }
+
     /// What members are to speak.
     pub fn transport(&self) -> Transport {
         match &self.tls {
@@ -202,15 +208,24 @@ impl PullPolicy {
     }
 }
 
-/// The volume of a member.
+/// Where a member keeps its data.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("spec.storage.storageClassName cannot be changed: a volume keeps its class for life"),
     validation = Rule::new("self.accessModes == oldSelf.accessModes").message("spec.storage.accessModes cannot be changed: a volume keeps its modes for life"),
+    validation = Rule::new("self.medium == oldSelf.medium").message("spec.storage.medium cannot be changed: make another EtcdCluster with the data of this one (spec.bootstrap.recovery)"),
+    validation = Rule::new("self.medium != 'Memory' || !has(self.storageClassName)").message("spec.storage.storageClassName is of volume claims, which members with spec.storage.medium Memory do not have"),
+    validation = Rule::new("self.medium != 'Memory' || self.accessModes == ['ReadWriteOnce']").message("spec.storage.accessModes is of volume claims, which members with spec.storage.medium Memory do not have"),
+    validation = Rule::new("self.medium != 'Memory' || self.size == oldSelf.size").message("spec.storage.size cannot be changed with spec.storage.medium Memory"),
 )]
 pub struct StorageSpec {
-    /// The size of each volume, such as `8Gi`. It may grow if the StorageClass allows it; members are not restarted for that.
+    /// `Volume`: each member has a volume claim. `Memory`: its data are in the memory of its node and end with its pod, whose member is
+    /// then replaced; for clusters that may be lost as a whole.
+    #[serde(default)]
+    pub medium: StorageMedium,
+    /// The size of each volume, such as `8Gi`. It may grow if the StorageClass allows it; members are not restarted for that. In
+    /// memory it counts as the container's, is its request if `resources` has none, and cannot be changed.
     #[serde(default = "default_storage_size")]
     #[schemars(length(max = 32), regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"))]
     pub size: String,
@@ -227,6 +242,16 @@ pub struct StorageSpec {
     pub retention: RetentionSpec,
 }
 
+/// What data are kept on.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StorageMedium {
+    /// A volume claim, which outlives pods.
+    #[default]
+    Volume,
+    /// Memory of the node, as long as the pod is there.
+    Memory,
+}
+
 fn default_storage_size() -> String {
     "8Gi".into()
 }
@@ -238,6 +263,7 @@ fn default_access_modes() -> Vec<String> {
 impl Default for StorageSpec {
     fn default() -> Self {
         Self {
+            medium: StorageMedium::default(),
             size: default_storage_size(),
             storage_class_name: None,
             access_modes: default_access_modes(),

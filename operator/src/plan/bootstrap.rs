@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, Plan, RecoverySource, Situation, Start, Step, hex, rollout};
+use super::{Action, Plan, RecoverySource, Situation, Start, Step, hex, memory, rollout};
 use crate::crd::{OperationKind, Phase};
 
 /// The first member's number.
@@ -29,6 +29,10 @@ pub(super) fn plan(situation: &Situation) -> Plan {
     if !begun {
         let step =
             Step::act(Action::Bootstrap, Phase::Bootstrapping, format!("starting {name}, the first member{how}"));
+        return situation.with_members(step.during(operation), members, true);
+    }
+    if let Some(action) = memory::let_start(situation, SEED).or_else(|| memory::begin_anew(situation, SEED)) {
+        let step = Step::act(action, Phase::Bootstrapping, format!("{name} is the first member{how}"));
         return situation.with_members(step.during(operation), members, true);
     }
     let step = rollout::of_stopped_pods(situation, &[SEED]).unwrap_or_else(|| {

@@ -77,7 +77,8 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
     if cluster.spec.paused && (plan.action.is_some() || plan.apply_children) {
         return Err(Violation::Paused("something would change".into()));
     }
-    if cluster.spec.size != 0 && plan.members.values().any(|start| *start == Start::Parked) {
+    let may_park = cluster.spec.size == 0 && !cluster.spec.in_memory();
+    if !may_park && plan.members.values().any(|start| *start == Start::Parked) {
         return Err(Violation::Parked);
     }
     starts(cluster, observed, plan)?;
@@ -107,6 +108,7 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             }
             majority(observed, action, members, |_| true)
         }
+        Action::LetStart { ordinal, uid } => first_start(observed, plan, *ordinal, uid),
         Action::Promote { id, .. } => promotion(cluster, observed, action, *id),
         Action::MovePeer { ordinal, .. } => {
             let members = confirmed(cluster, observed, action)?;
@@ -132,7 +134,8 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
             majority(observed, action, members, |member| member.id != *id)
         }
         Action::DeleteStatefulSet { ordinal, .. } => {
-            if !recovers_without(cluster, observed, plan, *ordinal) {
+            let needs_nobody = recovers_without(cluster, observed, plan, *ordinal);
+            if !needs_nobody && !founded_in_vain(cluster, observed, *ordinal) {
                 unused(cluster, observed, action, *ordinal)?;
             }
             ours(observed.statefulsets.get(ordinal).is_some_and(|it| it.ours), action)
@@ -144,6 +147,9 @@ pub fn check(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
                 return Err(Violation::InUse(action.to_string()));
             }
             ours(observed.claims.get(ordinal).is_some_and(|it| it.ours), action)
+        }
+        Action::RestartPod { ordinal, .. } if cluster.spec.in_memory() && exists(cluster) => {
+            Err(Violation::StartsEmpty(*ordinal))
         }
         Action::RestartPod { ordinal, .. } if ends_solitude(observed, *ordinal) => Ok(()),
         Action::RestartPod { ordinal, .. } if asked_for(cluster, observed, plan, *ordinal) => Ok(()),
@@ -182,6 +188,33 @@ fn recovers_without(cluster: &EtcdCluster, observed: &Observed, plan: &Plan, ord
     let mut survivors = plan.members.keys();
     let survivor = survivors.next().copied().filter(|survivor| *survivor != ordinal && survivors.next().is_none());
     survivor.is_some_and(|survivor| asked_for(cluster, observed, plan, survivor))
+}
+
+/// The status knows of a cluster.
+fn exists(cluster: &EtcdCluster) -> bool {
+    cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some())
+}
+
+/// The first member had its data in memory, and lost them before there was a cluster.
+fn founded_in_vain(cluster: &EtcdCluster, observed: &Observed, ordinal: u32) -> bool {
+    let held = observed.statefulsets.get(&ordinal).and_then(|it| it.data_pod.as_ref());
+    let there = observed.pods.get(&ordinal).filter(|pod| !pod.deleting).map(|pod| &pod.uid);
+    let lost = held.is_some() && held != there;
+    cluster.spec.in_memory() && !exists(cluster) && observed.store == Store::Silent && lost
+}
+
+/// The memory of a pod is empty: only a member that never had data starts in it, and in the first pod of its StatefulSet.
+fn first_start(observed: &Observed, plan: &Plan, ordinal: u32, uid: &str) -> Result<(), Violation> {
+    let pod = observed.pods.get(&ordinal).filter(|pod| pod.ours && pod.gated && pod.uid == uid);
+    let its = observed.statefulsets.get(&ordinal).filter(|it| it.ours);
+    let owned = pod.and_then(|pod| pod.owner.as_ref()) == its.map(|it| &it.uid) && pod.is_some();
+    let is_first = its.is_some_and(|it| it.data_pod.as_ref().is_none_or(|recorded| recorded == uid));
+    let start = plan.members.get(&ordinal);
+    let begins = matches!(start, Some(Start::Seed | Start::Recover(_) | Start::Join(_)));
+    match owned && is_first && begins {
+        true => Ok(()),
+        false => Err(Violation::StartsEmpty(ordinal)),
+    }
 }
 
 /// The only member of the cluster would leave all others behind again, if it was started once more as it is.
@@ -238,7 +271,13 @@ fn majority(
 fn promotion(cluster: &EtcdCluster, observed: &Observed, action: &Action, id: u64) -> Result<(), Violation> {
     let members = confirmed(cluster, observed, action)?;
     let is_ready = |member: &Member| member.id == id && member.learner && member.started && up(observed, member);
-    if !members.iter().any(is_ready) {
+    // One of which it is not known which pod has its data could not be told from one that lost them.
+    let on_record = |ordinal: u32| {
+        let held = observed.statefulsets.get(&ordinal).and_then(|it| it.data_pod.as_ref());
+        held.is_some() && held == observed.pods.get(&ordinal).map(|pod| &pod.uid)
+    };
+    let is_known = |member: &&Member| !cluster.spec.in_memory() || member.ordinal.is_some_and(on_record);
+    if !members.iter().filter(is_known).any(is_ready) {
         return Err(Violation::Promotion);
     }
     majority(observed, action, members, |_| true)?;
@@ -436,8 +475,7 @@ fn templates(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<
 
 /// How members would start: as new only before a cluster id is known, and never empty once they have started.
 fn starts(cluster: &EtcdCluster, observed: &Observed, plan: &Plan) -> Result<(), Violation> {
-    let recorded = cluster.status.as_ref();
-    let exists = recorded.is_some_and(|status| status.cluster_id.is_some()) || !matches!(observed.store, Store::Silent);
+    let exists = exists(cluster) || !matches!(observed.store, Store::Silent);
     for (ordinal, start) in &plan.members {
         match start {
             Start::Seed | Start::Recover(_) if exists || plan.members.len() > 1 => {

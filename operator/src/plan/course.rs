@@ -13,7 +13,8 @@ use crate::crd::{
     EtcdCluster, EtcdClusterStatus, MemberTemplate, OnDeadline, Phase, Role, RolloutStage, RolloutStatus,
 };
 
-/// Below this, no member can be restarted without an interruption; then a person decides when, and nothing is held back.
+/// Below this, no member can be restarted without an interruption; then a person decides when, and nothing is held back. In memory none is
+/// restarted.
 const TRACKED_VOTERS: usize = 3;
 
 /// What members are to run in this pass.
@@ -84,6 +85,12 @@ impl Course {
     /// Whether members are being restarted, or were until that was stopped.
     pub fn is_in_flight(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| rollout.stage != RolloutStage::RolledBack)
+    }
+
+    /// Whether members are being given another template.
+    pub fn is_rolling(&self) -> bool {
+        let stage = self.rollout.as_ref().map(|rollout| rollout.stage);
+        matches!(stage, Some(RolloutStage::Progressing | RolloutStage::RollingBack))
     }
 
     /// The end of a sentence for whoever changed the spec meanwhile.
@@ -210,7 +217,8 @@ impl Look<'_> {
             _ => self.recorded.members.iter().filter(|member| member.role != Role::Learner).count(),
         };
         let in_flight = rollout.as_ref().is_some_and(|rollout| rollout.stage != RolloutStage::RolledBack);
-        let before = settled.clone().filter(|_| in_flight || voters >= TRACKED_VOTERS);
+        let is_tracked = voters >= TRACKED_VOTERS || self.cluster.spec.in_memory();
+        let before = settled.clone().filter(|_| in_flight || is_tracked);
         // What is rendered alike may still differ in what is changed without a restart.
         let kept = before.map(|before| if self.same(&before, &target) { target.clone() } else { before });
         Course {

@@ -1,7 +1,7 @@
 //! A member on its way in: added as a learner, started, caught up, promoted. One at a time.
 
 use super::quorum::{survives_promotion, survives_removal};
-use super::{Action, Member, Situation, Step, rollout};
+use super::{Action, Member, Situation, Step, memory, rollout};
 use crate::crd::{OperationKind, Phase};
 
 /// How many log entries a learner may lack when it is proposed for promotion. The leader decides by its own, stricter knowledge
@@ -28,10 +28,14 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
         return Some(Step::act(remove, Phase::ScalingIn, reason).during(leaving));
     }
     let joining = format!("{name} is joining");
+    let phase = phase(situation, &name);
     let wait = |what: String| {
-        let step = Step::wait(what, Phase::ScalingOut, joining.clone());
+        let step = Step::wait(what, phase, joining.clone());
         Some(step.during(operation.clone()))
     };
+    if let Some(action) = memory::let_start(situation, ordinal).filter(|_| !learner.started) {
+        return Some(Step::act(action, phase, joining).during(operation));
+    }
     let Some(answer) = learner.answer.as_ref().filter(|_| learner.started) else {
         if let Some(restart) = rollout::of_stopped_pods(situation, &[ordinal]) {
             return Some(restart.during(operation));
@@ -49,14 +53,25 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
         return wait(format!("{name} to catch up with the leader"));
     }
     // By its claim it is seen later that its volume is lost. A voter of which that is not known could not be replaced.
-    if !situation.observed.claims.contains_key(&ordinal) {
+    if !situation.in_memory() && !situation.observed.claims.contains_key(&ordinal) {
         return wait(format!("the volume claim of {name} to be seen"));
+    }
+    if situation.in_memory() && !memory::is_on_record(situation, ordinal) {
+        return wait(format!("the pod of {name} to be held back by its scheduling gate"));
     }
     if !survives_promotion(store.voters()) {
         return wait("more voters to be healthy: a further vote would raise the quorum".into());
     }
     let promote = Action::Promote { ordinal, id: learner.id };
-    Some(Step::act(promote, Phase::ScalingOut, format!("{name} has caught up")).during(operation))
+    Some(Step::act(promote, phase, format!("{name} has caught up")).during(operation))
+}
+
+/// A member in memory that comes with another template is a part of the rollout, by whose deadline it is to be there.
+fn phase(situation: &Situation, name: &str) -> Phase {
+    let course = &situation.course;
+    let rolls = situation.in_memory() && course.is_rolling();
+    let named = course.rollout.as_ref().is_some_and(|rollout| rollout.members.iter().any(|it| it == name));
+    if rolls && named { Phase::RollingOut } else { Phase::ScalingOut }
 }
 
 /// A learner has no vote. One that does not answer and whose place is no longer asked for is taken back, so that a scale-out
@@ -64,5 +79,7 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
 fn withdrawn(situation: &Situation, learner: &Member) -> bool {
     let voters = situation.observed.store.voters().count();
     let asked_for = usize::try_from(situation.cluster.spec.size).unwrap_or(0);
-    learner.answer.is_none() && voters >= asked_for
+    let is_asked_for = voters < asked_for + memory::surplus(situation);
+    let is_obsolete = learner.ordinal.is_some_and(|ordinal| memory::is_obsolete(situation, ordinal));
+    learner.answer.is_none() && (!is_asked_for || is_obsolete)
 }

@@ -10,6 +10,7 @@ mod course;
 mod expansion;
 mod learner;
 mod leftovers;
+mod memory;
 mod observed;
 mod obstacles;
 mod park;
@@ -112,6 +113,8 @@ pub enum Action {
     Park,
     /// Add a member as a learner.
     AddLearner { ordinal: u32 },
+    /// Let a pod start that will have its member's data in memory.
+    LetStart { ordinal: u32, uid: String },
     /// Give a learner its vote.
     Promote { ordinal: u32, id: u64 },
     /// Have the others reach a member by TLS (`secure`) or by plaintext.
@@ -147,6 +150,7 @@ impl fmt::Display for Action {
             Self::Bootstrap => write!(f, "start the first member"),
             Self::Park => write!(f, "stop all members"),
             Self::AddLearner { ordinal } => write!(f, "add member {ordinal} as a learner"),
+            Self::LetStart { ordinal, .. } => write!(f, "let member {ordinal} start"),
             Self::Promote { ordinal, .. } => write!(f, "promote member {ordinal}"),
             Self::MovePeer { ordinal, secure, .. } => {
                 write!(f, "reach member {ordinal} by {}", if *secure { "TLS" } else { "plaintext" })
@@ -266,8 +270,13 @@ impl<'a> Situation<'a> {
     }
 
     fn with_members(&self, step: Step, members: BTreeMap<u32, Start>, apply: bool) -> Plan {
+        let rolls = step.phase == Phase::RollingOut;
         let mut course = match &step.action {
-            Some(Action::RestartPod { ordinal, .. }) if step.phase == Phase::RollingOut => {
+            Some(Action::RestartPod { ordinal, .. }) if rolls => {
+                self.course.with_restarted(&self.names.member(*ordinal))
+            }
+            // Whoever joins meanwhile would have to be exchanged, too.
+            Some(Action::AddLearner { ordinal }) if self.in_memory() && (rolls || self.course.is_rolling()) => {
                 self.course.with_restarted(&self.names.member(*ordinal))
             }
             _ => self.course.clone(),
@@ -290,6 +299,11 @@ impl<'a> Situation<'a> {
             phase: step.phase,
             reason: step.reason,
         }
+    }
+
+    /// Whether the data of a member end with its pod.
+    fn in_memory(&self) -> bool {
+        self.cluster.spec.in_memory()
     }
 
     /// A working cluster: the first step that applies, in the order of urgency.
@@ -341,7 +355,10 @@ impl<'a> Situation<'a> {
                 true => "a quorum of members to answer".to_string(),
                 false => format!("a quorum of {} to answer", members.join(", ")),
             };
-            Step::wait(waiting_for, phase, reason)
+            match memory::is_gone(self) {
+                Some(gone) => Step::wait("a person: another cluster, with a backup (docs/memory.md)", phase, gone),
+                None => Step::wait(waiting_for, phase, reason),
+            }
         });
         let step = step.during(self.recorded.operation.clone());
         self.with_members(step, members, true)

@@ -79,6 +79,8 @@ pub struct Child {
     pub ours: bool,
     /// Whether its deletion has begun.
     pub deleting: bool,
+    /// Of a StatefulSet whose member's data are in memory: the uid of the pod that has or had them, once there was one.
+    pub data_pod: Option<String>,
 }
 
 /// What a claim asks for, and what it has.
@@ -125,6 +127,12 @@ pub struct Pod {
     pub restarts: i32,
     /// When it was made, in Unix time.
     pub created: i64,
+    /// The uid of the StatefulSet that made it.
+    pub owner: Option<String>,
+    /// Whether the operator has not let it start: its data would be in memory.
+    pub gated: bool,
+    /// Whether its member does not start with an empty directory any more: its data are in memory.
+    pub settled: bool,
 }
 
 /// What the members of the store said.

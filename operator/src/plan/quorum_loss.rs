@@ -9,8 +9,12 @@ use crate::build;
 use crate::crd::{OperationKind, Phase};
 use crate::names::RECOVER_FROM;
 
-/// The next step while no quorum answers; `None` if nobody asked for a recovery.
+/// The next step while no quorum answers; `None` if nobody asked for a recovery. A member in memory cannot go on alone: it would have to
+/// be started again, without its data.
 pub(super) fn plan(situation: &Situation) -> Option<Plan> {
+    if situation.in_memory() {
+        return None;
+    }
     let under_way = situation.recorded.operation.as_ref().filter(|it| it.kind == OperationKind::RecoverQuorum);
     let asked = asked(situation);
     let reported = situation.recorded.phase == Phase::Unavailable;

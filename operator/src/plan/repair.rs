@@ -3,10 +3,11 @@
 //!
 //! A lost volume is recognised by its claim: the status records the uid of the claim that held a member's data. If that is gone,
 //! so is the data, and a claim with another uid is a new, empty one. Corrupt data is what the store's CORRUPT alarm tells. Of a member that is only down, the status
-//! records since when, and Kubernetes must agree that it is.
+//! records since when, and Kubernetes must agree that it is. Data in memory are lost with their pod, which is no guess: no limit holds that
+//! back.
 
 use super::quorum::{healthy, quorum};
-use super::{Action, AlarmKind, Member, Situation, Step, hex};
+use super::{Action, AlarmKind, Member, Situation, Step, hex, memory};
 use crate::crd::{OperationKind, Phase, RepairMode};
 use crate::names::REPLACE_MEMBER;
 
@@ -81,10 +82,14 @@ fn victim<'a>(situation: &Situation<'a>) -> Option<Victim<'a>> {
     let members = situation.observed.store.members();
     let asked = situation.cluster.metadata.annotations.as_ref().and_then(|it| it.get(REPLACE_MEMBER));
     let is_asked = |member: &Member| asked == Some(&hex(member.id));
-    let allowed = |member: &Member| if is_asked(member) { Ok(()) } else { within_limits(situation, member.id) };
-    let causes: [&Cause; 4] = [
+    let allowed = |member: &Member| match is_asked(member) || lost_memory(situation, member) {
+        true => Ok(()),
+        false => within_limits(situation, member.id),
+    };
+    let causes: [&Cause; 5] = [
         &|member| situation.is_corrupt(member.id).then(|| "has corrupt data".into()),
         &|member| is_asked(member).then(|| "is unwanted".into()),
+        &|member| lost_memory(situation, member).then(|| "lost its data with its pod".into()),
         &|member| lost_volume(situation, member).then(|| "lost its volume".into()),
         &|member| down_for_long(situation, member),
     ];
@@ -121,10 +126,16 @@ fn within_limits(situation: &Situation, id: u64) -> Result<(), String> {
     }
 }
 
+/// Whether the member's data were in memory that is gone.
+fn lost_memory(situation: &Situation, member: &Member) -> bool {
+    let silent = member.ordinal.filter(|_| situation.in_memory() && !member.healthy());
+    silent.is_some_and(|ordinal| memory::is_lost(situation, ordinal, member.started))
+}
+
 /// Whether the member has another claim than the one that held its data, or none, and does not answer. A learner whose claim was never
 /// recorded, because its first start was its last, is replaced too: it has no vote.
 fn lost_volume(situation: &Situation, member: &Member) -> bool {
-    let Some(ordinal) = member.ordinal.filter(|_| !member.healthy()) else {
+    let Some(ordinal) = member.ordinal.filter(|_| !member.healthy() && !situation.in_memory()) else {
         return false;
     };
     let id = hex(member.id);
@@ -157,8 +168,8 @@ fn down_for_long(situation: &Situation, member: &Member) -> Option<String> {
         // One that never started holds nothing, and may be waiting for a node or a volume.
         _ if !member.started => return None,
         None => "has no pod".into(),
-        // A template with which it cannot start is for the rollout to mend.
-        Some(_) if situation.is_restarting(ordinal) => return None,
+        // A template with which it cannot start is for the rollout to mend. In memory no voter got one without having started with it.
+        Some(_) if situation.is_restarting(ordinal) && (member.learner || !situation.in_memory()) => return None,
         Some(pod) if !pod.running => {
             format!("does not run ({})", pod.trouble.as_deref().unwrap_or("its pod does not start"))
         }

@@ -1,7 +1,7 @@
 //! Restarts of members whose pod was made from an older template: one at a time, followers first, the leader last after its
 //! leadership moved, each only when all the others are healthy. What they are restarted with is in [`course`](super::course).
 
-use super::{Action, Member, Pod, Situation, Step};
+use super::{Action, Member, Pod, Situation, Step, memory};
 use crate::crd::{OperationKind, Phase, RolloutStage};
 
 /// A rollout that has begun, or one for changed configuration, if it is possible at once or under way: it goes before a change of
@@ -22,9 +22,10 @@ pub(super) fn step(situation: &Situation) -> Option<Step> {
 }
 
 /// Restarts the first of these members whose process does not run and whose pod is outdated: a wrong option or image that was
-/// corrected. It serves nobody, so this is safe without a quorum.
+/// corrected. It serves nobody, so this is safe without a quorum; but for data in memory, which would be gone.
 pub(super) fn of_stopped_pods(situation: &Situation, ordinals: &[u32]) -> Option<Step> {
-    if is_stopped(situation) {
+    let has_data = situation.in_memory() && situation.recorded.cluster_id.is_some();
+    if is_stopped(situation) || has_data {
         return None;
     }
     ordinals.iter().find_map(|ordinal| {
@@ -58,7 +59,7 @@ fn another_configuration(situation: &Situation, pod: &Pod) -> bool {
     pod.config_hash.as_deref() != Some(situation.course.config_hash.as_str())
 }
 
-fn is_outdated(situation: &Situation, pod: &Pod) -> bool {
+pub(super) fn is_outdated(situation: &Situation, pod: &Pod) -> bool {
     another_configuration(situation, pod) || pod.image.as_deref() != Some(situation.course.target.image.as_str())
 }
 
@@ -104,6 +105,9 @@ fn restart_one(situation: &Situation, outdated: impl Fn(&Pod) -> bool) -> Option
     let leader = store.leader();
     candidates.sort_by_key(|(voter, ordinal, _)| (voter.healthy(), Some(voter.id) == leader, *ordinal));
     let (voter, ordinal, pod) = *candidates.first()?;
+    if situation.in_memory() {
+        return Some(memory::exchange(situation, voter, ordinal));
+    }
     let name = situation.names.member(ordinal);
     let reason = format!("members are restarted one at a time{}", situation.course.edits_wait());
     let operation = situation.operation(OperationKind::RestartMember, ordinal, Some(voter.id));

@@ -52,7 +52,7 @@ fn add(situation: &Situation, target: usize) -> Step {
 
 /// The lowest number that nothing has: no member, and no claim that was retained. A volume of a removed member holds its old
 /// identity and is never given to another.
-fn free_ordinal(situation: &Situation) -> u32 {
+pub(super) fn free_ordinal(situation: &Situation) -> u32 {
     let observed = situation.observed;
     let members = observed.store.members().iter();
     let taken: BTreeSet<u32> = members
