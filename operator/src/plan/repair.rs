@@ -168,8 +168,8 @@ fn down_for_long(situation: &Situation, member: &Member) -> Option<String> {
         // One that never started holds nothing, and may be waiting for a node or a volume.
         _ if !member.started => return None,
         None => "has no pod".into(),
-        // A template with which it cannot start is for the rollout to mend. In memory no voter got one without having started with it.
-        Some(_) if situation.is_restarting(ordinal) && (member.learner || !situation.in_memory()) => return None,
+        // A template with which it cannot start is for the rollout to mend. In memory one that started has shown that it can.
+        Some(_) if situation.is_restarting(ordinal) && !situation.in_memory() => return None,
         Some(pod) if !pod.running => {
             format!("does not run ({})", pod.trouble.as_deref().unwrap_or("its pod does not start"))
         }

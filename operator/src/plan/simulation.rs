@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::build;
-use crate::crd::{EtcdClusterSpec, RepairSpec, RolloutStage, TlsSpec, Transport};
+use crate::crd::{EtcdClusterSpec, RepairSpec, RolloutStage, StorageMedium, TlsSpec, Transport};
 use crate::names::{DEFRAGMENT, DISARM, MOVE_LEADER, RECOVER_FROM, REPLACE_MEMBER};
 use crate::status::render;
 
@@ -25,6 +25,8 @@ enum Event {
     Kill(usize),
     /// The n-th pod is deleted.
     Evict(usize),
+    /// The n-th pod's node starts again, with the pod: what was in memory is gone.
+    Reboot(usize),
     /// The n-th member loses pod and volume.
     LoseVolume(usize),
     /// The n-th member cannot start from its volume any more.
@@ -85,6 +87,8 @@ struct Template {
     config_hash: String,
     bad: bool,
     transport: Transport,
+    /// In memory: the pod that is on record.
+    data_pod: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -96,6 +100,10 @@ struct RunningPod {
     deleting: bool,
     /// Its deletion never ends.
     stuck: bool,
+    /// It may not start.
+    gated: bool,
+    /// Its member does not start with an empty directory any more.
+    settled: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +128,7 @@ struct World {
     members: BTreeMap<u64, Listed>,
     statefulsets: BTreeMap<u32, Template>,
     pods: BTreeMap<u32, RunningPod>,
+    /// In memory a volume is the pod's.
     claims: BTreeMap<u32, Volume>,
     /// Members whose data is wrong, as the store's alarms say.
     corrupt: BTreeSet<u64>,
@@ -135,9 +144,10 @@ struct World {
 }
 
 impl World {
-    fn new(size: i32) -> Self {
+    fn new(size: i32, medium: StorageMedium) -> Self {
         let repair = RepairSpec { limit: 16, window: "1m".into(), ..Default::default() };
         let mut cluster = EtcdCluster::new("c", EtcdClusterSpec { size, repair, ..Default::default() });
+        cluster.spec.storage.medium = medium;
         cluster.metadata.namespace = Some("ns".into());
         cluster.metadata.uid = Some("uid".into());
         Self {
@@ -159,6 +169,10 @@ impl World {
     fn fresh(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    fn in_memory(&self) -> bool {
+        self.cluster.spec.in_memory()
     }
 
     fn recorded(&self) -> bool {
@@ -217,10 +231,12 @@ impl World {
     }
 
     fn cached(&self) -> Cached {
-        let children = |uids: Vec<(u32, String)>| {
-            let children = uids.into_iter().map(|(ordinal, uid)| (ordinal, Child { uid, ours: true, deleting: false }));
-            children.collect::<BTreeMap<_, _>>()
-        };
+        let child = |uid: &String| Child { uid: uid.clone(), ours: true, ..Default::default() };
+        let statefulsets = self.statefulsets.iter().map(|(ordinal, set)| {
+            let data_pod = set.data_pod.clone();
+            (*ordinal, Child { data_pod, ..child(&set.uid) })
+        });
+        let claims = self.claims.iter().filter(|_| !self.in_memory());
         let image = Some(self.cluster.spec.server_image());
         let pods = self.pods.iter().map(|(ordinal, pod)| {
             let pod = Pod {
@@ -234,14 +250,17 @@ impl World {
                 image: image.clone(),
                 transport: Some(pod.template.transport),
                 trouble: (!pod.running).then(|| "CrashLoopBackOff".into()),
+                owner: Some(pod.template.uid.clone()),
+                gated: pod.gated,
+                settled: pod.settled,
                 ..Default::default()
             };
             (*ordinal, pod)
         });
         Cached {
-            statefulsets: children(self.statefulsets.iter().map(|(n, set)| (*n, set.uid.clone())).collect()),
+            statefulsets: statefulsets.collect(),
             pods: pods.collect(),
-            claims: children(self.claims.iter().map(|(n, volume)| (*n, volume.uid.clone())).collect()),
+            claims: claims.map(|(ordinal, volume)| (*ordinal, child(&volume.uid))).collect(),
         }
     }
 
@@ -311,7 +330,7 @@ impl World {
         assert_eq!(check(&self.cluster, &observed, &plan), Ok(()), "{plan:#?}");
         let status = render(&self.cluster, &observed, &plan, None, Timestamp::from_second(self.now).unwrap());
         if plan.action.is_none() {
-            let applied = !plan.apply_children || self.apply(&plan, crash);
+            let applied = !plan.apply_children || self.apply(&plan, &observed, crash);
             if applied && crash == Crash::Never {
                 self.cluster.status = Some(status);
             }
@@ -321,8 +340,11 @@ impl World {
             return plan;
         }
         self.cluster.status = Some(status);
-        if plan.apply_children && !self.apply(&plan, crash) {
+        if plan.apply_children && !self.apply(&plan, &observed, crash) {
             return plan;
+        }
+        if let (Some(Action::LetStart { ordinal, uid }), Crash::BeforeAction) = (&plan.action, crash) {
+            self.record_pod(*ordinal, uid);
         }
         if let Some(action) = plan.action.as_ref().filter(|_| crash == Crash::Never) {
             // A member that went on alone is restarted once, before others join it.
@@ -341,7 +363,7 @@ impl World {
     }
 
     /// Whether all children were applied.
-    fn apply(&mut self, plan: &Plan, crash: Crash) -> bool {
+    fn apply(&mut self, plan: &Plan, observed: &Observed, crash: Crash) -> bool {
         let count = match crash {
             Crash::BeforeChildren => 0,
             Crash::AmidChildren => 1,
@@ -356,14 +378,34 @@ impl World {
             let template = &plan.templates[ordinal];
             let bad = template.options.get(OPTION) == Some(&BAD.to_string());
             let config_hash = build::pod_hash(&build::with_template(&self.cluster, template), start);
-            let uid = match self.statefulsets.get(ordinal) {
-                Some(there) => there.uid.clone(),
-                None => format!("set{}", self.fresh()),
+            let (uid, data_pod) = match self.statefulsets.get(ordinal) {
+                Some(there) => (there.uid.clone(), there.data_pod.clone()),
+                None => (format!("set{}", self.fresh()), None),
             };
             let (start, transport) = (start.clone(), template.transport);
-            self.statefulsets.insert(*ordinal, Template { uid, start, config_hash, bad, transport });
+            self.statefulsets.insert(*ordinal, Template { uid, start, config_hash, bad, transport, data_pod });
         }
-        count > plan.members.len()
+        let is_applied = count > plan.members.len();
+        // Then pods are marked.
+        let started = observed.store.members().iter().filter(|member| member.started && is_applied && self.in_memory());
+        for ordinal in started.filter_map(|member| member.ordinal).collect::<Vec<_>>() {
+            if let Some(pod) = self.pods.get_mut(&ordinal).filter(|_| observed.pods.contains_key(&ordinal)) {
+                pod.settled = true;
+            }
+        }
+        is_applied
+    }
+
+    /// Whether the pod is on record as the one with the data of its member.
+    fn record_pod(&mut self, ordinal: u32, uid: &String) -> bool {
+        let Some(set) = self.statefulsets.get_mut(&ordinal) else {
+            return false;
+        };
+        let is_its_pod = self.pods.get(&ordinal).is_some_and(|pod| pod.uid == *uid && pod.template.uid == set.uid);
+        if is_its_pod && set.data_pod.is_none() {
+            set.data_pod = Some(uid.clone());
+        }
+        is_its_pod && set.data_pod.as_ref() == Some(uid)
     }
 
     /// What a rollout brings does not spread from a member that does not start with it.
@@ -405,6 +447,13 @@ impl World {
                 self.members.insert(id, member);
                 let learners = self.members.values().filter(|member| member.learner);
                 assert!(learners.count() <= 1, "a second learner");
+            }
+            Action::LetStart { ordinal, uid } => {
+                if self.record_pod(*ordinal, uid)
+                    && let Some(pod) = self.pods.get_mut(ordinal)
+                {
+                    pod.gated = false;
+                }
             }
             Action::Promote { id, .. } => {
                 let member = self.members.get_mut(id).unwrap();
@@ -455,11 +504,16 @@ impl World {
         let statefulsets = self.statefulsets.clone();
         self.pods.retain(|_, pod| !pod.deleting || pod.stuck);
         for (ordinal, pod) in &mut self.pods {
-            pod.deleting =
-                pod.stuck || statefulsets.get(ordinal).is_none_or(|template| template.start == Start::Parked);
+            let is_wanted = |set: &Template| set.start != Start::Parked && set.uid == pod.template.uid;
+            pod.deleting = pod.stuck || !statefulsets.get(ordinal).is_some_and(is_wanted);
+        }
+        let in_memory = self.in_memory();
+        if in_memory {
+            let pods = &self.pods;
+            self.claims.retain(|ordinal, volume| pods.get(ordinal).is_some_and(|pod| pod.uid == volume.uid));
         }
         for (ordinal, template) in statefulsets {
-            if !self.claims.contains_key(&ordinal) {
+            if !in_memory && !self.claims.contains_key(&ordinal) {
                 let uid = format!("claim{}", self.fresh());
                 self.claims.insert(ordinal, Volume { uid, data: None, broken: false });
             }
@@ -469,13 +523,19 @@ impl World {
             let uid = format!("pod{}", self.fresh());
             let pod = self.pods.entry(ordinal).or_insert(RunningPod {
                 uid,
+                settled: template.start == Start::Settled,
                 template,
                 running: false,
                 deleting: false,
                 stuck: false,
+                gated: in_memory,
             });
-            let (start, bad) = (pod.template.start.clone(), pod.template.bad);
-            let runs = !bad && self.start(ordinal, &start);
+            let (start, held_back) = (pod.template.start.clone(), pod.template.bad || pod.gated);
+            if in_memory {
+                let uid = pod.uid.clone();
+                self.claims.entry(ordinal).or_insert(Volume { uid, data: None, broken: false });
+            }
+            let runs = !held_back && self.start(ordinal, &start);
             if let Some(pod) = self.pods.get_mut(&ordinal) {
                 pod.running = runs;
             }
@@ -498,6 +558,12 @@ impl World {
             }
             return !broken && self.members.contains_key(&data);
         }
+        let (pod, in_memory) = (&self.pods[&ordinal], self.in_memory());
+        if in_memory && (pod.settled || pod.deleting) {
+            return false;
+        }
+        let on_record = self.statefulsets[&ordinal].data_pod.as_ref() == Some(&pod.uid);
+        assert!(!in_memory || on_record, "a pod that is not on record started: {self:#?}");
         let id = match start {
             Start::Settled | Start::Parked | Start::Alone => return false,
             Start::Seed | Start::Recover(_) => {
@@ -515,6 +581,10 @@ impl World {
                     return false;
                 };
                 assert!(member.learner, "a voter started without its data");
+                // The others tell it.
+                if in_memory && member.started {
+                    return false;
+                }
                 member.started = true;
                 *id
             }
@@ -554,6 +624,15 @@ impl World {
             Event::Evict(n) => {
                 if let Some(ordinal) = self.nth_pod(*n) {
                     self.delete_pod(ordinal);
+                }
+            }
+            Event::Reboot(n) => {
+                let in_memory = self.in_memory();
+                if let Some(ordinal) = self.nth_pod(*n) {
+                    self.pods.get_mut(&ordinal).unwrap().running = false;
+                    if let Some(volume) = self.claims.get_mut(&ordinal).filter(|_| in_memory) {
+                        volume.data = None;
+                    }
                 }
             }
             Event::LoseVolume(n) => {
@@ -600,6 +679,8 @@ impl World {
             }
             Event::Watch(true) => self.stale = None,
             Event::Watch(false) => self.stale = Some(self.stale.take().unwrap_or_else(|| self.cached())),
+            // The definition refuses that.
+            Event::Resize(0) if self.in_memory() => {}
             Event::Resize(size) => self.cluster.spec.size = *size,
             Event::Configure(value) => {
                 self.cluster.spec.options.insert(OPTION.into(), value.to_string());
@@ -630,6 +711,7 @@ fn event() -> impl Strategy<Value = Event> {
         20 => Just(Event::Tick),
         3 => (0..9usize).prop_map(Event::Kill),
         2 => (0..9usize).prop_map(Event::Evict),
+        1 => (0..9usize).prop_map(Event::Reboot),
         1 => (0..9usize).prop_map(Event::LoseVolume),
         1 => (0..9usize).prop_map(Event::Break),
         1 => (0..9usize).prop_map(Event::Corrupt),
@@ -666,13 +748,25 @@ proptest! {
     /// inside). And once the faults end, a cluster that can come back is complete.
     #[test]
     fn a_cluster_survives_faults_and_edits(size in 1..=5i32, events in prop::collection::vec(event(), 0..120)) {
-        survive(size, &events)?;
+        survive(size, StorageMedium::Volume, &events)?;
     }
 
     /// The same while the API server's watches stop and go on.
     #[test]
     fn a_cluster_survives_old_views(size in 1..=5i32, events in prop::collection::vec(event_or_watch(), 0..120)) {
-        survive(size, &events)?;
+        survive(size, StorageMedium::Volume, &events)?;
+    }
+
+    /// The same with data in memory: no member starts again without them, and none is restarted by the operator.
+    #[test]
+    fn a_cluster_in_memory_survives_faults_and_edits(size in 1..=5i32, events in prop::collection::vec(event(), 0..120)) {
+        survive(size, StorageMedium::Memory, &events)?;
+    }
+
+    /// And with old views.
+    #[test]
+    fn a_cluster_in_memory_survives_old_views(size in 1..=5i32, events in prop::collection::vec(event_or_watch(), 0..120)) {
+        survive(size, StorageMedium::Memory, &events)?;
     }
 }
 
@@ -691,8 +785,8 @@ fn end_stop(world: &mut World, last: Plan) -> Plan {
     last
 }
 
-fn survive(size: i32, events: &[Event]) -> Result<(), TestCaseError> {
-    let mut world = World::new(size);
+fn survive(size: i32, medium: StorageMedium, events: &[Event]) -> Result<(), TestCaseError> {
+    let mut world = World::new(size, medium);
     for event in events {
         world.happen(event);
     }

@@ -46,7 +46,7 @@ fn id(ordinal: u32) -> u64 {
 }
 
 fn child(uid: String) -> Child {
-    Child { uid, ours: true, deleting: false }
+    Child { uid, ours: true, ..Default::default() }
 }
 
 impl Scene {

@@ -30,7 +30,7 @@ fn scene(size: i32, members: u32, index: u64) -> (EtcdCluster, Observed) {
             ..Default::default()
         }),
     };
-    let claim = |ordinal: u32| Child { uid: format!("claim-{ordinal}"), ours: true, deleting: false };
+    let claim = |ordinal: u32| Child { uid: format!("claim-{ordinal}"), ours: true, ..Default::default() };
     let observed = Observed {
         claims: (0..members).map(|n| (n, claim(n))).collect(),
         store: Store::Listed { cluster_id: 0xc1, members: (0..members).map(member).collect() },

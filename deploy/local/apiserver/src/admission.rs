@@ -70,15 +70,29 @@ pub fn defaults(kind: &Kind, old: Option<&Value>, object: &mut Value) {
 
 fn pod(pod: &mut Value, created: bool) {
     pod_spec(&mut pod["spec"]);
+    if pod["spec"]["schedulingGates"] == json!([]) {
+        pod["spec"]["schedulingGates"] = Value::Null;
+    }
     if !created {
         return;
     }
     pod["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"});
+    if !gates(pod).is_empty() {
+        pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "lastTransitionTime": object::timestamp(chrono::Utc::now()),
+            "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+    }
     set(&mut pod["spec"], "serviceAccountName", json!("default"));
     pod["spec"]["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
     if pod["spec"]["automountServiceAccountToken"] != json!(false) {
         mount_service_account(&mut pod["spec"]);
     }
+}
+
+/// The names of what keeps the pod from being scheduled.
+fn gates(pod: &Value) -> BTreeSet<&str> {
+    let gates = pod["spec"]["schedulingGates"].as_array().into_iter().flatten();
+    gates.filter_map(|gate| gate["name"].as_str()).collect()
 }
 
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -239,6 +253,7 @@ pub fn check(kind: &Kind, old: Option<&Value>, object: &Value) -> ApiResult<()> 
             };
         }
         "StatefulSet" => return stateful_set_is_mutable(kind, old, object),
+        "Pod" => return pod_is_mutable(kind, old, object),
         _ => &[],
     };
     for field in immutable {
@@ -247,6 +262,47 @@ pub fn check(kind: &Kind, old: Option<&Value>, object: &Value) -> ApiResult<()> 
         }
     }
     Ok(())
+}
+
+/// Of a pod's spec only images and some times may change; scheduling gates may go, and then a node may be set.
+fn pod_is_mutable(kind: &Kind, old: &Value, new: &Value) -> ApiResult<()> {
+    let forbidden = |field: &str, message: &str| {
+        let message = format!("Forbidden: {message}");
+        let cause = FieldError { field: field.into(), reason: "FieldValueForbidden", message };
+        Err(ApiError::invalid(&kind.group, &kind.kind, object::name(new), vec![cause]))
+    };
+    if let Some(added) = gates(new).difference(&gates(old)).next() {
+        let message = format!("only deletion is allowed, but found new scheduling gate '{added}'");
+        return forbidden("spec.schedulingGates", &message);
+    }
+    let node = |pod: &Value| pod["spec"]["nodeName"].as_str().map(str::to_owned).filter(|name| !name.is_empty());
+    if node(old).is_none() && node(new).is_some() && !gates(new).is_empty() {
+        return forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+    }
+    let rest = |pod: &Value| {
+        let mut spec = pod["spec"].clone();
+        for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"] {
+            spec[field] = Value::Null;
+        }
+        if node(old).is_none() {
+            spec["nodeName"] = Value::Null;
+        }
+        for list in ["initContainers", "containers"] {
+            for container in spec[list].as_array_mut().into_iter().flatten() {
+                container["image"] = Value::Null;
+            }
+        }
+        drop_nulls(&mut spec);
+        spec
+    };
+    if rest(old) == rest(new) {
+        return Ok(());
+    }
+    forbidden(
+        "spec",
+        "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, \
+         `spec.activeDeadlineSeconds`, `spec.tolerations` and `spec.terminationGracePeriodSeconds`",
+    )
 }
 
 /// The fields of a StatefulSet's spec that may change.

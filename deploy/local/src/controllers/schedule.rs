@@ -13,7 +13,8 @@ pub fn plan(world: &World, plan: &mut Plan) {
     };
     for pod in &world.pods {
         let spec = pod.spec.as_ref();
-        let waiting = spec.is_some_and(|spec| spec.node_name.is_none() && spec.scheduling_gates.is_none());
+        let gated = spec.is_some_and(|spec| spec.scheduling_gates.iter().flatten().next().is_some());
+        let waiting = !gated && spec.is_some_and(|spec| spec.node_name.is_none());
         if waiting && pods::is_active(pod) && fits(pod, node) && has_claims(world, pod) {
             plan.add(Action::Bind(Target::of(pod.as_ref()), node.name_any()));
         }
@@ -64,6 +65,7 @@ mod tests {
                     json!({"containers": [], "volumes": [
                         {"name": "d", "persistentVolumeClaim": {"claimName": "d"}}]}),
                 ),
+                pod("gated", json!({"containers": [], "schedulingGates": [{"name": "example.org/later"}]})),
                 pod("not", json!({"containers": [], "nodeSelector": {"disk": "hdd"}})),
             ],
             ..World::default()

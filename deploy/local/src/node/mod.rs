@@ -296,6 +296,7 @@ async fn remove(node: Arc<Node>, pods: Store<Pod>, running: Arc<Pods>, uid: Stri
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    volumes::unmount_memory(&node.pod_directory(&uid).join("volumes"));
     drop(tokio::fs::remove_dir_all(node.pod_directory(&uid)).await);
     // The entry goes once the watch no longer shows the pod, or else it would be started anew.
     let gone = || {

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapProjection, Container, DownwardAPIVolumeFile, KeyToPath, PersistentVolumeClaim, Pod, Secret,
@@ -16,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::env::{Data, Lookup, pod_field};
+use super::env::{Data, Lookup, pod_field, quantity};
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -95,14 +96,43 @@ fn volume_path(pod: &Pod, volume: &Volume, directory: &Path, sources: &Sources) 
         }
         return Ok(path);
     }
-    if volume.empty_dir.is_some() {
+    if let Some(empty_dir) = &volume.empty_dir {
         fs::create_dir_all(&path).map_err(|error| error.to_string())?;
+        if empty_dir.medium.as_deref() == Some("Memory") && !is_mounted(&path) {
+            mount_memory(&path, empty_dir.size_limit.as_ref().map(|limit| quantity(&limit.0)))?;
+        }
         return Ok(path);
     }
     let files = api_files(pod, volume, sources)?;
     let files = files.ok_or("this kind of volume is not supported by keelson-local")?;
     write_files(&path, &files).map_err(|error| error.to_string())?;
     Ok(path)
+}
+
+/// A file system in memory, of so many bytes if that is limited; it stays until the pod is removed.
+fn mount_memory(path: &Path, bytes: Option<f64>) -> Result<(), String> {
+    let size = bytes.map(|bytes| format!(",size={bytes:.0}")).unwrap_or_default();
+    let mut mount = Command::new("mount");
+    let mounted = mount.args(["-t", "tmpfs", "-o", &format!("mode=0777{size}"), "tmpfs"]).arg(path).output();
+    match mounted.map_err(|error| format!("mount: {error}"))? {
+        output if output.status.success() => Ok(()),
+        output => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    path.parent().is_some_and(|parent| device(parent) != device(path))
+}
+
+/// Gives up the memory of a pod's volumes, which are in this directory.
+pub fn unmount_memory(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(|path| path.is_dir() && is_mounted(path)) {
+        if let Err(error) = Command::new("umount").arg("--lazy").arg(&path).output() {
+            tracing::warn!(%error, path = %path.display(), "memory is not given up");
+        }
+    }
 }
 
 fn bound_claim(namespace: &str, name: &str, sources: &Sources) -> Result<PathBuf, String> {

@@ -44,7 +44,7 @@ pub(super) fn issue(cluster: &EtcdCluster, holder: Holder, authority: &Authority
 
 /// Members of the store that answer, with their objects in Kubernetes.
 pub(super) fn observed(cluster: &EtcdCluster, ordinals: &[u32], tls: Tls) -> Observed {
-    let child = |uid: String| Child { uid, ours: true, deleting: false };
+    let child = |uid: String| Child { uid, ours: true, ..Default::default() };
     let pod = |ordinal: u32| Pod {
         uid: format!("p{ordinal}"),
         ours: true,
