@@ -229,6 +229,60 @@ async fn a_pod_is_marked_once_when_its_certificates_were_written_after_it_starte
     assert_eq!(marked(&mut world, 99, Some("7")).await, None);
 }
 
+/// The pod is on record before it can start, and no second one ever is, whatever the caches show.
+#[tokio::test]
+async fn only_one_pod_of_a_statefulset_is_let_start_in_memory() {
+    const POD: &str = "/api/v1/namespaces/ns/pods/c-0-0";
+    let owner = |kind: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": "x", "uid": uid, "controller": true}]);
+    let let_start = async |recorded: Option<&str>, pod_uid: &str, pod_owner: &str| {
+        let annotations: BTreeMap<&str, &str> = recorded.map(|uid| ("keelson.dev/data-pod", uid)).into_iter().collect();
+        let set = json!({"name": "c-0", "namespace": "ns", "uid": "s", "ownerReferences": owner("EtcdCluster", "u"),
+            "annotations": annotations, "resourceVersion": "7"});
+        let pod = json!({"name": "c-0-0", "namespace": "ns", "uid": pod_uid, "ownerReferences": owner("StatefulSet", pod_owner)});
+        let world = World::new().await.with(STATEFULSET, set).with(POD, pod);
+        let outcome = world.actor().take(&Action::LetStart { ordinal: 0, uid: "p".into() }).await;
+        (outcome.map(drop), world.writes(), world)
+    };
+    let (lifted, writes, world) = let_start(None, "p", "s").await;
+    lifted.unwrap();
+    assert_eq!(writes, [format!("PATCH {STATEFULSET}"), format!("PATCH {POD}")], "the record goes first");
+    let stored = world.stored.lock().unwrap();
+    let record = &stored.objects[STATEFULSET]["metadata"];
+    assert_eq!((&record["annotations"]["keelson.dev/data-pod"], &record["resourceVersion"]), (&json!("p"), &json!("7")));
+    let lift = json!([{"name": "keelson.dev/data", "$patch": "delete"}]);
+    assert_eq!(stored.objects[POD]["spec"], json!({"schedulingGates": lift}));
+
+    // It was killed in between.
+    let (lifted, writes, _) = let_start(Some("p"), "p", "s").await;
+    lifted.unwrap();
+    assert_eq!(writes, [format!("PATCH {POD}")]);
+    for (recorded, pod_uid, pod_owner) in [(Some("q"), "p", "s"), (None, "q", "s"), (None, "p", "earlier")] {
+        let (refused, writes, _) = let_start(recorded, pod_uid, pod_owner).await;
+        assert!(matches!(refused, Err(Error::Changed(_))), "{recorded:?} {pod_uid} {pod_owner}: {refused:?}");
+        assert_eq!(writes, [""; 0]);
+    }
+}
+
+/// Should its memory be empty at a later start, it does not begin anew.
+#[tokio::test]
+async fn a_pod_in_memory_whose_member_has_started_is_told_so_once() {
+    const POD: &str = "/api/v1/namespaces/ns/pods/c-0-0";
+    let mut world = World::new().await;
+    world.cluster.spec.storage.medium = crate::crd::StorageMedium::Memory;
+    let mut labels = world.actor().names.member_labels(0);
+    labels.insert(ROLE_LABEL.into(), "voter".into());
+    for (started, settled, told) in [(false, false, false), (true, false, true), (true, true, false)] {
+        let member = Member { id: 1, ordinal: Some(0), started, ..Default::default() };
+        world.observed.store = Store::Listed { cluster_id: 1, members: vec![member] };
+        let pod = Pod { ours: true, settled, labels: labels.clone(), ..Default::default() };
+        world.observed.pods.insert(0, pod);
+        world.stored.lock().unwrap().objects.remove(POD);
+        world.apply().await.unwrap();
+        let marked = world.stored.lock().unwrap().objects.get(POD).map(|pod| pod["metadata"]["annotations"].clone());
+        assert_eq!(marked, told.then(|| json!({"keelson.dev/initial-cluster": build::SETTLED})));
+    }
+}
+
 /// Watches may have stopped: the pod may run by now, and the others may not do without it.
 #[tokio::test]
 async fn a_pod_that_was_seen_stopped_is_deleted_only_as_it_was_seen() {

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::backup::Task;
 use crate::crd::{EtcdBackup, EtcdSource, StoredFile};
-use crate::names::{CONFIG_HASH, IMAGE, ROLE_LABEL};
+use crate::names::{CONFIG_HASH, IMAGE, INITIAL_CLUSTER, ROLE_LABEL};
 use crate::pki::Pair;
 use crate::plan::tls::Holder;
 use crate::plan::{Origin, PodRole, Recovery};
@@ -109,6 +109,50 @@ fn the_objects_of_a_cluster_with_tls() {
         asked += &format!("{holder}: {:#?}\n", requests(&cluster, holder));
     }
     golden("tls-requests.txt", asked);
+}
+
+/// No claim, a gate, and a start with an empty directory that ends with an annotation.
+#[test]
+fn the_objects_of_a_cluster_in_memory() {
+    let cluster = cluster(json!({"size": 3, "storage": {"size": "1Gi", "medium": "Memory"}}));
+    let store = serde_json::from_value(json!({"volume": {"claimName": "kept"}})).unwrap();
+    let file = StoredFile { store, path: "ns/old/first.db.zst".into() };
+    let recovery = Recovery { origin: Origin::File(file.into()), revision_bump: 1_000_000_000, skip_hash_check: false };
+    let documents = [
+        yaml(&stateful_set(&cluster, 0, &Start::Seed, PodRole::Voter)),
+        yaml(&stateful_set(&cluster, 0, &Start::Recover(recovery.into()), PodRole::Voter)),
+    ];
+    golden("memory.yaml", documents.join("---\n"));
+    let founding = |start: &Start| {
+        let pod = stateful_set(&cluster, 1, start, PodRole::Voter).spec.template.metadata.unwrap();
+        pod.annotations.unwrap()[INITIAL_CLUSTER].clone()
+    };
+    let among = ["demo-0", "demo-1"].map(|name| (name.to_string(), format!("http://{name}:2380")));
+    assert_eq!(founding(&Start::Join(among.to_vec())), "demo-0=http://demo-0:2380,demo-1=http://demo-1:2380");
+    assert_eq!(founding(&Start::Settled), SETTLED);
+}
+
+#[test]
+fn what_is_in_memory_is_asked_of_the_node_and_leaves_room_unless_a_person_says_how_much() {
+    let rendered = |more: serde_json::Value| {
+        let mut spec = json!({"storage": {"size": "1Gi", "medium": "Memory"}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let pod = stateful_set(&cluster(spec), 0, &Start::Seed, PodRole::Voter).spec.template.spec.unwrap();
+        let container = serde_json::to_value(&pod.containers[0]).unwrap();
+        let quota = pod.containers[0].args.iter().flatten().filter(|it| it.starts_with("--quota-backend-bytes")).cloned();
+        (container["resources"].clone(), quota.collect::<Vec<_>>().join(" "))
+    };
+    let half = "--quota-backend-bytes=536870912".to_string();
+    assert_eq!(rendered(json!({})), (json!({"requests": {"memory": "1Gi"}}), half.clone()));
+    let cpu = json!({"resources": {"requests": {"cpu": "1"}}});
+    assert_eq!(rendered(cpu).0, json!({"requests": {"cpu": "1", "memory": "1Gi"}}));
+    let limited = json!({"limits": {"memory": "2Gi"}});
+    assert_eq!(rendered(json!({"resources": limited})).0, limited, "it is the request, too");
+    let given = json!({"requests": {"memory": "3Gi"}});
+    assert_eq!(rendered(json!({"resources": given})).0, given);
+    assert_eq!(rendered(json!({"options": {"quota-backend-bytes": "7"}})).1, "--quota-backend-bytes=7");
+    let variable = json!({"podTemplate": {"env": [{"name": "ETCD_QUOTA_BACKEND_BYTES", "value": "7"}]}});
+    assert_eq!(rendered(variable).1, "");
 }
 
 #[test]

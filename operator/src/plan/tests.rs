@@ -10,6 +10,7 @@ mod expansion;
 mod life;
 mod lifecycle;
 mod membership;
+mod memory;
 mod repair;
 mod requests;
 mod rollout;

@@ -108,6 +108,7 @@ fn good_resources_are_accepted() {
         json!({"size": 9, "image": "registry.example/keelson:1"}),
         json!({"version": "v0.2.0", "options": {"snapshot-count": "100"}}),
         json!({"storage": {"size": "1.5Ti", "storageClassName": "fast"}}),
+        json!({"storage": {"size": "1Gi", "medium": "Memory"}, "resources": {"limits": {"memory": "2Gi"}}}),
         json!({"tls": {}}),
         json!({"tls": {"issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}}),
         json!({"tls": {"secrets": {"server": "a", "peer": "b", "client": "c"}}}),
@@ -133,6 +134,9 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
         ("demo", json!({"image": "a:b", "version": "v1"}), "spec.version"),
         ("demo", json!({"storage": {"size": "many"}}), "spec.storage.size"),
         ("demo", json!({"storage": {"size": "0"}}), "spec.storage.size"),
+        ("demo", json!({"size": 0, "storage": {"medium": "Memory"}}), "spec.size"),
+        ("demo", json!({"storage": {"medium": "Memory", "storageClassName": "fast"}}), "spec.storage.storageClassName"),
+        ("demo", json!({"storage": {"medium": "Memory", "accessModes": ["ReadWriteOncePod"]}}), "spec.storage.accessModes"),
         ("demo", json!({"options": {"name": "x"}}), "spec.options"),
         ("demo", json!({"options": {"initial-cluster-state": "new"}}), "spec.options"),
         ("demo", json!({"options": {"force-new-cluster": "true"}}), "spec.options"),
@@ -181,6 +185,26 @@ fn what_a_volume_keeps_for_life_cannot_be_changed() {
     let mut resized = before;
     resized["size"] = json!(5);
     assert_eq!(refused_by_definition(resource("demo", resized), Some(old)), [""; 0]);
+}
+
+#[test]
+fn what_is_in_memory_stays_there_and_keeps_its_size() {
+    let of = |medium: &str, size: &str| resource("demo", json!({"storage": {"size": size, "medium": medium}}));
+    let plain = resource("demo", json!({"storage": {"size": "1Gi"}}));
+    assert_eq!(refused_by_definition(of("Volume", "2Gi"), Some(plain.clone())), [""; 0]);
+    assert_eq!(refused_by_definition(of("Memory", "1Gi"), Some(of("Memory", "1Gi"))), [""; 0]);
+    for (before, after, field) in [
+        (plain, of("Memory", "1Gi"), "spec.storage.medium"),
+        (of("Memory", "1Gi"), of("Volume", "1Gi"), "spec.storage.medium"),
+        (of("Memory", "1Gi"), of("Memory", "2Gi"), "spec.storage.size"),
+    ] {
+        let problems = refused_by_definition(after, Some(before));
+        assert!(problems.len() == 1 && problems[0].starts_with(field), "{field}: {problems:?}");
+    }
+    let mut tight = of("Memory", "1Gi");
+    tight["spec"]["resources"] = json!({"limits": {"memory": "1024Mi"}});
+    let problems = validate(&serde_json::from_value(tight).unwrap());
+    assert!(problems[0].starts_with("spec.resources.limits.memory: 1024Mi has no room"), "{problems:?}");
 }
 
 #[test]

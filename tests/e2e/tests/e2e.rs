@@ -9,6 +9,8 @@ mod backup;
 mod kubectl;
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
+#[path = "e2e/memory.rs"]
+mod memory;
 #[path = "e2e/repair.rs"]
 mod repair;
 #[path = "e2e/tls.rs"]

@@ -423,3 +423,30 @@ async fn services_get_addresses_and_keep_them() {
     let headless = services.create(&PostParams::default(), &headless).await.unwrap().spec.unwrap();
     assert_eq!(headless.cluster_ip.as_deref(), Some("None"));
 }
+
+#[tokio::test]
+async fn gated_pods_wait_and_of_their_spec_only_gates_go() {
+    let cluster = cluster().await;
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "default");
+    let gates = json!([{"name": "example.org/one"}, {"name": "example.org/two"}]);
+    let pod = json!({"metadata": {"name": "g"},
+        "spec": {"schedulingGates": gates, "containers": [{"name": "c", "image": "i"}]}});
+    let created = pods.create(&PostParams::default(), &object(pod)).await.unwrap();
+    let conditions = created.status.unwrap().conditions.unwrap();
+    assert_eq!((conditions[0].type_.as_str(), conditions[0].reason.as_deref()), ("PodScheduled", Some("SchedulingGated")));
+    let patch = async |patch: serde_json::Value| {
+        let patched = pods.patch("g", &PatchParams::default(), &Patch::Strategic(patch)).await;
+        patched.map(|pod| pod.spec.unwrap().scheduling_gates.unwrap_or_default().len()).map_err(|error| code(error).0)
+    };
+    let lift = |name: &str| json!({"spec": {"schedulingGates": [{"name": name, "$patch": "delete"}]}});
+    assert_eq!(patch(json!({"spec": {"nodeName": "n"}})).await, Err(422), "it is gated");
+    assert_eq!(patch(lift("example.org/one")).await, Ok(1));
+    assert_eq!(patch(lift("example.org/one")).await, Ok(1), "it is gone already");
+    assert_eq!(patch(json!({"spec": {"schedulingGates": [{"name": "example.org/one"}]}})).await, Err(422));
+    assert_eq!(patch(json!({"spec": {"hostname": "other"}})).await, Err(422));
+    assert_eq!(patch(json!({"spec": {"containers": [{"name": "c", "image": "j"}]}})).await, Ok(1));
+    assert_eq!(patch(lift("example.org/two")).await, Ok(0));
+    assert_eq!(patch(json!({"spec": {"nodeName": "n"}})).await, Ok(0));
+    let of_another = json!({"metadata": {"uid": "another"}, "spec": {"schedulingGates": []}});
+    assert_eq!(patch(of_another).await, Err(409));
+}
