@@ -204,7 +204,9 @@ impl Actor<'_> {
     async fn let_start(&self, ordinal: u32, uid: &str) -> Result<(), Error> {
         let (member, pod) = (self.names.member(ordinal), self.names.pod(ordinal));
         let changed = |what: &str, name: &str| Error::Changed(format!("{what} {name}"));
-        let statefulset = self.existing::<StatefulSet>(&member).await?
+        let statefulset = self
+            .existing::<StatefulSet>(&member)
+            .await?
             .filter(|it| owned(it, &self.names) && it.metadata.deletion_timestamp.is_none());
         let statefulset = statefulset.ok_or_else(|| changed("StatefulSet", &member))?;
         let is_its_pod = |it: &_| controller(it) == statefulset.metadata.uid;
@@ -219,11 +221,8 @@ impl Actor<'_> {
                 let ObjectMeta { uid: of, resource_version, .. } = &statefulset.metadata;
                 let metadata = json!({"uid": of, "resourceVersion": resource_version, "annotations": {DATA_POD: uid}});
                 let patch = json!({"metadata": metadata});
-                let patched = self.api::<StatefulSet>().patch_metadata(
-                    &member,
-                    &PatchParams::default(),
-                    &Patch::Merge(&patch),
-                );
+                let patched =
+                    self.api::<StatefulSet>().patch_metadata(&member, &PatchParams::default(), &Patch::Merge(&patch));
                 match patched.await {
                     Err(error) if is_conflict(&error) => return Err(changed("StatefulSet", &member)),
                     written => written.map_err(kube_error(format!("recording the pod of {member}")))?,

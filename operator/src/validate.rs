@@ -56,7 +56,8 @@ fn memory(cluster: &EtcdCluster) -> Vec<String> {
         problems.push("spec.size: nothing would be left of data in memory".into());
     }
     if storage_class_name.is_some() {
-        problems.push("spec.storage.storageClassName: there are no volume claims with spec.storage.medium Memory".into());
+        problems
+            .push("spec.storage.storageClassName: there are no volume claims with spec.storage.medium Memory".into());
     }
     if *access_modes != StorageSpec::default().access_modes {
         problems.push("spec.storage.accessModes: there are no volume claims with spec.storage.medium Memory".into());
@@ -64,7 +65,9 @@ fn memory(cluster: &EtcdCluster) -> Vec<String> {
     let limits = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let limit = limits.and_then(|limits| limits.get("memory")).map(|limit| limit.0.as_str());
     if let Some(limit) = limit.filter(|limit| bytes(limit) <= bytes(size)) {
-        problems.push(format!("spec.resources.limits.memory: {limit} has no room for the data ({size}) beside the process"));
+        problems.push(format!(
+            "spec.resources.limits.memory: {limit} has no room for the data ({size}) beside the process"
+        ));
     }
     problems
 }

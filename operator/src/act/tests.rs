@@ -248,7 +248,10 @@ async fn only_one_pod_of_a_statefulset_is_let_start_in_memory() {
     assert_eq!(writes, [format!("PATCH {STATEFULSET}"), format!("PATCH {POD}")], "the record goes first");
     let stored = world.stored.lock().unwrap();
     let record = &stored.objects[STATEFULSET]["metadata"];
-    assert_eq!((&record["annotations"]["keelson.dev/data-pod"], &record["resourceVersion"]), (&json!("p"), &json!("7")));
+    assert_eq!(
+        (&record["annotations"]["keelson.dev/data-pod"], &record["resourceVersion"]),
+        (&json!("p"), &json!("7"))
+    );
     let lift = json!([{"name": "keelson.dev/data", "$patch": "delete"}]);
     assert_eq!(stored.objects[POD]["spec"], json!({"schedulingGates": lift}));
 

@@ -121,10 +121,8 @@ fn resources(cluster: &EtcdCluster) -> Option<ResourceRequirements> {
 }
 
 fn founding() -> EnvVar {
-    let field_ref = ObjectFieldSelector {
-        field_path: format!("metadata.annotations['{INITIAL_CLUSTER}']"),
-        ..Default::default()
-    };
+    let field_ref =
+        ObjectFieldSelector { field_path: format!("metadata.annotations['{INITIAL_CLUSTER}']"), ..Default::default() };
     let source = EnvVarSource { field_ref: Some(field_ref), ..Default::default() };
     EnvVar { name: FOUNDING.into(), value_from: Some(source), ..Default::default() }
 }
@@ -249,7 +247,8 @@ pub(super) fn founding_members(names: &Names, ordinal: u32, start: &Start) -> St
 /// The part of the memory that the store may take, unless a quota is given.
 fn quota(cluster: &EtcdCluster) -> Option<String> {
     let spec = &cluster.spec;
-    let given = spec.options.contains_key(QUOTA) || spec.pod_template.env.iter().any(|it| it.name == "ETCD_QUOTA_BACKEND_BYTES");
+    let given = spec.options.contains_key(QUOTA)
+        || spec.pod_template.env.iter().any(|it| it.name == "ETCD_QUOTA_BACKEND_BYTES");
     let size = bytes(&spec.storage.size).filter(|_| spec.in_memory() && !given)?;
     Some(format!("{:.0}", (size * QUOTA_PART).floor()))
 }

@@ -139,7 +139,8 @@ fn what_is_in_memory_is_asked_of_the_node_and_leaves_room_unless_a_person_says_h
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let pod = stateful_set(&cluster(spec), 0, &Start::Seed, PodRole::Voter).spec.template.spec.unwrap();
         let container = serde_json::to_value(&pod.containers[0]).unwrap();
-        let quota = pod.containers[0].args.iter().flatten().filter(|it| it.starts_with("--quota-backend-bytes")).cloned();
+        let quota =
+            pod.containers[0].args.iter().flatten().filter(|it| it.starts_with("--quota-backend-bytes")).cloned();
         (container["resources"].clone(), quota.collect::<Vec<_>>().join(" "))
     };
     let half = "--quota-backend-bytes=536870912".to_string();

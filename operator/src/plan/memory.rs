@@ -56,7 +56,9 @@ pub(super) fn is_gone(situation: &Situation) -> Option<String> {
     });
     let lost: Vec<&str> = lost.map(String::as_str).collect();
     let is_gone = situation.in_memory() && !voters.is_empty() && voters.len() - lost.len() < quorum(voters.len());
-    is_gone.then(|| format!("the data of {} are gone with their pods, and the other members are no quorum", lost.join(", ")))
+    is_gone.then(|| {
+        format!("the data of {} are gone with their pods, and the other members are no quorum", lost.join(", "))
+    })
 }
 
 /// How many members more than asked for there are while outdated ones are exchanged.

@@ -136,7 +136,11 @@ fn bad_resources_are_refused_twice_with_the_name_of_the_field() {
         ("demo", json!({"storage": {"size": "0"}}), "spec.storage.size"),
         ("demo", json!({"size": 0, "storage": {"medium": "Memory"}}), "spec.size"),
         ("demo", json!({"storage": {"medium": "Memory", "storageClassName": "fast"}}), "spec.storage.storageClassName"),
-        ("demo", json!({"storage": {"medium": "Memory", "accessModes": ["ReadWriteOncePod"]}}), "spec.storage.accessModes"),
+        (
+            "demo",
+            json!({"storage": {"medium": "Memory", "accessModes": ["ReadWriteOncePod"]}}),
+            "spec.storage.accessModes",
+        ),
         ("demo", json!({"options": {"name": "x"}}), "spec.options"),
         ("demo", json!({"options": {"initial-cluster-state": "new"}}), "spec.options"),
         ("demo", json!({"options": {"force-new-cluster": "true"}}), "spec.options"),

@@ -433,7 +433,10 @@ async fn gated_pods_wait_and_of_their_spec_only_gates_go() {
         "spec": {"schedulingGates": gates, "containers": [{"name": "c", "image": "i"}]}});
     let created = pods.create(&PostParams::default(), &object(pod)).await.unwrap();
     let conditions = created.status.unwrap().conditions.unwrap();
-    assert_eq!((conditions[0].type_.as_str(), conditions[0].reason.as_deref()), ("PodScheduled", Some("SchedulingGated")));
+    assert_eq!(
+        (conditions[0].type_.as_str(), conditions[0].reason.as_deref()),
+        ("PodScheduled", Some("SchedulingGated"))
+    );
     let patch = async |patch: serde_json::Value| {
         let patched = pods.patch("g", &PatchParams::default(), &Patch::Strategic(patch)).await;
         patched.map(|pod| pod.spec.unwrap().scheduling_gates.unwrap_or_default().len()).map_err(|error| code(error).0)

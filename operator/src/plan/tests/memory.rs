@@ -91,8 +91,12 @@ fn a_member_whose_pod_is_gone_or_going_is_replaced_whatever_the_limits_are() {
     assert_eq!(no_pod.step(), "remove member 1");
     let limited = |mut scene: Scene| {
         scene.cluster.spec.repair.mode = RepairMode::Manual;
-        let replaced =
-            |id: &str| Replacement { time: time(NOW), member: "c-7".into(), member_id: id.into(), reason: String::new() };
+        let replaced = |id: &str| Replacement {
+            time: time(NOW),
+            member: "c-7".into(),
+            member_id: id.into(),
+            reason: String::new(),
+        };
         scene.status().replacements = vec![replaced("1"), replaced("2")];
         scene
     };
@@ -127,7 +131,8 @@ fn outdated_members_are_exchanged_for_others_that_join_first() {
         (3, "0L 1so 2", "add member 3 as a learner"),
     ]);
     let plan = scene(3, "0Lo 1o 2o").with(|scene| {
-        let template = MemberTemplate { options: [("a".into(), "b".into())].into(), ..MemberTemplate::of(&scene.cluster.spec) };
+        let template =
+            MemberTemplate { options: [("a".into(), "b".into())].into(), ..MemberTemplate::of(&scene.cluster.spec) };
         scene.status().template = Some(template);
     });
     let plan = plan.plan();
