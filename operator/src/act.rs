@@ -209,8 +209,7 @@ impl Actor<'_> {
             .await?
             .filter(|it| owned(it, &self.names) && it.metadata.deletion_timestamp.is_none());
         let statefulset = statefulset.ok_or_else(|| changed("StatefulSet", &member))?;
-        let is_its_pod = |it: &_| controller(it) == statefulset.metadata.uid;
-        let there = self.existing::<Pod>(&pod).await?.filter(is_its_pod);
+        let there = self.existing::<Pod>(&pod).await?.filter(|it| controller(it) == statefulset.metadata.uid);
         if there.and_then(|it| it.uid()).as_deref() != Some(uid) {
             return Err(changed("pod", &pod));
         }

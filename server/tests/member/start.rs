@@ -130,6 +130,27 @@ async fn a_member_that_goes_on_alone_passes_over_the_revisions_of_the_others() {
     assert_eq!(answer.header().expect("a header").revision(), bumped + 1);
 }
 
+/// The operator says so to one that has started with its data in memory, which may be empty one day. Both with the flags of its first start.
+#[tokio::test]
+async fn a_member_that_its_initial_cluster_does_not_name_starts_only_with_its_data() {
+    let unnamed = "--initial-cluster=settled=http://settled.invalid:2380";
+    let (mut member, mut client) = single().await;
+    client.put("k", "v", None).await.expect("put");
+    for state in ["new", "existing"] {
+        assert_eq!(member.terminate().await, Some(0));
+        member.start(&[unnamed, &format!("--initial-cluster-state={state}")]);
+        assert_eq!(all(&mut member.client().await).await.len(), 1);
+    }
+    for (state, why) in [("new", "does not name this member"), ("existing", "no member of the cluster knows this one")]
+    {
+        member.kill();
+        let _ = std::fs::remove_dir_all(member.data_dir());
+        member.start(&[unnamed, &format!("--initial-cluster-state={state}")]);
+        assert_eq!(member.exit().await, Some(1));
+        assert!(member.log().contains(why), "{}", member.log());
+    }
+}
+
 #[tokio::test]
 async fn systemd_is_told_when_clients_can_come() {
     let mut member = Member::new("single");
