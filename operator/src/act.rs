@@ -219,10 +219,8 @@ impl Actor<'_> {
             None => {
                 let ObjectMeta { uid: of, resource_version, .. } = &statefulset.metadata;
                 let metadata = json!({"uid": of, "resourceVersion": resource_version, "annotations": {DATA_POD: uid}});
-                let patch = json!({"metadata": metadata});
-                let patched =
-                    self.api::<StatefulSet>().patch_metadata(&member, &PatchParams::default(), &Patch::Merge(&patch));
-                match patched.await {
+                let (patch, sets) = (json!({"metadata": metadata}), self.api::<StatefulSet>());
+                match sets.patch_metadata(&member, &PatchParams::default(), &Patch::Merge(&patch)).await {
                     Err(error) if is_conflict(&error) => return Err(changed("StatefulSet", &member)),
                     written => written.map_err(kube_error(format!("recording the pod of {member}")))?,
                 };

@@ -101,7 +101,11 @@ fn container(cluster: &EtcdCluster, names: &Names, ordinal: u32, start: &Start) 
 
 /// Memory as a volume.
 fn memory(size: &str) -> Volume {
-    let empty_dir = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity(size.into())) };
+    let empty_dir = EmptyDirVolumeSource {
+        medium: Some("Memory".into()),
+        size_limit: Some(Quantity(size.into())),
+        ..Default::default()
+    };
     Volume { name: VOLUME.into(), empty_dir: Some(empty_dir), ..Default::default() }
 }
 

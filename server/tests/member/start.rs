@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use crate::common::{Cluster, DEADLINE, Member, eventually};
+use crate::common::{Cluster, DEADLINE, Member, eventually, single};
 use etcd_client::{Client, GetOptions};
 
 fn alone(member: &Member) -> String {
