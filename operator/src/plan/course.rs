@@ -217,7 +217,8 @@ impl Look<'_> {
             _ => self.recorded.members.iter().filter(|member| member.role != Role::Learner).count(),
         };
         let in_flight = rollout.as_ref().is_some_and(|rollout| rollout.stage != RolloutStage::RolledBack);
-        let is_tracked = voters >= TRACKED_VOTERS || self.cluster.spec.in_memory();
+        let exists = self.recorded.cluster_id.is_some();
+        let is_tracked = voters >= TRACKED_VOTERS || (exists && self.cluster.spec.in_memory());
         let before = settled.clone().filter(|_| in_flight || is_tracked);
         // What is rendered alike may still differ in what is changed without a restart.
         let kept = before.map(|before| if self.same(&before, &target) { target.clone() } else { before });
