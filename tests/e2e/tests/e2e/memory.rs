@@ -102,13 +102,12 @@ async fn members_in_memory_are_replaced_with_their_pods_and_exchanged_by_rollout
 /// Two of three pods at once: what the third one has can still be fetched, and no member starts without its data.
 async fn is_not_begun_anew(cluster: &Cluster) -> Result<()> {
     let lost: Vec<String> = cluster.pods().await?.iter().take(2).map(ResourceExt::name_any).collect();
-    for pod in &lost {
-        pods(cluster).delete(pod, &DeleteParams::default().grace_period(0)).await?;
-    }
+    let (at_once, api) = (DeleteParams::default().grace_period(0), pods(cluster));
+    tokio::try_join!(api.delete(&lost[0], &at_once), api.delete(&lost[1], &at_once))?;
     cluster.tells("are gone with their pods, and the other members are no quorum").await?;
     cluster.in_phase("Unavailable").await?;
     for pod in &lost {
-        let status = pods(cluster).get(pod).await?.status.unwrap_or_default();
+        let status = api.get(pod).await?.status.unwrap_or_default();
         let started = status.container_statuses.iter().flatten().any(|container| container.started == Some(true));
         ensure!(status.phase.as_deref() == Some("Pending") && !started, "{pod} started: {status:?}");
     }
