@@ -93,6 +93,14 @@ impl Course {
         matches!(stage, Some(RolloutStage::Progressing | RolloutStage::RollingBack))
     }
 
+    /// Whether there is another template that members are given, or may be from now on.
+    pub fn reaches_newcomers(&self) -> bool {
+        match &self.rollout {
+            Some(_) => self.is_rolling(),
+            None => self.kept.as_ref().is_some_and(|kept| *kept != self.target),
+        }
+    }
+
     /// The end of a sentence for whoever changed the spec meanwhile.
     pub fn edits_wait(&self) -> &'static str {
         match self.is_edited {

@@ -64,7 +64,7 @@ pub(super) fn is_gone(situation: &Situation) -> Option<String> {
 /// How many members more than asked for there are while outdated ones are exchanged.
 pub(super) fn surplus(situation: &Situation) -> usize {
     let outdated = situation.observed.store.voters().filter_map(|voter| situation.observed.pods.get(&voter.ordinal?));
-    let is_exchanged = situation.in_memory() && situation.course.is_rolling();
+    let is_exchanged = situation.in_memory() && !rollout::is_stopped(situation);
     usize::from(is_exchanged && outdated.into_iter().any(|pod| rollout::is_outdated(situation, pod)))
 }
 
@@ -74,6 +74,9 @@ pub(super) fn is_obsolete(situation: &Situation, ordinal: u32) -> bool {
     let Some(pod) = pod.filter(|_| situation.in_memory()) else {
         return false;
     };
+    if !rollout::is_stopped(situation) {
+        return rollout::is_outdated(situation, pod);
+    }
     let template = situation.course.template_of(&situation.names.member(ordinal));
     let hash = build::config_hash(&build::with_template(situation.cluster, template));
     pod.config_hash.as_ref() != Some(&hash) || pod.image.as_ref() != Some(&template.image)

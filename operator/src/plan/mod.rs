@@ -276,7 +276,7 @@ impl<'a> Situation<'a> {
                 self.course.with_restarted(&self.names.member(*ordinal))
             }
             // Whoever joins meanwhile would have to be exchanged, too.
-            Some(Action::AddLearner { ordinal }) if self.in_memory() && (rolls || self.course.is_rolling()) => {
+            Some(Action::AddLearner { ordinal }) if self.in_memory() && (rolls || self.course.reaches_newcomers()) => {
                 self.course.with_restarted(&self.names.member(*ordinal))
             }
             _ => self.course.clone(),

@@ -63,7 +63,7 @@ pub(super) fn is_outdated(situation: &Situation, pod: &Pod) -> bool {
     another_configuration(situation, pod) || pod.image.as_deref() != Some(situation.course.target.image.as_str())
 }
 
-fn is_stopped(situation: &Situation) -> bool {
+pub(super) fn is_stopped(situation: &Situation) -> bool {
     let rollout = situation.course.rollout.as_ref();
     rollout.is_some_and(|rollout| rollout.stage == RolloutStage::Stopped)
 }
