@@ -63,9 +63,10 @@ pub(super) fn is_gone(situation: &Situation) -> Option<String> {
 
 /// How many members more than asked for there are while outdated ones are exchanged.
 pub(super) fn surplus(situation: &Situation) -> usize {
-    let outdated = situation.observed.store.voters().filter_map(|voter| situation.observed.pods.get(&voter.ordinal?));
+    let observed = situation.observed;
+    let mut pods = observed.store.voters().filter_map(|voter| observed.pods.get(&voter.ordinal?));
     let is_exchanged = situation.in_memory() && !rollout::is_stopped(situation);
-    usize::from(is_exchanged && outdated.into_iter().any(|pod| rollout::is_outdated(situation, pod)))
+    usize::from(is_exchanged && pods.any(|pod| rollout::is_outdated(situation, pod)))
 }
 
 /// Whether the process of a learner does not run, with what is not asked for any more: a wrong option or image that was corrected.

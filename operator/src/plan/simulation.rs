@@ -397,15 +397,15 @@ impl World {
     }
 
     /// Whether the pod is on record as the one with the data of its member.
-    fn record_pod(&mut self, ordinal: u32, uid: &String) -> bool {
+    fn record_pod(&mut self, ordinal: u32, uid: &str) -> bool {
         let Some(set) = self.statefulsets.get_mut(&ordinal) else {
             return false;
         };
-        let is_its_pod = self.pods.get(&ordinal).is_some_and(|pod| pod.uid == *uid && pod.template.uid == set.uid);
+        let is_its_pod = self.pods.get(&ordinal).is_some_and(|pod| pod.uid == uid && pod.template.uid == set.uid);
         if is_its_pod && set.data_pod.is_none() {
-            set.data_pod = Some(uid.clone());
+            set.data_pod = Some(uid.to_string());
         }
-        is_its_pod && set.data_pod.as_ref() == Some(uid)
+        is_its_pod && set.data_pod.as_deref() == Some(uid)
     }
 
     /// What a rollout brings does not spread from a member that does not start with it.
