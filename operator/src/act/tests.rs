@@ -246,14 +246,16 @@ async fn only_one_pod_of_a_statefulset_is_let_start_in_memory() {
     let (lifted, writes, world) = let_start(None, "p", "s").await;
     lifted.unwrap();
     assert_eq!(writes, [format!("PATCH {STATEFULSET}"), format!("PATCH {POD}")], "the record goes first");
-    let stored = world.stored.lock().unwrap();
-    let record = &stored.objects[STATEFULSET]["metadata"];
-    assert_eq!(
-        (&record["annotations"]["keelson.dev/data-pod"], &record["resourceVersion"]),
-        (&json!("p"), &json!("7"))
-    );
-    let lift = json!([{"name": "keelson.dev/data", "$patch": "delete"}]);
-    assert_eq!(stored.objects[POD]["spec"], json!({"schedulingGates": lift}));
+    {
+        let stored = world.stored.lock().unwrap();
+        let record = &stored.objects[STATEFULSET]["metadata"];
+        assert_eq!(
+            (&record["annotations"]["keelson.dev/data-pod"], &record["resourceVersion"]),
+            (&json!("p"), &json!("7"))
+        );
+        let lift = json!([{"name": "keelson.dev/data", "$patch": "delete"}]);
+        assert_eq!(stored.objects[POD]["spec"], json!({"schedulingGates": lift}));
+    }
 
     // It was killed in between.
     let (lifted, writes, _) = let_start(Some("p"), "p", "s").await;
