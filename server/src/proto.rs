@@ -36,6 +36,10 @@ pub mod health {
 
 /// Our own messages, nested as their packages are, for the generated paths between them.
 pub mod keelson {
+    /// What the archive of a cluster's changes is made of.
+    pub mod archive {
+        tonic::include_proto!("keelson.archive");
+    }
     /// Log entries and what applying them answers.
     pub mod command {
         tonic::include_proto!("keelson.command");
@@ -45,4 +49,4 @@ pub mod keelson {
         tonic::include_proto!("keelson.peer");
     }
 }
-pub use keelson::{command, peer};
+pub use keelson::{archive, command, peer};

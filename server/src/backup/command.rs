@@ -1,17 +1,24 @@
-//! The commands `backup create`, `fetch`, `verify`, `restore` and `delete`.
+//! The commands `backup create`, `fetch`, `verify`, `archive`, `restore` and `delete`.
 
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::archive::follow::archive;
+use super::archive::metrics::{ArchiveMetrics, serve};
+use super::archive::point::Until;
+use super::archive::shelf;
+use super::beside::Named;
 use super::create::create;
 use super::fetch::fetch;
 use super::place::Place;
 use super::recover::{Origin, recover};
 use super::source::{Member, Source};
 use super::verify::{Expected, verify};
-use super::{BackupError, io_error};
+use super::{BackupError, beside, io_error};
+use crate::config::{LogConfig, duration};
 use crate::snapshot::command::{Failure, Given, RESTORE, bad_arguments, restore_settings};
+use crate::telemetry::logs;
 
 /// What these commands are, for `--help`.
 pub const USAGE: &str = "\
@@ -35,17 +42,29 @@ Usage:
       --compact-revision     that the hash depends on
       --report               write what is printed to this file, too
 
+  keelson-server backup archive FOLDER [flags]
+    Follow a member and archive each change beside the backups in FOLDER, until SIGTERM. Goes on where the archive ends.
+      --endpoint             URLs of members, of which one is followed (http://localhost:2379)
+      --cacert, --cert, --key, --user
+                             as for create
+      --interval             how often what has changed is written (30s): so much may be lost
+      --listen-metrics       serve /metrics, /livez and /readyz at this ADDRESS:PORT
+
   keelson-server backup restore LOCATION --data-dir DIR [flags]
     Make the first member of a new cluster, with the flags of `snapshot restore`. Does nothing if DIR holds a member. LOCATION may
-    also be the URL of a running member, ours or etcd's, whose data are copied:
+    also be a folder, which ends with a slash: its newest backup is taken.
+      --until                bring the backup forward by the archive beside it: to a revision, to a time such as
+                             2026-11-29T03:00:00Z, or to the latest revision that is archived (latest). Of a folder, the newest
+                             backup at or before this point is taken
+    LOCATION may also be the URL of a running member, ours or etcd's, whose data are copied:
       --cacert, --cert, --key, --user
                              as for create
 
   keelson-server backup delete LOCATION
-    Delete a backup.
+    Delete a backup, and what of the archive no other backup can be brought forward by.
 
-LOCATION is s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/NAME or file:///PATH. A file that is fetched, verified or restored may
-also be a snapshot that is not compressed. Stores are told of by environment variables under their usual names: AWS_ACCESS_KEY_ID,
+LOCATION is s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/NAME or file:///PATH, and FOLDER likewise. A file that is fetched,
+verified or restored may also be a snapshot that is not compressed. Stores are told of by environment variables under their usual names: AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP; GOOGLE_SERVICE_ACCOUNT_KEY; AZURE_STORAGE_ACCOUNT_NAME,
 AZURE_STORAGE_ACCOUNT_KEY; SSL_CERT_FILE.
 ";
@@ -55,6 +74,8 @@ const MEMBER: &[(&str, bool)] = &[("cacert", true), ("cert", true), ("key", true
 const CREATE: &[(&str, bool)] = &[("endpoint", true), ("report", true)];
 const VERIFY: &[(&str, bool)] =
     &[("scratch-dir", true), ("revision", true), ("hash", true), ("compact-revision", true), ("report", true)];
+const ARCHIVE: &[(&str, bool)] = &[("endpoint", true), ("interval", true), ("listen-metrics", true)];
+const UNTIL: &[(&str, bool)] = &[("until", true)];
 const DELETE: &[(&str, bool)] = &[("report", true)];
 
 impl From<BackupError> for Failure {
@@ -76,7 +97,10 @@ pub fn run(arguments: &[String]) -> Option<Result<String, Failure>> {
         ["backup", "fetch", rest @ ..] => Given::read(rest, &[]).and_then(|given| fetch_command(&given)),
         ["backup", "verify", rest @ ..] => Given::read(rest, VERIFY).and_then(|given| verify_command(&given)),
         ["backup", "restore", rest @ ..] => {
-            Given::read(rest, &[RESTORE, MEMBER].concat()).and_then(|given| restore_command(&given))
+            Given::read(rest, &[RESTORE, MEMBER, UNTIL].concat()).and_then(|given| restore_command(&given))
+        }
+        ["backup", "archive", rest @ ..] => {
+            Given::read(rest, &[ARCHIVE, MEMBER].concat()).and_then(|given| archive_command(&given))
         }
         ["backup", "delete", rest @ ..] => Given::read(rest, DELETE).and_then(|given| delete_command(&given)),
         ["backup", other, ..] => Err(bad_arguments(format!("unknown command {other:?} for \"keelson-server backup\""))),
@@ -133,9 +157,15 @@ fn verify_command(given: &Given) -> Result<String, Failure> {
 
 fn restore_command(given: &Given) -> Result<String, Failure> {
     let location = given.file("backup restore")?;
-    let origin = match location.to_str().filter(|url| url.starts_with("http://") || url.starts_with("https://")) {
-        Some(url) => Origin::Member(member(given, url)?),
-        None => Origin::Stored(place(location)?),
+    let until = given.flags.get("until").map(|text| Until::read(text)).transpose();
+    let until = until.map_err(|error| bad_arguments(error.to_string()))?;
+    let origin = match location.to_str() {
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => match until {
+            None => Origin::Member(member(given, url)?),
+            Some(_) => return Err(bad_arguments("--until needs a backup, not a member")),
+        },
+        Some(folder) if folder.ends_with('/') => Origin::Stored(Named::Folder(place(location)?), until),
+        _ => Origin::Stored(Named::File(place(location)?), until),
     };
     let settings = restore_settings(given)?;
     if settings.wal_dir.is_some() {
@@ -153,7 +183,36 @@ fn restore_command(given: &Given) -> Result<String, Failure> {
 }
 
 fn delete_command(given: &Given) -> Result<String, Failure> {
-    block_on(place(given.file("backup delete")?)?.delete())?;
+    let place = place(given.file("backup delete")?)?;
+    block_on(async {
+        let known = beside::read(&place).await?;
+        // Last, so that what is begun and not done is done the next time.
+        place.delete().await?;
+        if let Some(known) = known {
+            shelf::prune(&known).await?;
+            beside::delete(&place).await?;
+        }
+        Ok(())
+    })?;
+    Ok(String::new())
+}
+
+fn archive_command(given: &Given) -> Result<String, Failure> {
+    let folder = place(given.file("backup archive")?)?;
+    let endpoints = given.text("endpoint", "http://localhost:2379").split(',').map(str::trim);
+    let members = endpoints.map(|endpoint| member(given, endpoint)).collect::<Result<Vec<_>, _>>()?;
+    let interval = duration::parse(given.text("interval", "30s")).filter(|interval| !interval.is_zero());
+    let interval = interval.ok_or_else(|| bad_arguments("--interval is no time such as 30s"))?;
+    let logger = logs::subscriber(&LogConfig::default()).map_err(io_error(Path::new("stderr")))?;
+    tracing::subscriber::set_global_default(logger).map_err(|error| bad_arguments(error.to_string()))?;
+    let metrics = ArchiveMetrics::new(interval);
+    block_on(async {
+        match given.text("listen-metrics", "") {
+            "" => {}
+            address => serve(address, metrics.clone()).await?,
+        }
+        archive(&members, &folder, interval, &metrics, terminated()).await
+    })?;
     Ok(String::new())
 }
 

@@ -4,29 +4,36 @@ use std::io::Write;
 use std::time::Instant;
 
 use object_store::{ObjectStoreExt, WriteMultipart};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zstd::stream::write::Encoder;
 
-use super::BackupError;
+use super::archive::point::{self, told_time};
 use super::place::Place;
-use super::source::{Source, cut_off};
+use super::source::{Now, Source, cut_off};
+use super::{BackupError, beside};
 
 /// Bytes of a part of an upload. Stores take 10 000 parts.
 const PART_BYTES: usize = 8 << 20;
 /// Parts that are on their way at the same time.
 const PARTS: usize = 4;
 /// Three times as fast as the next better one, for a tenth more bytes.
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: i32 = 3;
 /// Bytes of a SHA-256, which follow the pages of a snapshot.
 const SUM_BYTES: usize = 32;
 
 /// What is known of a backup that was taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Created {
+    /// Id of the cluster, in hexadecimal.
+    pub cluster_id: String,
     /// Everything up to this revision is in it.
     pub revision: i64,
+    /// Nothing behind this revision is in it.
+    pub newest_revision: i64,
+    /// Nor anything that came later than this (RFC 3339).
+    pub time: String,
     /// The member's HashKV at that revision.
     pub hash: u32,
     /// The compacted revision that the hash depends on.
@@ -47,13 +54,16 @@ pub async fn create(source: &Source, place: &Place, stop: impl Future<Output = (
     source.catch_up().await?;
     // Before the snapshot, so that all that was hashed is in it.
     let hash = source.hash().await?;
+    // Before 3.6 etcd tells it in the header.
+    let told = hash.header.as_ref().map_or(0, |header| header.revision);
+    let revision = if hash.hash_revision > 0 { hash.hash_revision } else { told };
     let mut upload = Upload::begin(place).await?;
     let copied = tokio::select! {
         copied = upload.copy(source) => copied,
         () = stop => Err(BackupError::Stopped),
     };
-    let snapshot_bytes = match copied {
-        Ok(bytes) => bytes,
+    let (snapshot_bytes, taken) = match copied {
+        Ok(copied) => copied,
         Err(error) => {
             upload.abort().await;
             return Err(error);
@@ -61,15 +71,28 @@ pub async fn create(source: &Source, place: &Place, stop: impl Future<Output = (
     };
     let (stored_bytes, sha256) = upload.finish().await?;
     place.sync()?;
-    Ok(Created {
-        revision: hash.hash_revision,
+    let created = Created {
+        cluster_id: format!("{:x}", taken.now.cluster_id),
+        revision,
+        newest_revision: taken.now.revision,
+        time: told_time(taken.time_ms),
         hash: hash.hash,
         compact_revision: hash.compact_revision,
         snapshot_bytes,
         stored_bytes,
         sha256,
         milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-    })
+    };
+    beside::write(place, &created).await?;
+    Ok(created)
+}
+
+/// By when a snapshot was taken.
+#[derive(Clone, Copy)]
+struct Taken {
+    now: Now,
+    /// Unix time, in milliseconds.
+    time_ms: i64,
 }
 
 /// Compresses, sums up, and sends.
@@ -92,13 +115,19 @@ impl Upload {
     }
 
     /// The whole snapshot; how many bytes it has.
-    async fn copy(&mut self, source: &Source) -> Result<u64, BackupError> {
+    async fn copy(&mut self, source: &Source) -> Result<(u64, Taken), BackupError> {
         let mut stream = source.snapshot().await?;
         let mut checked = Checked::default();
+        let mut taken = None;
         loop {
             let Some(message) = stream.message().await.map_err(cut_off)? else {
-                return checked.finish();
+                let bytes = checked.finish()?;
+                return Ok((bytes, taken.ok_or(BackupError::Stream("it ends early"))?));
             };
+            // What is sent was fixed before.
+            if taken.is_none() {
+                taken = Some(Taken { now: source.catch_up().await?, time_ms: point::now_ms() });
+            }
             checked.add(&message.blob);
             self.encoder.write_all(&message.blob).expect(IN_MEMORY);
             self.pass_on().await?;

@@ -7,12 +7,16 @@
 //! - [`create`]: from the one to the other, in a stream;
 //! - [`fetch`]: back into a file;
 //! - [`verify`]: whether it can be restored, and holds what the member had;
+//! - [`beside`]: what is known of the backups of a folder, beside each;
+//! - [`archive`]: all changes since then, and back to any point of them;
 //! - [`recover`]: a member of a new cluster out of it;
 //! - [`command`]: the command line.
 //!
 //! The file is a snapshot as etcd has it, compressed with Zstandard: `zstd -d` gives what `etcdutl` reads. What is fetched need not
 //! be compressed.
 
+pub mod archive;
+pub mod beside;
 pub mod command;
 pub mod create;
 pub mod fetch;
@@ -21,6 +25,7 @@ pub mod recover;
 pub mod source;
 pub mod verify;
 
+use self::archive::ArchiveError;
 use crate::node::StartError;
 use crate::snapshot::SnapshotError;
 use crate::storage::StorageError;
@@ -67,6 +72,9 @@ pub enum BackupError {
     /// It is not what it should be.
     #[error("{0}")]
     Differs(String),
+    /// The archive does not have what is wanted.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A signal came.
     #[error("stopped by a signal")]
     Stopped,

@@ -1,23 +1,26 @@
-//! A backup, or what a running member has, becomes the data directory of the first member of a new cluster. It may be interrupted anywhere and begun again, and
-//! once it is done it does nothing more: it runs before each start of the member.
+//! A backup, or what a running member has, becomes the data directory of the first member of a new cluster; a backup is brought forward
+//! to a point of the archive before. It may be interrupted anywhere and begun again, and once it is done it does nothing more: it
+//! runs before each start of the member.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::archive::point::Until;
+use super::archive::replay::Way;
+use super::beside::Named;
 use super::command::block_on;
 use super::fetch::{copy, fetch};
-use super::place::Place;
 use super::source::{Member, Source};
-use super::{BackupError, io_error};
+use super::{BackupError, beside, io_error};
 use crate::node;
 use crate::snapshot::restore::{Outcome, Restore, restore};
 
 /// Where the data are.
 pub enum Origin {
-    /// In a store.
-    Stored(Place),
+    /// In a store; brought forward to a point behind the backup, if there is one.
+    Stored(Named, Option<Until>),
     /// With a member that runs.
     Member(Member),
 }
@@ -38,19 +41,38 @@ pub fn recover(origin: &Origin, settings: &Restore) -> Result<Option<Outcome>, B
     remove(&under_way)?;
     fs::create_dir(&under_way).map_err(io_error(&under_way))?;
     let snapshot = under_way.join("snapshot.db");
-    block_on(async {
-        match origin {
-            Origin::Stored(place) => fetch(place, &snapshot).await,
-            Origin::Member(member) => copy(&Source::connect(member).await?, &snapshot).await,
-        }
-    })?;
     let made = under_way.join("member");
     let settings = Restore { snapshot: snapshot.clone(), data_dir: made.clone(), wal_dir: None, ..settings.clone() };
-    let outcome = restore(&settings, &Arc::default())?;
+    let outcome = block_on(async {
+        let Some(way) = bring(origin, &snapshot).await? else { return Ok(restore(&settings, &Arc::default())?) };
+        // The revision is bumped behind the last change.
+        let bump = settings.bump_revision;
+        let mut outcome = restore(&Restore { bump_revision: None, ..settings }, &Arc::default())?;
+        outcome.revision = way.follow(&made.join("store"), bump).await?;
+        Ok(outcome)
+    })?;
     fs::remove_file(&snapshot).map_err(io_error(&snapshot))?;
     node::move_member(&made, data_dir)?;
     remove(&under_way)?;
     Ok(Some(outcome))
+}
+
+/// Brings the snapshot here; answers the way from there to the point, if there is one.
+async fn bring(origin: &Origin, snapshot: &Path) -> Result<Option<Way>, BackupError> {
+    match origin {
+        Origin::Member(member) => copy(&Source::connect(member).await?, snapshot).await?,
+        Origin::Stored(named, Some(until)) => {
+            let way = Way::find(named, *until).await?;
+            fetch(&way.backup.place, snapshot).await?;
+            return Ok(Some(way));
+        }
+        Origin::Stored(Named::File(place), None) => fetch(place, snapshot).await?,
+        Origin::Stored(Named::Folder(folder), None) => {
+            let newest = beside::newest(beside::all(folder).await?, None)?;
+            fetch(&newest.place, snapshot).await?;
+        }
+    }
+    Ok(None)
 }
 
 fn remove(folder: &Path) -> Result<(), BackupError> {

@@ -2,7 +2,7 @@
 
 mod auth;
 mod check;
-mod duration;
+pub(crate) mod duration;
 mod features;
 mod file;
 mod flags;

@@ -19,11 +19,14 @@ mod compact;
 mod kv;
 mod lease;
 mod member;
+mod replay;
 pub mod txn;
 mod write;
 
 #[cfg(test)]
 mod tests;
+
+pub use replay::{ReplayError, replay};
 
 use auth::{Access, TokenChange};
 use write::Writer;

@@ -207,11 +207,16 @@ impl Metrics {
     /// The text that Prometheus scrapes (format 0.0.4).
     pub fn render(&self, observed: &Observed) -> String {
         self.looked_up.set(observed);
-        let mut open_metrics = String::new();
-        // Writing to a String cannot fail.
-        let _ = text::encode(&mut open_metrics, &self.registry);
-        plain(&open_metrics)
+        text_of(&self.registry)
     }
+}
+
+/// The text that Prometheus scrapes (format 0.0.4).
+pub(crate) fn text_of(registry: &Registry) -> String {
+    let mut open_metrics = String::new();
+    // Writing to a String cannot fail.
+    let _ = text::encode(&mut open_metrics, registry);
+    plain(&open_metrics)
 }
 
 impl LookedUp {
@@ -319,7 +324,7 @@ fn call_seconds() -> Histogram {
 }
 
 /// Registers a new metric.
-pub(super) fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+pub(crate) fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     put(registry, name, help, M::default())
 }
 

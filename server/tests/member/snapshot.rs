@@ -30,7 +30,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// A program of the real etcd's folder.
-fn reference(program: &str) -> Option<PathBuf> {
+pub fn reference(program: &str) -> Option<PathBuf> {
     let etcd = std::env::var_os("KEELSON_REFERENCE_ETCD").map(PathBuf::from)?;
     let found = etcd.with_file_name(program);
     let missing = !found.is_file();
@@ -116,9 +116,9 @@ async fn fill(client: &mut Client) {
 }
 
 /// A real etcd on a data directory.
-struct Etcd {
+pub struct Etcd {
     child: Child,
-    client_url: String,
+    pub client_url: String,
     peer_url: String,
     _folder: tempfile::TempDir,
     data_dir: PathBuf,
@@ -126,7 +126,7 @@ struct Etcd {
 
 impl Etcd {
     /// With addresses of its own; it does not run yet when `prepare` is called.
-    async fn start(binary: &Path, prepare: impl FnOnce(&Etcd)) -> Etcd {
+    pub async fn start(binary: &Path, prepare: impl FnOnce(&Etcd)) -> Etcd {
         // Below the addresses that members of these tests get.
         let address = Ipv4Addr::new(127, 99, (std::process::id() % 250) as u8 + 1, NEXT.fetch_add(1, Relaxed));
         let folder = tempfile::tempdir().expect("a folder");
@@ -163,7 +163,7 @@ impl Etcd {
         run(etcdutl, &[&arguments[..], &more, flags].concat()).expect("etcdutl restores it");
     }
 
-    async fn client(&self) -> Client {
+    pub async fn client(&self) -> Client {
         eventually("etcd answers", || async {
             let mut client = Client::connect([&self.client_url], None).await.ok()?;
             client.get("a", None).await.ok().map(|_| client.clone())
