@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::common::{Member, PROGRAM, eventually, http_get, single};
 use crate::snapshot::{Etcd, reference};
@@ -202,10 +201,8 @@ async fn is_brought_to_any_point(mut client: Client, endpoint: String) {
     let with_lease = revision(&mut client).await;
     backups.reach(with_lease).await;
     client.lease_revoke(SHORT_LEASE).await.expect("revoked");
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let at_time = revision(&mut client).await;
     backups.reach(at_time).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let time = chrono::Utc::now().to_rfc3339();
     eventually("that time is archived", || async { backups.complete().filter(|(_, at)| *at > time) }).await;
     write(&mut client, 4).await;
